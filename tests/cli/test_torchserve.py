@@ -39,11 +39,11 @@ def test_models_without_a_word_is_a_mistake(mooring, server, store):
 
 def test_what_has_no_effect_is_named_once_in_one_line(mooring, server, store):
     done = mooring(
-        "torchserve", "--start", "--foreground", "--model-store", store, "--log-config", "x", "--ppath", "p",
+        "torchserve", "--start", "--foreground", "--model-store", store, "--cpp-log-config", "x", "--ppath", "p",
     )  # fmt: skip
     assert done.exit_code == 3
     (line,) = [line for line in done.stdout.splitlines() if "WARN" in line]
-    for flag in ("--log-config", "--plugins-path"):
+    for flag in ("--cpp-log-config", "--plugins-path"):
         assert line.count(flag) == 1
 
 
@@ -108,6 +108,51 @@ def test_a_model_store_is_mandatory(mooring, server, store):
     Path("config.properties").write_text("model_store=nowhere")
     done = mooring("torchserve", "--start", "--foreground")
     assert (done.exit_code, done.stderr) == (1, "Error: --model-store directory not found: nowhere\n")
+
+
+ONLY_MODELS = """<Configuration><Appenders>
+<File name="models" fileName="${env:LOG_LOCATION:-logs}/${sys:name:-models}.log"><PatternLayout pattern="%m%n"/></File>
+<Kafka name="kafka"/>
+</Appenders><Loggers>
+<Logger name="MODEL_LOG" level="info"><AppenderRef ref="models"/></Logger>
+<Root level="warn"><AppenderRef ref="models"/></Root>
+</Loggers></Configuration>"""
+
+
+def test_a_log_configuration_is_obeyed_from_the_flag_from_vmargs_and_from_javas_variables(
+    mooring, server, store
+):
+    Path("log4j2.xml").write_text(ONLY_MODELS)
+    start = ("torchserve", "--start", "--foreground", "--model-store", store)
+    done = mooring(*start, "--log-config", "log4j2.xml")
+    assert (done.exit_code, server.config.log_config) == (3, Path("log4j2.xml"))
+    assert not Path("logs/ts_log.log").exists()
+    assert Path("logs/models.log").read_text() == "log4j2.xml: not applicable here: <Kafka> in line 3\n"
+    file = Path("log4j2.xml").absolute()
+    Path("config.properties").write_text(
+        f"vmargs=-Xmx1g -Dlog4j.configurationFile=file://{file} -Dname=java\n"
+    )
+    done = mooring(*start)
+    assert server.config.log_config == file
+    assert "vmargs (there is no Java here)" in Path("logs/java.log").read_text()
+    Path("config.properties").unlink()
+    for name, value in (
+        ("LOG4J_CONFIGURATION_FILE", str(file)),
+        ("JAVA_TOOL_OPTIONS", f"-Xmx1g -Dlog4j2.configurationFile={file}"),
+    ):
+        mooring(*start, **{name: value})
+        assert server.config.log_config == file
+
+
+def test_a_log_configuration_that_is_missing_or_broken_is_said_so(mooring, server, store):
+    start = ("torchserve", "--start", "--foreground", "--model-store", store)
+    done = mooring(*start, "--log-config", "gone.xml")
+    assert (done.exit_code, done.stderr) == (1, "Error: --log-config file not found: gone.xml\n")
+    Path("log4j2.xml").write_text("<Configuration>\n<Appenders>")
+    done = mooring(*start, "--log-config", "log4j2.xml")
+    assert (done.exit_code, done.stderr) == (1, "Error: log4j2.xml:2: no XML: no element found\n")
+    Path("config.properties").write_text("vmargs=-Dlog4j.configurationFile=gone.xml\n")
+    assert "vmargs: no log configuration 'gone.xml'" in mooring(*start).stdout
 
 
 def test_the_places_that_torchserves_variables_name_are_used(mooring, server, store):

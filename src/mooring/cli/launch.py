@@ -63,7 +63,10 @@ def serve_until_stopped(
     config: Config, warnings: Iterable[str], started: "Callable[[Config, Sequence[ModelState]], None]"
 ) -> int:
     """Serve until the server ends; return its exit status. Raises ``ClickException`` if it cannot start."""
-    setup_logging(config)
+    try:
+        warnings = [*warnings, *setup_logging(config)]
+    except ConfigError as error:
+        raise click.ClickException(str(error)) from error
     exit_on_signal()
     for warning in warnings:
         log.warning(warning)

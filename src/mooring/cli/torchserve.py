@@ -17,6 +17,7 @@ from mooring.cli.pid_file import AlreadyServing, hold_pid_file, running_process_
 from mooring.cli.stopping import stop_server
 from mooring.config.settings import Config
 from mooring.config.sources.torchserve import TORCHSERVE_DEFAULTS
+from mooring.config.torchserve_keys import log_config_file
 
 if TYPE_CHECKING:
     from mooring.core.service import ModelState
@@ -71,7 +72,9 @@ class _ManyModels(click.Command):
 @click.option(
     "--workflow-store", metavar="DIR", help="folder with workflow archives; the model store by default"
 )
-@click.option("--log-config", metavar="FILE", help="without effect")
+@click.option(
+    "--log-config", metavar="FILE", help="a configuration of log4j, which says what is logged where"
+)
 @click.option("--cpp-log-config", metavar="FILE", help="without effect")
 @click.option("--plugins-path", "--ppath", metavar="PATH", help="without effect")
 @click.option(
@@ -113,12 +116,13 @@ def torchserve(
             "insecure": disable_token_auth or None,
             "token_authorization": "off" if disable_token_auth else None,
             "enable_model_api": enable_model_api or None,
+            "log_config": log_config or _find_log_config(),
             **stores,
         }
     )
-    ignored = drop_unset(
-        {"--log-config": log_config, "--cpp-log-config": cpp_log_config, "--plugins-path": plugins_path}
-    )
+    if log_config is not None and not Path(log_config).is_file():
+        raise click.ClickException(f"--log-config file not found: {log_config}")
+    ignored = drop_unset({"--cpp-log-config": cpp_log_config, "--plugins-path": plugins_path})
     warnings = [f"not applicable here: {', '.join(ignored)}"] if ignored else []
     logs = Path(os.environ.get("LOG_LOCATION") or "logs")
     config = _read_torchserve_config(flags, ts_config, warnings, logs, snapshots=not no_config_snapshots)
@@ -127,7 +131,8 @@ def torchserve(
     if foreground:
         with hold_pid_file():
             sys.exit(serve_until_stopped(config, warnings, greeting_printer(_UP)))
-    click.echo(f"Starting in the background; the log is also in {logs / 'ts_log.log'}", err=True)
+    where = "" if config.log_config is not None else f"; the log is also in {logs / 'ts_log.log'}"
+    click.echo(f"Starting in the background{where}", err=True)
     if greeting := start_in_background(lambda ready: _serve_in_background(config, warnings, ready)):
         click.echo(greeting)
 
@@ -161,7 +166,7 @@ def _read_torchserve_config(
         "snapshot_folder": snapshot_folder,
         "log_format": "torchserve",
         "log_folder": logs,
-        "metrics_folder": Path(os.environ.get("METRICS_LOCATION") or logs),
+        "metrics_folder": Path(os.environ.get("METRICS_LOCATION") or "logs"),
         "temporary_folder": _temporary_folder(),
     }
     config = read_config(flags, _find_config_file(file_name, snapshot_folder), warnings, defaults=defaults)
@@ -195,6 +200,13 @@ def _find_config_file(file_name: str | None, snapshot_folder: Path | None) -> st
         click.echo(f"Going on with what was served last, from {last}; {hint}", err=True)
         return str(last)
     return _DEFAULT_FILE if Path(_DEFAULT_FILE).is_file() else None
+
+
+def _find_log_config() -> str | None:
+    """Return the log configuration that Java's own variables name, if it is there."""
+    options = (os.environ.get(name, "") for name in ("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS"))
+    file = os.environ.get("LOG4J_CONFIGURATION_FILE") or log_config_file(" ".join(options))
+    return file if file and Path(file).is_file() else None
 
 
 def _temporary_folder() -> Path | None:

@@ -607,6 +607,20 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             " access_log.log; without it the log is on standard error"
         ),
     ] = None
+    log_config: Annotated[
+        Folder,
+        Meta(
+            description="a configuration of log4j, as TorchServe has it, that says what is logged where, in place of"
+            " log_folder and log_format"
+        ),
+    ] = None
+    vmargs: Annotated[
+        str,
+        Meta(
+            description="TorchServe's arguments for Java: -Dlog4j.configurationFile=FILE is log_config, and that file"
+            " may look other properties up"
+        ),
+    ] = ""
     insecure: Annotated[
         bool,
         Meta(description="whether anybody may manage models on an address beyond loopback, true or false"),

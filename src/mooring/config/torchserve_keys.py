@@ -115,8 +115,30 @@ def no_effect_reason(key: str, value: str) -> str:
     >>> no_effect_reason("async_logging", "true"), no_effect_reason("async_logging", "false")
     ('the server has one log', '')
     """
+    if key == "vmargs" and all(word.startswith("-D") for word in value.split()):
+        return ""
     idle = WITHOUT_EFFECT.get(key)
     return "" if idle is None or value.strip().lower() in idle.harmless else idle.why
+
+
+def system_properties(vmargs: str) -> dict[str, str]:
+    """Return the properties that arguments for Java set.
+
+    >>> system_properties("-Xmx1g -Dlog4j.configurationFile=file:///log4j2.xml -Dquiet")
+    {'log4j.configurationFile': 'file:///log4j2.xml', 'quiet': ''}
+    """
+    words = [word[2:].partition("=") for word in vmargs.split() if word.startswith("-D")]
+    return {name: value for name, _, value in words}
+
+
+def log_config_file(vmargs: str) -> str:
+    """Return the path of the configuration of log4j that arguments for Java name; empty without one."""
+    found = system_properties(vmargs)
+    for name in ("log4j.configurationFile", "log4j2.configurationFile", "log4j.configuration"):
+        if name in found:
+            path = found[name].removeprefix("file:")
+            return f"/{path.lstrip('/')}" if path.startswith("/") else path
+    return ""
 
 
 # In TorchServe's snapshots, beside the settings.

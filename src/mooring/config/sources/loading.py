@@ -16,7 +16,7 @@ from mooring.config.properties import parse_properties
 from mooring.config.settings import SETTINGS, Address, Config, ConfigError, Secret
 from mooring.config.sources.torchserve import read_properties, read_variables
 from mooring.config.sources.values import parse_setting, suggest_name
-from mooring.config.torchserve_keys import CONFIG_FILE
+from mooring.config.torchserve_keys import CONFIG_FILE, log_config_file
 
 PREFIX = "MOORING_"
 PROPERTIES = (".properties", ".cfg")
@@ -45,7 +45,7 @@ def load_config(
     chosen.update(_read_environment(environ, warn))
     chosen.update({name: parse_setting(name, value, _flag_name(name)) for name, value in flags.items()})
     chosen.update(read_variables(environ, chosen))
-    config = _with_grpc_tls(Config(**chosen))
+    config = _with_log_config(_with_grpc_tls(Config(**chosen)), warn)
     _check_management(config)
     return config
 
@@ -120,6 +120,17 @@ def _with_grpc_tls(config: Config) -> Config:
         grpc_address=msgspec.structs.replace(grpc, secure=not grpc.path),
         grpc_management_address=msgspec.structs.replace(management, secure=not management.path),
     )
+
+
+def _with_log_config(config: Config, warn: Callable[[str], object]) -> Config:
+    """Take the log configuration that ``vmargs`` name, where no other is given. Java's log4j goes on without one, too."""
+    file = log_config_file(config.vmargs)
+    if not file or config.log_config is not None:
+        return config
+    if not Path(file).is_file():
+        warn(f"vmargs: no log configuration '{file}', so the default one is used")
+        return config
+    return msgspec.structs.replace(config, log_config=Path(file))
 
 
 def _check_management(config: Config) -> None:

@@ -85,6 +85,8 @@ def _settings_of_keys(
     for key, name in MILLISECONDS.items():
         if key in found:
             chosen[name] = parse_setting(name, found[key], where(key)) / 1000
+    if kept := [word for word in found.get("vmargs", "").split() if word.startswith("-D")]:
+        chosen["vmargs"] = " ".join(kept)  # the rest has no effect, and is named so
     if "disable_token_authorization" in found:  # True says both: no tokens, and that the user wants it so
         chosen["token_authorization"] = "off" if chosen["insecure"] else "on"
     for (host, port), name in ADDRESSES.items():
@@ -111,6 +113,8 @@ def to_properties(config: Config) -> dict[str, str]:
     # Whoever reads the file again is not to lose them, and gets "elsewhere" by default under TorchServe's command.
     if config.generates_tokens and (config.insecure or config.token_authorization == "on"):  # noqa: S105
         written["disable_token_authorization"] = "false"  # noqa: S105 - a switch, and no password
+    if config.vmargs:
+        written["vmargs"] = config.vmargs
     for key, name in MILLISECONDS.items():
         if seconds := getattr(config, name):
             written[key] = f"{seconds * 1000:.0f}"

@@ -3,7 +3,7 @@
 import logging
 import os
 import select
-import sys
+from typing import TextIO
 
 # Bytes that a pipe surely takes without waiting once it can be written to (POSIX's PIPE_BUF on Linux).
 _PIECE = 4096
@@ -18,9 +18,9 @@ class Console(logging.Handler):
     second; as soon as it takes lines again, one of them says how many are missing.
     """
 
-    def __init__(self, *, stderr: bool = False) -> None:
+    def __init__(self, stream: TextIO) -> None:
         super().__init__()
-        self._stream = sys.stderr if stderr else sys.stdout
+        self._stream = stream
         self._left_out = 0
         self._poll = select.poll()
         try:

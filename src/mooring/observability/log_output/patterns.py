@@ -166,13 +166,11 @@ class PatternLayout(logging.Formatter):
 
     def _nested_piece(self, name: str, option: str, options: list[str]) -> Piece:
         """Find a conversion that is put around a pattern."""
-        if name in {"highlight", "style", "enc", "encode", "notEmpty", "varsNotEmpty", "variablesNotEmpty"}:
+        if name in {"highlight", "style", "enc", "encode"}:
             inner = list(self._compile(option))
             if name in {"highlight", "style"}:  # without their colors
                 return lambda record: "".join([piece(record) for piece in inner])
-            if name in {"enc", "encode"}:
-                return _encoded(inner, options[1] if len(options) > 1 else "HTML")
-            return _not_empty(inner)
+            return _encoded(inner, options[1] if len(options) > 1 else "HTML")
         raise UnknownPattern(f"%{name}")
 
 
@@ -180,7 +178,7 @@ def _literal(text: str) -> Piece:
     return lambda _record: text
 
 
-def _level(record: logging.LogRecord) -> str:
+def level_of(record: logging.LogRecord) -> str:
     return _LEVELS.get(record.levelname, record.levelname)
 
 
@@ -193,7 +191,7 @@ _PLAIN: Mapping[str, Piece] = MappingProxyType(
         "%": _literal("%"),
         "n": _literal("\n"),
         **dict.fromkeys(("m", "msg", "message"), message_of),
-        **dict.fromkeys(("p", "level"), _level),
+        **dict.fromkeys(("p", "level"), level_of),
         **dict.fromkeys(("t", "tn", "thread", "threadName"), _thread),
         **dict.fromkeys(("T", "tid", "threadId"), lambda record: str(record.thread)),
         **dict.fromkeys(("r", "relative"), lambda record: f"{record.relativeCreated:.0f}"),
@@ -294,11 +292,3 @@ def _encoded(inner: list[Piece], form: str) -> Piece:
         return text.replace("\r", "\\r").replace("\n", "\\n")
 
     return encode
-
-
-def _not_empty(inner: list[Piece]) -> Piece:
-    def write_unless_empty(record: logging.LogRecord) -> str:
-        texts = [piece(record) for piece in inner]
-        return "".join(texts) if any(text.strip() for text in texts[1:]) or len(texts) == 1 else ""
-
-    return write_unless_empty

@@ -36,10 +36,13 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The outputs of a logger, by name. ``level`` None is that of the logger above; ``additive``: its outputs, too."""
+    """The outputs of a logger, by name, each with the level below which the logger's records are kept from it.
+
+    ``level`` None is that of the logger above; ``additive``: its outputs, too.
+    """
 
     level: int | None = None
-    outputs: tuple[str, ...] = ()
+    outputs: tuple[tuple[str, int], ...] = ()
     additive: bool = True
 
 
@@ -55,14 +58,15 @@ class Routes:
         levels = (route.level for route in self._chain(name) if route.level is not None)
         return next(levels, logging.ERROR)  # as in log4j
 
-    def outputs_of(self, name: str) -> list[str]:
-        """Return the names of the outputs of a logger, each once, with those of the loggers above it."""
-        names: dict[str, None] = {}
+    def outputs_of(self, name: str) -> dict[str, int]:
+        """Return the outputs of a logger and of those above it, each once, with the level that a record needs."""
+        found: dict[str, int] = {}
         for route in self._chain(name):
-            names.update(dict.fromkeys(route.outputs))
+            for output, level in route.outputs:
+                found[output] = min(level, found.get(output, level))
             if not route.additive:
                 break
-        return list(names)
+        return found
 
     def _chain(self, name: str) -> Iterator[Route]:
         while name:
@@ -94,10 +98,11 @@ def torchserve_routes(logs: Path, metrics: Path, form: str) -> Routes:
         "model_metrics": daily(metrics, "model_metrics", plain),
     }
     loggers = {
-        "": Route(logging.INFO, ("STDOUT", "ts_log")),
-        MODEL_LOG: Route(ALL, ("model_log",)),
-        ACCESS_LOG: Route(logging.INFO, ("access_log",)),
-        TS_METRICS: Route(ALL, ("ts_metrics",)),
-        MODEL_METRICS: Route(ALL, ("model_metrics",)),
+        "": Route(logging.INFO, (("STDOUT", 0), ("ts_log", 0))),
+        "org.pytorch.serve": Route(logging.DEBUG),
+        MODEL_LOG: Route(ALL, (("model_log", 0),)),
+        ACCESS_LOG: Route(logging.INFO, (("access_log", 0),)),
+        TS_METRICS: Route(ALL, (("ts_metrics", 0),)),
+        MODEL_METRICS: Route(ALL, (("model_metrics", 0),)),
     }
     return Routes(outputs, loggers)

@@ -11,37 +11,41 @@ or, where the lines of TorchServe's files have another form than event and facts
 """
 
 import logging
+import os
+import sys
 from pathlib import Path
 
 from mooring.config.settings import Config
+from mooring.config.torchserve_keys import system_properties
 from mooring.observability.log_output.console import Console
 from mooring.observability.log_output.files import RotatedFile
 from mooring.observability.log_output.layouts import JsonLayout, TextLayout
+from mooring.observability.log_output.log4j import read_log_config
 from mooring.observability.log_output.routes import NAMES, Output, Routes, torchserve_routes
-from mooring.observability.logs import LEVELS, LOGS, MODEL_LOG, get_logger
-
-log = get_logger(__name__)
+from mooring.observability.logs import LEVELS, LOGS, MODEL_LOG
 
 
-def setup_logging(config: Config) -> None:
-    """Send the log of this process where the settings say: the server's and the models' from ``log_level`` up, that of
-    libraries from warnings up. A file that cannot be opened is left out, with a warning.
+def setup_logging(config: Config) -> list[str]:
+    """Send the log of this process where the settings say; return what is to be warned of, a line each.
+
+    The server's and the models' lines count from ``log_level`` up, where a configuration of log4j asks for no less, those of
+    libraries from warnings up. A file that cannot be opened is left out. Raises ``ConfigError`` for a configuration that
+    cannot be read.
     """
-    if config.log_folder is None:
-        console = Console(stderr=True)
+    warnings: list[str] = []
+    routes = _find_routes(config, warnings)
+    if routes is None:
+        console = Console(sys.stderr)
         console.setFormatter(JsonLayout() if config.log_format == "json" else TextLayout())
         _connect("", logging.WARNING, [console])
         for name in NAMES:
             if name:
                 _connect(name, logging.INFO if name in LOGS else logging.NOTSET, None)
         set_log_level(config.log_level)
-        return
-    folder = config.log_folder
-    routes = torchserve_routes(folder, config.metrics_folder or folder, config.log_format)
-    refused = _apply_routes(routes)
-    set_log_level(config.log_level)
-    for reason, files in refused.items():
-        log.warning("log files left out", files=files, reason=reason)
+        return warnings
+    for reason, files in _apply_routes(routes, LEVELS[config.log_level]).items():
+        warnings.append(f"log files left out: {', '.join(map(str, files))} ({reason})")
+    return warnings
 
 
 def set_log_level(level: str) -> None:
@@ -50,7 +54,21 @@ def set_log_level(level: str) -> None:
         logging.getLogger(name).setLevel(LEVELS[level])
 
 
-def _apply_routes(routes: Routes) -> dict[str, list[Path]]:
+def _find_routes(config: Config, warnings: list[str]) -> Routes | None:
+    """Return what goes to which output; None where all of it goes to standard error."""
+    if config.log_config is not None:
+        system = system_properties(config.vmargs)
+        routes, not_understood = read_log_config(config.log_config, os.environ, system)
+        if not_understood:
+            warnings.append(f"{config.log_config}: not applicable here: {', '.join(not_understood)}")
+        return routes
+    if config.log_folder is not None:
+        folder = config.log_folder
+        return torchserve_routes(folder, config.metrics_folder or folder, config.log_format)
+    return None
+
+
+def _apply_routes(routes: Routes, least: int) -> dict[str, list[Path]]:
     """Connect every logger with its outputs; return the files that cannot be opened, by the reason."""
     handlers: dict[str, logging.Handler] = {}
     refused: dict[str, list[Path]] = {}
@@ -61,16 +79,34 @@ def _apply_routes(routes: Routes) -> dict[str, list[Path]]:
             assert output.file is not None
             refused.setdefault(str(error.strerror), []).append(output.file)
     for name, theirs in NAMES.items():
-        chosen = [handlers[each] for each in routes.outputs_of(theirs) if each in handlers]
+        chosen = [
+            handlers[each] if not level else LevelGate(handlers[each], level)
+            for each, level in routes.outputs_of(theirs).items()
+            if each in handlers
+        ]
         level = routes.level_of(theirs)
+        if name in {"mooring", MODEL_LOG}:
+            level = max(level, least)
         _connect(name, level if name else max(level, logging.WARNING), chosen)
     return refused
+
+
+class LevelGate(logging.Handler):
+    """Passes a logger's records on to an output that others have, too, from a level up."""
+
+    def __init__(self, output: logging.Handler, level: int) -> None:
+        super().__init__(level)
+        self._output = output
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= self._output.level:
+            self._output.handle(record)
 
 
 def _open_output(output: Output) -> logging.Handler:
     handler: logging.Handler
     if output.file is None:
-        handler = Console(stderr=output.stderr)
+        handler = Console(sys.stderr if output.stderr else sys.stdout)
     else:
         handler = RotatedFile(output.file, output.rotation, append=output.append)
     handler.setFormatter(output.layout)

@@ -1,0 +1,51 @@
+"""Standard output as a place for the log: whoever does not read it harms nobody."""
+
+import logging
+import os
+import time
+
+import pytest
+
+from mooring.observability.log_output import console
+from mooring.observability.log_output.console import Console
+
+
+@pytest.fixture
+def pipe():
+    """A pipe in place of standard output: its reading end, and the handler that writes to it."""
+    read, write = os.pipe()
+    with os.fdopen(write, "w") as stream:
+        yield read, Console(stream)
+
+
+def write(handler, text):
+    handler.handle(logging.LogRecord("x", 20, "", 0, text, None, None))
+
+
+def test_a_pipe_that_nobody_reads_loses_lines_and_says_so_when_somebody_does(pipe, monkeypatch):
+    monkeypatch.setattr(console, "_PATIENCE", 50)
+    read_end, handler = pipe
+    begun = time.monotonic()
+    for number in range(200):
+        write(handler, f"{number} {'x' * 1000}")
+    assert time.monotonic() - begun < 5
+    read = os.read(read_end, 1 << 20)
+    write(handler, "again")
+    tail = os.read(read_end, 1 << 20).decode()
+    os.close(read_end)
+    assert tail.endswith(" lines left out: nobody read them\nagain\n")
+    kept = (read.decode() + tail).count("x\n")
+    assert kept + int(tail.split("... ")[-1].split()[0]) == 200
+
+
+def test_a_reader_that_has_gone_is_no_fault(pipe):
+    read_end, handler = pipe
+    os.close(read_end)
+    write(handler, "nobody hears it")
+
+
+def test_a_line_longer_than_a_pipe_arrives_whole(pipe):
+    read_end, handler = pipe
+    write(handler, "y" * 50_000)
+    assert os.read(read_end, 1 << 20) == b"y" * 50_000 + b"\n"
+    os.close(read_end)
