@@ -46,6 +46,10 @@ ONNX = add_model()
 PBTXT = 'backend: "python"\n'
 AMD = 'platform: "python"\nversions: ["1"]\ninputs { name: "x" datatype: "FP32" shape: 1 }\n'
 TENSORS = 'input { name: "x" data_type: TYPE_FP32 dims: [ 1 ] } output { name: "y" data_type: TYPE_FP32 dims: [ 1 ] }'
+ENSEMBLE = (
+    f'platform: "ensemble" max_batch_size: 2 {TENSORS} ensemble_scheduling {{ step {{ model_name: "%s" model_version: -1 '
+    'input_map { key: "x" value: "x" } output_map { key: "y" value: "y" } } }'
+)
 
 
 def versions(*numbers):
@@ -76,6 +80,8 @@ SERVED = {
     "pbtxt-decoupled": (versions(1) | {"config.pbtxt": PBTXT + "model_transaction_policy { decoupled: true }"}, "1"),
     "pbtxt-what-tunes": (versions(1) | {"config.pbtxt": PBTXT + "optimization { graph { level: 1 } } response_cache { enable: true }"}, "1"),
     "pbtxt-scalar": (versions(1) | {"config.pbtxt": PBTXT + TENSORS.replace("[ 1 ]", "[ ]")}, "1"),
+    "pbtxt-ensemble": ({"1/": "", "config.pbtxt": ENSEMBLE % "pbtxt-batched"}, "1"),
+    "pbtxt-batched": (versions(1) | {"config.pbtxt": PBTXT + TENSORS + "max_batch_size: 4"}, "1"),
     "amd": (versions(1, 2) | {"config.pbtxt": AMD}, "1 2"),
     "builtin": ({"config.toml": 'platform = "builtin"\nentry = "echo"'}, "1"),
     "flat-python": ({"model.py": ANSWERS}, "1"),
@@ -142,7 +148,9 @@ REFUSED = {
     "pbtxt-all-passive": (versions(1) | {"config.pbtxt": PBTXT + "instance_group { passive: true }"}, "passive"),
     "pbtxt-no-such-version": (versions(1) | {"config.pbtxt": PBTXT + "version_policy { specific { versions: 2 } }"}, "there is 1"),
     "pbtxt-other-name": (versions(1) | {"config.pbtxt": PBTXT + 'name: "somebody-else"'}, "the folder's is"),
-    "pbtxt-ensemble": (versions(1) | {"config.pbtxt": f"{TENSORS} ensemble_scheduling {{ step [ ] }}"}, "ensemble"),
+    "pbtxt-ensemble-of-no-platform": (versions(1) | {"config.pbtxt": f"{TENSORS} ensemble_scheduling {{ step [ ] }}"}, "platform 'ensemble'"),
+    "pbtxt-ensemble-of-nobody": ({"1/": "", "config.pbtxt": ENSEMBLE % "nobody"}, "step 'nobody'"),
+    "pbtxt-ensemble-of-other-tensors": ({"1/": "", "config.pbtxt": ENSEMBLE.replace("FP32", "INT32") % "pbtxt-batched"}, "tensor 'x' is INT32 in model"),
     "pbtxt-datatype": (versions(1) | {"config.pbtxt": TENSORS.replace("TYPE_FP32", "TYPE_COLOR")}, "COLOR"),
 }  # fmt: skip
 

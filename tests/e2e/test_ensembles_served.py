@@ -564,3 +564,70 @@ def test_what_does_not_fit_is_in_the_index_with_the_step_and_the_tensor(server, 
     assert WRONG[name][1] in entry["reason"]
     load = post(server, f"/v2/repository/models/{name}/load", {})
     assert load.status_code == 400
+
+
+PAIR = {
+    "front": ("def infer(X): return {'Y': X}", python(inputs=[("X", "FP32", [2])], outputs=[("Y", "FP32", [2])], batch=8)),
+    "both": (
+        None,
+        ensemble(
+            step("front", {"X": "A"}, {"Y": "B"}), inputs=[("A", "FP32", [2])], outputs=[("B", "FP32", [2])], batch=8
+        ),
+    ),
+    "outer": (
+        None,
+        ensemble(step("both", {"A": "A"}, {"B": "B"}), inputs=[("A", "FP32", [2])], outputs=[("B", "FP32", [2])], batch=8),
+    ),
+    "first": (None, ensemble(step("second", {"A": "A"}, {"B": "B"}), inputs=[("A", "FP32", [2])], outputs=[("B", "FP32", [2])])),
+    "second": (None, ensemble(step("first", {"A": "A"}, {"B": "B"}), inputs=[("A", "FP32", [2])], outputs=[("B", "FP32", [2])])),
+}  # fmt: skip
+ROWS = {"inputs": [{"name": "A", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]}
+
+
+@pytest.fixture
+def explicit(tmp_path):
+    models = write_models(tmp_path / "models", PAIR)
+    server = Server(
+        tmp_path,
+        "--model-repository",
+        models,
+        "--startup-models=both",
+        "--frontends=2",
+        "--deal-connections=evenly",
+    )
+    try:
+        yield server.started()
+    finally:
+        server.kill()
+
+
+def states(server):
+    index = post(server, "/v2/repository/index", {}).json()
+    return {each["name"]: each["state"] for each in index if "state" in each}
+
+
+def test_an_ensemble_comes_and_goes_with_its_models(explicit):
+    def answers(model):
+        return post(explicit, f"/v2/models/{model}/infer", ROWS).status_code == 200
+
+    assert answers("both")  # the one that was named at the start, and its model with it
+    assert post(explicit, "/v2/repository/models/outer/load", {}).status_code == 200
+    assert answers("outer")
+    assert post(explicit, "/v2/repository/models/front/unload", {}).status_code == 200
+    assert not answers("outer")
+    assert not answers("both")
+    assert requests.get(f"{explicit.url}/v2/models/both/ready", timeout=PATIENCE).status_code == 503
+    assert states(explicit)["both"] != "READY"
+    assert (
+        post(explicit, "/v2/repository/models/outer/load", {}).status_code == 200
+    )  # with what is missing below
+    assert answers("outer")
+    assert answers("both")
+    dependents = {"parameters": {"unload_dependents": True}}
+    assert post(explicit, "/v2/repository/models/outer/unload", dependents).status_code == 200
+    assert [name for name, state in states(explicit).items() if state == "READY"] == []
+    assert post(explicit, "/v2/repository/models/outer/load", {}).status_code == 200  # with all that it needs
+    assert answers("outer")
+    circle = post(explicit, "/v2/repository/models/first/load", {})
+    assert circle.status_code == 400
+    assert "the ensemble is a step of itself: first -> second -> first" in circle.text

@@ -13,6 +13,7 @@ from mooring.core.errors import ModelLoadFailed
 from mooring.doctor.findings import Finding, at, change, differs, line_of, runs
 from mooring.doctor.libraries import Requirements, library_findings
 from mooring.doctor.python_source import SourceUnreadable, find_imports, read_source
+from mooring.repository.ensemble_rules import StepModel, find_model_fault
 from mooring.repository.layout import MLSERVER, PADDED, find_declaration, find_flat_file, version_folders
 from mooring.repository.repository_model import RepositoryModel, read_repository_model
 from mooring.repository.spec import ModelSpec
@@ -103,6 +104,9 @@ def _spec_findings(spec: ModelSpec, folder: Path, shown: str, where: str) -> Ite
     if refusal := machine_capacity().refusal_reason(spec.scaling.min_workers):
         yield change(where, f"{name} is refused: {refusal}", "give it fewer workers")
         return
+    if spec.ensemble is not None and (fault := _ensemble_fault(spec, folder)):
+        yield change(where, f"{name}: {fault}", "mend the steps, or the models that they name")
+        return
     if spec.backend == "onnx":
         try:
             check_declared(spec)
@@ -125,6 +129,22 @@ def _spec_findings(spec: ModelSpec, folder: Path, shown: str, where: str) -> Ite
                 yield from found
                 return
     yield runs(where, f"{name} runs as it is, by the backend {spec.backend}")
+
+
+def _ensemble_fault(spec: ModelSpec, folder: Path) -> str:
+    """What does not fit between an ensemble and the models beside it, as far as their configurations tell."""
+    assert spec.ensemble is not None
+    models = []
+    for step in spec.ensemble.steps:
+        try:
+            found = read_repository_model(folder.parent / step.model).specs
+        except ModelLoadFailed as error:
+            return f"step '{step.model}': {error.message}"
+        model = found[-1]
+        if step.version and step.version not in {each.version for each in found}:
+            return f"step '{step.model}': model '{step.model}' has no version {step.version} that is served"
+        models.append(StepModel.of(model, model.inputs, model.outputs))
+    return find_model_fault(spec, models)
 
 
 def _shown_place(spec: ModelSpec, folder: Path, shown: str) -> str:

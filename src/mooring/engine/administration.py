@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -203,10 +203,19 @@ class Administration(ModelAdministration):
             self._engine.registry.forget_missing(model, url, version)
         return []
 
-    def _missing_steps(self, specs: Sequence[ModelSpec]) -> list[str]:
-        """The models of ensembles' steps that are not loaded."""
-        steps = dict.fromkeys(stage for spec in specs if spec.ensemble is not None for stage in spec.stages)
-        return [step for step in steps if step not in self._engine.registry.models]
+    def _missing_steps(self, specs: Iterable[ModelSpec]) -> list[str]:
+        """The models of ensembles' steps, and of the steps of those, that are not loaded."""
+        models = self._engine.registry.models
+        steps = {stage: None for spec in specs if spec.ensemble is not None for stage in spec.stages}
+        ensembles = [*steps]
+        for step in ensembles:  # which grows
+            versions = models[step].versions.values() if step in models else ()
+            inner = [
+                stage for each in versions if each.spec.ensemble is not None for stage in each.spec.stages
+            ]
+            ensembles += [stage for stage in inner if stage not in steps]
+            steps |= dict.fromkeys(inner)
+        return [step for step in steps if step not in models]
 
     async def sync_folder(self, folder: str) -> bool:
         """Load the model in a folder of the repository, or unload it where the folder is gone.

@@ -190,12 +190,14 @@ class Store:
     def _find_in_repositories(
         self, repositories: Sequence[Path], wanted: Sequence[str], found: "StartupModels"
     ) -> None:
-        """Find the models of all repositories, or those that are ``wanted``, each name once."""
+        """Find the models of all repositories, or those that are ``wanted`` with the models of ensembles, each name once."""
         places: dict[str, list[Path]] = {}
         for repository in repositories:
             for name in model_folders(repository):
                 places.setdefault(name, []).append(repository)
-        for name in dict.fromkeys(wanted) or places:
+        names = [*(dict.fromkeys(wanted) or places)]
+        for name in names:  # which grows
+            before = len(found.specs)
             where = places.get(name, [])
             if len(where) == 1:
                 with found.skip_broken(name, str(where[0] / name)):
@@ -205,6 +207,10 @@ class Store:
             else:
                 reason = f"there is no folder '{name}' in the model repository"
                 found.skip(SkippedModel(name, "", name, reason))
+            steps = dict.fromkeys(
+                stage for spec in found.specs[before:] if spec.ensemble is not None for stage in spec.stages
+            )
+            names += [step for step in steps if step in places and step not in names]
 
     def _find_in_repository(self, repository: Path, name: str, found: "StartupModels") -> None:
         model = self.read_from_repository(repository, name)
