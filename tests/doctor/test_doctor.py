@@ -388,7 +388,11 @@ def test_a_repository_of_tritons_is_recognised(root):
     assert (
         found["good/config.pbtxt:4"] == "optimization has no effect here: how Triton's backends run the model"
     )
-    assert "Python backend" in found["py/1/model.py:1"]
+    assert "class TritonPythonModel has no method execute" in found["py/1/model.py:2"]
+    (python / "1" / "model.py").write_text(
+        "import triton_python_backend_utils as pb\nclass TritonPythonModel:\n    def execute(self, requests): ...\n"
+    )
+    assert "runs as it is, by the backend triton_python" in told(root)["py/config.pbtxt"]
     assert "tensorflow_graphdef" in told(root, "change")["old/config.pbtxt"]
 
 

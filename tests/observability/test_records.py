@@ -61,8 +61,14 @@ def test_a_worker_that_recorded_nothing_has_nothing_to_send():
     recorder = Recorder()
     assert recorder.take_records() is None
     recorder.record_value("a", 1, "", "gauge", {})
-    assert recorder.take_records() == [("a", "", "gauge", {}, [1])]
+    assert recorder.take_records() == [("a", "", "gauge", {}, [1], "")]
     assert recorder.take_records() is None
+
+
+def test_metrics_of_tritons_models_have_their_own_help_and_labels():
+    metrics = kept(Record("sent", "", "counter", {"version": "1"}, [2], "What was sent"))
+    (family,) = metrics.collect()
+    assert (family.documentation, family.samples[0].labels) == ("What was sent", {"version": "1"})
 
 
 def test_a_counter_and_a_gauge_take_no_more_room_however_often_they_are_fed():

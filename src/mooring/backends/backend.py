@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mooring.core.errors import ModelLoadFailed
 from mooring.core.requests import InferenceRequest
-from mooring.core.service import Joining, LoadContext, ModelMetadata, Outcome, Reply
+from mooring.core.service import Joining, LoadContext, ModelAccess, ModelMetadata, Outcome, Reply
 from mooring.repository.platforms import CLASSES
 from mooring.repository.spec import ModelSpec
 
@@ -68,6 +68,8 @@ class Backend(abc.ABC):
     fork_unsafe_reason: str = ""
     # Whether requests are joined, for a model that is a file; set by ``load``.
     joining: Joining | None = None
+    # The server's other models, for code that may call them; set before ``load``.
+    models: ModelAccess | None = None
     # Whether requests, or a request of many instances, came that joining would have made faster.
     missed_joining = False
 

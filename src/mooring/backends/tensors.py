@@ -205,6 +205,23 @@ class TensorBackend(Backend):
         # Attributions are made row by row however many lie together, and of one request at a time all the same.
         return replace(self.reader, signature=replace(signature, aside=aside), runs_alone=False)
 
+    def read_samples(
+        self, index: int, request: InferenceRequest, reader: Reader
+    ) -> tuple[list[Sample], bool]:
+        """Return the samples of a request, and whether they are KServe v1 instances. Raises ``MooringError``."""
+        if request.operation is DESCRIBE:
+            raise Unsupported(f"model '{request.model}' has no description of its own")
+        samples, rows = reader.read_samples(index, request)
+        if request.parameters and not self.takes_values:
+            _check_plain(request, reader.signature.aside)
+        self.check_requested_outputs(request)
+        if request.form is TENSORS:
+            self.check_row_count(request.model, samples[0].rows)
+        check_sequence_id(self.controls, request)
+        if self.slots is not None:
+            self.slots.prepare_samples(samples, request)
+        return samples, rows
+
     def infer(self, requests: Sequence[InferenceRequest], reply: Reply) -> Sequence[Outcome]:
         """Answer a batch; see ``Backend.infer``."""
         batch = None if self._uniform_batches is None else self._uniform_batches.build_batch(requests)
@@ -258,6 +275,10 @@ class TensorBackend(Backend):
             aliases=self.output_aliases,
             null=self._writes_null(),
         )
+
+    def encode_response(self, request: InferenceRequest, response: InferenceResponse) -> InferenceResponse:
+        """Give a response the form that its request asks for. Raises ``InvalidInput``."""
+        return encode_outputs(request, response, self, self.spec.options.handler.json_nan)
 
     def _writes_null(self) -> bool:
         """Whether JSON that is no tensor's has null for NaN and Infinity."""
@@ -429,17 +450,7 @@ class BatchRun:
             samples: list[Sample] = []
             rows = False
             try:
-                if request.operation is DESCRIBE:
-                    raise Unsupported(f"model '{request.model}' has no description of its own")
-                samples, rows = reader.read_samples(index, request)
-                if request.parameters and not self._backend.takes_values:
-                    _check_plain(request, reader.signature.aside)
-                self._backend.check_requested_outputs(request)
-                if request.form is TENSORS:
-                    self._backend.check_row_count(request.model, samples[0].rows)
-                check_sequence_id(self._backend.controls, request)
-                if self._backend.slots is not None:
-                    self._backend.slots.prepare_samples(samples, request)
+                samples, rows = self._backend.read_samples(index, request, reader)
             except MooringError as error:
                 self._errors[index] = error
                 samples = []
@@ -593,4 +604,4 @@ class BatchRun:
     def _build_response(self, index: int, results: SampleOutputs) -> InferenceResponse:
         request = self._requests[index]
         response = self._backend.to_response(request, results, self._rows[index])
-        return encode_outputs(request, response, self._backend, self._backend.spec.options.handler.json_nan)
+        return self._backend.encode_response(request, response)

@@ -21,12 +21,14 @@ class LoadContext(msgspec.Struct, frozen=True):
     """The worker that loads a model. ``threads`` is the number that its libraries may use; ``gpu`` None means the CPU.
 
     With ``debug`` what the model logs is taken from DEBUG up, else from INFO.
+    ``calls`` is the path of the socket over which the model's code may call other models; empty for code that does not.
     """
 
     worker: str = ""
     threads: int = 1
     gpu: int | None = None
     debug: bool = False
+    calls: str = ""
 
 
 class ModelMetadata(msgspec.Struct, frozen=True):
@@ -136,8 +138,39 @@ class Reply(Protocol):
         """Whether the caller of this request has gone."""
         ...
 
-    def metric(self, name: str, value: float, unit: str, kind: str, dimensions: dict[str, str]) -> None:
-        """Record a metric of the model's own. ``kind`` is counter, gauge or histogram."""
+    def metric(
+        self,
+        name: str,
+        value: float,
+        unit: str,
+        kind: str,
+        dimensions: dict[str, str],
+        description: str = "",
+    ) -> None:
+        """Record a metric of the model's own. ``kind`` is counter, gauge or histogram.
+
+        One with a ``description`` is shown as Triton shows it: with that text, and no labels but its dimensions.
+        """
+        ...
+
+
+class ModelAccess(Protocol):
+    """The server's models as the code of one of them reaches them. All methods may be called from any thread."""
+
+    def submit(self, request: InferenceRequest, done: Done) -> Ticket:
+        """Send a request to a model. ``done`` is called from another thread, as ``InferenceService`` says."""
+        ...
+
+    def is_ready(self, model: str, version: str) -> bool:
+        """Whether a model can answer now; a model that is not there cannot."""
+        ...
+
+    def load(self, model: str, files: Mapping[str, bytes], config: Mapping[str, Any] | None) -> None:
+        """Load a model of the repository, or the one that ``files`` are; return when it is ready. Raises ``MooringError``."""
+        ...
+
+    def unload(self, model: str, *, dependents: bool) -> None:
+        """Unload a model, and with ``dependents`` what only it uses. Raises ``MooringError``."""
         ...
 
 

@@ -65,6 +65,10 @@ class Requirements:
         return any(name == package or name.startswith(f"{package}-") for name in self._names)
 
 
+# The modules of Triton's Python backend, which its models find in a worker.
+_OF_TRITON = frozenset({"triton_python_backend_utils", "c_python_backend_utils"})
+
+
 def library_findings(
     folder: Path, shown: str, start: list[Path], requirements: Requirements
 ) -> Iterator[Finding]:
@@ -96,7 +100,7 @@ def library_findings(
 
 
 def _import_findings(each: Import, top: str, where: str, requirements: Requirements) -> Iterator[Finding]:
-    if top in sys.stdlib_module_names:
+    if top in sys.stdlib_module_names or top in _OF_TRITON:
         return
     if top == "ts":
         if each.module in REASONS:

@@ -12,7 +12,7 @@ from mooring.backends.onnx import check_declared
 from mooring.core.errors import ModelLoadFailed
 from mooring.doctor.findings import Finding, at, change, differs, line_of, runs
 from mooring.doctor.libraries import Requirements, library_findings
-from mooring.doctor.python_source import SourceUnreadable, find_imports, read_source
+from mooring.doctor.python_source import SourceUnreadable, find_classes, has_method, read_source
 from mooring.repository.ensemble_rules import StepModel, find_model_fault
 from mooring.repository.layout import MLSERVER, PADDED, find_declaration, find_flat_file, version_folders
 from mooring.repository.repository_model import RepositoryModel, read_repository_model
@@ -113,13 +113,12 @@ def _spec_findings(spec: ModelSpec, folder: Path, shown: str, where: str) -> Ite
         except ModelLoadFailed as error:
             yield change(where, _shorten_error(error, folder, shown), _suggest_fix(error))
             return
-    if spec.backend == "function":
+    if spec.backend in ("function", "triton_python"):
         source = Path(spec.location, spec.entry.partition(":")[0])
         inside = _shown_place(spec, folder, shown)
-        if line := _triton_class(source):
-            text = "is written for Triton's Python backend, which is not here"
-            place = at(f"{inside}/{source.name}", line)
-            yield change(place, text, "write a function or a class Model of arrays in its place")
+        if spec.backend == "triton_python" and (line := _class_without_execute(source)):
+            text = "class TritonPythonModel has no method execute"
+            yield change(at(f"{inside}/{source.name}", line), text, "write it: execute(self, requests)")
             return
         if source.is_file():
             found = list(
@@ -155,12 +154,20 @@ def _shown_place(spec: ModelSpec, folder: Path, shown: str) -> str:
     return f"{shown}/{spec.version}"
 
 
-def _triton_class(source: Path) -> int:
+def _class_without_execute(source: Path) -> int:
+    """The line of a TritonPythonModel that lacks its method; 0 where there is none, or where it may be inherited."""
     try:
-        found = find_imports(read_source(source))
+        classes = find_classes(read_source(source))
     except SourceUnreadable:
         return 0
-    return next((each.line for each in found if each.module == "triton_python_backend_utils"), 0)
+    return next(
+        (
+            each.lineno
+            for each in classes
+            if each.name == "TritonPythonModel" and not has_method(each, "execute")
+        ),
+        0,
+    )
 
 
 def mlserver_findings(folder: Path, shown: str) -> Iterator[Finding]:

@@ -75,6 +75,8 @@ class Engine(InferenceService):
     process. With ``strict_readiness`` the engine is not ready while anything is missing that was configured at the
     start; without it, the engine is ready once everything has been tried. ``cache_size`` bounds the answers that are kept
     for models with a response cache, in bytes; with 0 none is kept.
+    start; without it, the engine is ready once everything has been tried. ``calls`` is the path of the socket over which
+    the code of models calls other models (model_calls.py).
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class Engine(InferenceService):
         budget: Budget | None = None,
         deadlines: Deadlines = DEADLINES,
         cache_size: int = 0,
+        calls: str = "",
     ) -> None:
         self.registry = Registry()
         # A registry of their own: a workflow may have the name of a model. Then only its own route reaches it.
@@ -118,6 +121,7 @@ class Engine(InferenceService):
             self._frontends.processes,
             cache_folder,
             deadlines,
+            calls,
         )
         self._cache = ResponseCache(cache_size)
         self._ensembles = Ensembles(self.registry)

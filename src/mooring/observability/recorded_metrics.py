@@ -39,11 +39,12 @@ _SUFFIXES: Mapping[str, tuple[str, ...]] = {HISTOGRAM: ("", "_bucket", "_count",
 class _Family:
     """One metric: its kind, and its series by their labels."""
 
-    __slots__ = ("full", "kind", "series", "unit")
+    __slots__ = ("description", "full", "kind", "series", "unit")
 
-    def __init__(self, kind: str, unit: str) -> None:
+    def __init__(self, kind: str, unit: str, description: str = "") -> None:
         self.kind = kind
         self.unit = unit
+        self.description = description
         self.full = False
         self.series: dict[tuple[tuple[str, str], ...], float | Histogram] = {}
 
@@ -76,7 +77,7 @@ class RecordedMetrics(Collector):
         if reason:
             self._warn_refused(model, record.name, reason)
             return None
-        family = self._families[record.name] = _Family(record.kind, record.unit)
+        family = self._families[record.name] = _Family(record.kind, record.unit, record.description)
         self._samples.update(dict.fromkeys(_sample_names(record), record.name))
         return family
 
@@ -88,7 +89,8 @@ class RecordedMetrics(Collector):
         return f"there are {MAX_METRICS} metrics already" if len(self._families) >= MAX_METRICS else ""
 
     def _add_values(self, model: str, family: _Family, record: Record) -> None:
-        key = tuple(sorted({**record.dimensions, "Hostname": self._host}.items()))
+        own = {} if family.description else {"Hostname": self._host}
+        key = tuple(sorted({**record.dimensions, **own}.items()))
         series = family.series.get(key)
         if series is None:
             reason = _find_label_fault(record)
@@ -126,18 +128,20 @@ class RecordedMetrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """Return all metrics with their values of now."""
         for name, family in self._families.items():
-            unit = UNITS.get(family.unit, family.unit)
-            metric = Metric(
-                name,
-                f"Torchserve prometheus {family.kind} metric with unit: {_join_lines(unit)}",
-                family.kind,
-            )
+            metric = Metric(name, _help_of(family), family.kind)
             for key, value in list(family.series.items()):
                 if isinstance(value, Histogram):
                     add_histogram(metric, dict(key), value)
                 else:
                     metric.add_sample(name, dict(key), value)
             yield metric
+
+
+def _help_of(family: _Family) -> str:
+    if family.description:
+        return _join_lines(family.description)
+    unit = UNITS.get(family.unit, family.unit)
+    return f"Torchserve prometheus {family.kind} metric with unit: {_join_lines(unit)}"
 
 
 def _sample_names(record: Record) -> list[str]:

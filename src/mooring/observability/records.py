@@ -17,13 +17,14 @@ MAX_WAITING_VALUES = 1000
 
 
 class Record(NamedTuple):
-    """One series of a metric, and its new values."""
+    """One series of a metric, and its new values. Only those of Triton's models have a ``description``."""
 
     name: str
     unit: str
     kind: str
     dimensions: dict[str, str]
     values: list[float]
+    description: str = ""
 
 
 class Recorder:
@@ -37,7 +38,15 @@ class Recorder:
         self._warned: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
 
-    def record_value(self, name: str, value: float, unit: str, kind: str, dimensions: dict[str, str]) -> bool:
+    def record_value(
+        self,
+        name: str,
+        value: float,
+        unit: str,
+        kind: str,
+        dimensions: dict[str, str],
+        description: str = "",
+    ) -> bool:
         """Keep a value until ``take_records``; return True when so many wait that they should be sent now.
 
         A value that is not finite, or would decrease a counter, is dropped and logged once. Raises ``ValueError`` for
@@ -51,15 +60,19 @@ class Recorder:
             self._warn_refused(name, "a counter cannot go down")
         else:
             with self._lock:
-                self._store_value(name, value, unit, kind, dimensions)
+                self._store_value(name, value, unit, kind, dimensions, description)
         return self.waiting >= MAX_WAITING_VALUES
 
-    def _store_value(self, name: str, value: float, unit: str, kind: str, dimensions: dict[str, str]) -> None:
+    def _store_value(
+        self, name: str, value: float, unit: str, kind: str, dimensions: dict[str, str], description: str
+    ) -> None:
         key = (name, kind, *dimensions.items())
         series = self._series.get(key)
         if series is None:
             texts = {_to_text(label): _to_text(text) for label, text in dimensions.items()}
-            self._series[key] = Record(_to_text(name), _to_text(unit), kind, texts, [float(value)])
+            self._series[key] = Record(
+                _to_text(name), _to_text(unit), kind, texts, [float(value)], _to_text(description)
+            )
         elif kind == HISTOGRAM:
             series.values.append(value)
         else:

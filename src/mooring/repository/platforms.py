@@ -1,7 +1,8 @@
 """The backend for each platform or backend name of a configuration, its class, and the file that is the model.
 
     platform (ours, AMD's, Triton's)                                  backend     the file in NAME/1/
-    python, function                                                  function    model.py, or the only .py
+    python, function                                                  function    model.py, or the only .py; triton_python
+                                                                                  where it has a class TritonPythonModel
     builtin, amdinfer_cpp                                             builtin     none, or lib<builtin>.so, which is not run
     onnx, onnxruntime, onnxruntime_onnx, onnx_onnxv1, migraphx_mxr    onnx        model.onnx, the only .onnx, the only file
     ensemble                                                          ensemble    none: its steps are other models
@@ -10,6 +11,7 @@
 Without a name the files decide.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -37,6 +39,7 @@ BACKENDS: Mapping[str, str] = {
 CLASSES: Mapping[str, str] = {
     "handler": "mooring.backends.handler.backend:HandlerBackend",
     "function": "mooring.backends.function:FunctionBackend",
+    "triton_python": "mooring.backends.triton_python.backend:TritonPythonBackend",
     "builtin": "mooring.backends.builtin:BuiltinBackend",
     "onnx": "mooring.backends.onnx:OnnxBackend",
     "pytorch": "mooring.backends.pytorch:PyTorchBackend",
@@ -57,9 +60,16 @@ AMD_PLATFORMS = frozenset(
 
 SUFFIXES: Mapping[str, tuple[str, ...]] = {
     "function": (".py",),
+    "triton_python": (".py",),
     "onnx": (".onnx",),
     "pytorch": (".pt2", ".pt", ".pth", ".safetensors"),
 }
+
+_TRITON_MODEL = re.compile(
+    rb"^[ \t]*(class[ \t]+TritonPythonModel\b|TritonPythonModel[ \t]*=|(from|import)\b[^\n]*\bTritonPythonModel\b)",
+    re.MULTILINE,
+)
+_SOURCE_READ = 1 << 20
 
 # Backends whose models are a file that a library reads, with no code of the user's.
 LIBRARIES = ("onnx", "pytorch")
@@ -76,6 +86,11 @@ def runs_user_code(backend: str, *, module: bool) -> bool:
     return backend not in LIBRARIES or module
 
 
+def calls_models(backend: str) -> bool:
+    """Whether the code of such models may call other models of the server."""
+    return backend == "triton_python"
+
+
 def unshared_reason(backend: str, *, module: bool, preload: bool | None) -> str:
     """Say why every worker of a model must load a copy of its own; empty where the workers can share one.
 
@@ -88,6 +103,18 @@ def unshared_reason(backend: str, *, module: bool, preload: bool | None) -> str:
     if module and not preload:
         return "its module is code of the user's own, and does not say preload = true"
     return ""
+
+
+def runs_triton_model(file: Path) -> bool:
+    """Whether a Python file is written for Triton's Python backend: it defines or imports ``TritonPythonModel``.
+
+    The file is read, and not run.
+    """
+    try:
+        with file.open("rb") as source:
+            return _TRITON_MODEL.search(source.read(_SOURCE_READ)) is not None
+    except OSError:  # who loads it says what is wrong
+        return False
 
 
 def backend_of(file: Path) -> str:

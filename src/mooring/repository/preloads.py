@@ -99,7 +99,7 @@ def _names_torch(spec: "ModelSpec") -> bool:
         if not handler.is_file():  # one of TorchServe's own handlers, all of which use torch
             return True
     location = Path(spec.location)
-    if spec.backend == "function":
+    if spec.backend in ("function", "triton_python"):
         # Only its own file: it may lie in a folder of scripts that are none of its business.
         sources = [location / spec.entry.partition(":")[0]]
     else:

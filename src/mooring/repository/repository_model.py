@@ -40,7 +40,7 @@ from mooring.repository.layout import (
     version_folders,
 )
 from mooring.repository.mar import check_name
-from mooring.repository.platforms import backend_for, backend_of, find_model_file
+from mooring.repository.platforms import backend_for, backend_of, find_model_file, runs_triton_model
 from mooring.repository.spec import Defaults, Ensemble, EnsembleStep, ModelSpec, Warmup, WarmupInput
 from mooring.repository.triton import declaration_table
 from mooring.repository.triton_config import TritonConfig
@@ -277,7 +277,9 @@ def apply_triton_config(spec: ModelSpec, config: TritonConfig) -> ModelSpec:
     declared = msgspec.convert({**table, "configuration": theirs}, TritonDeclaration)
     where = f"version {spec.version}"
     check_declaration(declared, where)
-    if declared.backend != spec.backend and _declared_backend(declared, where) not in ("", spec.backend):
+    named = _declared_backend(declared, where)
+    # Python is the name of two backends, and which one it is shows in the file.
+    if declared.backend != spec.backend and named not in ("", spec.backend, _generic_name(spec.backend)):
         raise ValueError(f"backend: the model is run by {spec.backend}, which cannot be changed")
     place = Path(spec.location)
     home = ModelLocation(place.parent, spec.url, where, Defaults(), VersionPolicy())
@@ -345,9 +347,20 @@ def _model_file(declared: Declaration, backend: str, place: Path, home: ModelLoc
     if not entry and place == real_path(home.folder):
         entry = find_flat_file(place, backend)
     if not entry:
-        return find_model_file(place, backend)
+        backend, entry = find_model_file(place, backend)
+        return _python_backend(backend, place / entry), entry
     file = find_named_file(place, entry.partition(":")[0], str(place))
-    return backend or backend_of(file) or "function", entry
+    backend = backend or backend_of(file) or "function"
+    return _python_backend(backend, file), entry
+
+
+def _generic_name(backend: str) -> str:
+    return "function" if backend == "triton_python" else backend
+
+
+def _python_backend(backend: str, file: Path) -> str:
+    """The backend of a model, which is another one for a Python file that is written for Triton's."""
+    return "triton_python" if backend == "function" and runs_triton_model(file) else backend
 
 
 def _builtin_name(declared: Declaration, place: Path) -> str:

@@ -14,7 +14,12 @@ from mooring.repository.spec import ModelSpec
 from mooring.repository.triton_schema import ENUMS, MESSAGES, Key, Verdict
 
 # Triton's names for what runs a model.
-_BACKENDS: Mapping[str, str] = {"onnx": "onnxruntime", "function": "python", "ensemble": ""}
+_BACKENDS: Mapping[str, str] = {
+    "onnx": "onnxruntime",
+    "function": "python",
+    "triton_python": "python",
+    "ensemble": "",
+}
 _EMPTY: Mapping[str, object] = {"bool": False, "string": "", "float": 0.0}
 
 

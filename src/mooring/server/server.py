@@ -22,6 +22,7 @@ from mooring.engine.administration import Administration
 from mooring.engine.control import ServerControl
 from mooring.engine.engine import Engine, codecs_for
 from mooring.engine.graphs.workflows import Workflows
+from mooring.engine.model_calls import ModelCallServer
 from mooring.engine.monitoring import RepositoryMonitor
 from mooring.engine.registry import ModelVersion, Unavailable
 from mooring.engine.scale_to_zero import machine_budget, processes_kept
@@ -186,6 +187,7 @@ class Server:
             strict_readiness=config.strict_readiness,
             deadlines=deadlines,
             cache_size=config.response_cache_size // config.frontends,
+            calls=str(startup.folder / "calls"),
         )
         self.engine.listening = False
         self._stack = stack
@@ -200,6 +202,7 @@ class Server:
             on_change=self._changed,
             loading=config.enable_repository_api,
         )
+        self._model_calls = ModelCallServer(self.engine, self._administration)
         self._workflows = Workflows(self.engine, WorkflowCatalog(self._store, config, defaults))
         self._tokens = tokens_of(config, self._frontends.set_tokens)
         self._certificates = certificates_of(config)
@@ -257,6 +260,8 @@ class Server:
         for spec in specs:
             self.engine.expect_model(spec)
         self._warn_of_descriptors(specs)
+        self._model_calls.listen(self._startup.folder / "calls")
+        self._stack.callback(self._model_calls.close)
         self._loading = [
             asyncio.ensure_future(self.engine.deploy_version(spec, at_startup=True)) for spec in specs
         ]

@@ -172,10 +172,16 @@ class ResponseBuffer:
         self._batches.append((rows, seconds))
 
     def record_metric(
-        self, name: str, value: float, unit: str, kind: str, dimensions: dict[str, str]
+        self,
+        name: str,
+        value: float,
+        unit: str,
+        kind: str,
+        dimensions: dict[str, str],
+        description: str = "",
     ) -> None:
         """Record a metric of the model's own code; see ``Reply.metric``."""
-        if self._recorder.record_value(name, value, unit, kind, dimensions):
+        if self._recorder.record_value(name, value, unit, kind, dimensions, description):
             records = self._recorder.take_records()
             if records:  # another thread may have taken them
                 self.channel.send(MetricRecords(records))

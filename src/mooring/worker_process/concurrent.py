@@ -113,6 +113,7 @@ class _Call:
         self.keys = keys
         self.cancelled_keys: set[int] = set()
         self.streamed: set[int] = set()
+        self._answered: set[int] = set()
         self._serving = serving
         self._requests = requests
         self._rows = rows
@@ -124,11 +125,17 @@ class _Call:
         self.task = serving.loop.create_task(self._run_call())
 
     def emit(self, row: int, piece: InferenceResponse) -> None:
-        """Send a piece of a row's answer now, which also starts the call's time-out anew."""
-        if not self._finished and self.keys[row] not in self.cancelled_keys:
+        """Send a piece of a row's answer now, which also starts the call's time-out anew.
+
+        A final one is the row's last: what the call gives for the row in the end is left out.
+        """
+        key = self.keys[row]
+        if not self._finished and key not in self.cancelled_keys and key not in self._answered:
             self._last_activity = time.monotonic()
             self.streamed.add(row)
-            self.buffer.add_outcome(self.keys[row], piece)
+            if piece.final:
+                self._answered.add(key)
+            self.buffer.add_outcome(key, piece)
             self.buffer.flush()
 
     def cancel_request(self, key: int) -> None:
@@ -184,7 +191,8 @@ class _Call:
         self._finished = True
         self._timer.cancel()
         for key, outcome in zip(self.keys, outcomes, strict=True):
-            self.buffer.add_outcome(key, outcome)
+            if key not in self._answered:
+                self.buffer.add_outcome(key, outcome)
         self.buffer.record_call(self._rows, time.monotonic() - self._started_at)
         self._serving.on_call_finished(self)
 
@@ -202,5 +210,13 @@ class _Reply:
     def cancelled(self, row: int) -> bool:
         return self._call.keys[self._rows[row]] in self._call.cancelled_keys
 
-    def metric(self, name: str, value: float, unit: str, kind: str, dimensions: dict[str, str]) -> None:
-        self._call.buffer.record_metric(name, value, unit, kind, dimensions)
+    def metric(
+        self,
+        name: str,
+        value: float,
+        unit: str,
+        kind: str,
+        dimensions: dict[str, str],
+        description: str = "",
+    ) -> None:
+        self._call.buffer.record_metric(name, value, unit, kind, dimensions, description)

@@ -161,5 +161,13 @@ class _Reply:
         self._serving.receive_messages(0)
         return self._rows[row].cancelled
 
-    def metric(self, name: str, value: float, unit: str, kind: str, dimensions: dict[str, str]) -> None:
-        self._rows[0].buffer.record_metric(name, value, unit, kind, dimensions)
+    def metric(
+        self,
+        name: str,
+        value: float,
+        unit: str,
+        kind: str,
+        dimensions: dict[str, str],
+        description: str = "",
+    ) -> None:
+        self._rows[0].buffer.record_metric(name, value, unit, kind, dimensions, description)

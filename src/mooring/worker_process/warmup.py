@@ -142,5 +142,13 @@ class _NullReply(Reply):
     def cancelled(self, row: int) -> bool:
         return False
 
-    def metric(self, name: str, value: float, unit: str, kind: str, dimensions: dict[str, str]) -> None:
+    def metric(
+        self,
+        name: str,
+        value: float,
+        unit: str,
+        kind: str,
+        dimensions: dict[str, str],
+        description: str = "",
+    ) -> None:
         """Discard the metric."""

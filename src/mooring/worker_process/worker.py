@@ -155,8 +155,16 @@ class WorkerReply:
     def cancelled(self, row: int) -> bool:
         return self._worker.is_cancelled(self.keys[row])
 
-    def metric(self, name: str, value: float, unit: str, kind: str, dimensions: dict[str, str]) -> None:
-        if self._recorder.record_value(name, value, unit, kind, dimensions):
+    def metric(
+        self,
+        name: str,
+        value: float,
+        unit: str,
+        kind: str,
+        dimensions: dict[str, str],
+        description: str = "",
+    ) -> None:
+        if self._recorder.record_value(name, value, unit, kind, dimensions, description):
             records = self._recorder.take_records()
             if records:  # another thread may have taken them
                 self._channel.send(MetricRecords(records))
@@ -290,6 +298,10 @@ class Worker:
                 if message.context.debug:
                     show_debug()
                 backend = create_backend(message.spec.backend)
+                if message.context.calls:
+                    from mooring.worker_process.model_client import ModelCalls  # noqa: PLC0415 - most call no models
+
+                    backend.models = ModelCalls(message.context.calls, message.spec.name)
                 metadata = backend.load(message.spec, message.context)
             if message.spec.warmup:
                 from mooring.worker_process.warmup import run_warmup  # noqa: PLC0415 - most models have none

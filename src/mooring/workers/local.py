@@ -388,7 +388,8 @@ class LocalWorkers:
     """Starts worker processes, each from the template that has its libraries, a few at a time over all models.
 
     ``numbers`` counts them from ``first`` on. Every worker gets a channel to each of the ``frontends``, too. What trials
-    of models find out is kept in ``cache_folder``; empty: nowhere.
+    of models find out is kept in ``cache_folder``; empty: nowhere. ``calls`` is the path of the socket over which models
+    call models.
     """
 
     def __init__(
@@ -399,7 +400,9 @@ class LocalWorkers:
         frontends: Sequence[SharingFrontend] = (),
         cache_folder: str = "",
         deadlines: Deadlines = DEADLINES,
+        calls: str = "",
     ) -> None:
+        self.calls = calls
         self.numbers = itertools.count(first)
         self.deadlines = deadlines
         self._arena = arena

@@ -12,6 +12,7 @@ from mooring.core.service import Joining, LoadContext, ModelMetadata
 from mooring.ipc.messages import Load, LoadFailed
 from mooring.observability.logs import get_logger
 from mooring.observability.records import Record
+from mooring.repository.platforms import calls_models
 from mooring.repository.spec import ModelSpec
 from mooring.workers.failures import FailureHistory
 from mooring.workers.handle import OwnedWorker, PoolOwner, WorkerHandle, WorkerState
@@ -442,7 +443,8 @@ class WorkerPool:
             self._dismiss(worker)
             return
         try:
-            context = LoadContext(worker=worker.id, threads=self._threads, debug=shows_debug())
+            calls = self._local.calls if calls_models(self.spec.backend) else ""
+            context = LoadContext(worker=worker.id, threads=self._threads, debug=shows_debug(), calls=calls)
             worker.send_message(Load(self.spec, context))
         except (ArithmeticError, TypeError, ValueError) as error:
             # What the model is told cannot be written down: without this it would be loading for ever.

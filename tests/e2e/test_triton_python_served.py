@@ -1,0 +1,353 @@
+"""Models written for Triton's Python backend, as its examples are: asked by Triton's own client, and none of them changed."""
+
+import json
+import queue
+import shutil
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tritonclient.grpc as tritongrpc
+import tritonclient.http as tritonhttp
+from e2e_kit import Wire, request, serving, until
+from PIL import Image
+from port_kit import free_ports
+from tritonclient.utils import InferenceServerException
+
+MODELS = Path(__file__).parent / "python_models"
+FIRST, SECOND = np.array([1, 2, 3, 4], np.float32), np.array([4, 4, 4, 4], np.float32)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("triton_python")
+    (grpc_port,) = free_ports(1)
+    repository = folder / "python_models"
+    shutil.copytree(MODELS, repository)
+    address = f"--grpc-address=127.0.0.1:{grpc_port}"
+    with serving(folder, f"--model-repository={repository}", address) as server:
+        server.grpc = f"127.0.0.1:{grpc_port}"
+        yield server
+
+
+@pytest.fixture(scope="module")
+def http(served):
+    client = tritonhttp.InferenceServerClient(f"127.0.0.1:{served.port}", concurrency=8, network_timeout=60)
+    yield client
+    client.close()
+
+
+def tensor(name: str, array: np.ndarray) -> tritonhttp.InferInput:
+    kinds = {"f": "FP32", "i": "INT32", "u": "UINT32", "O": "BYTES"}
+    datatype = "UINT8" if array.dtype == np.uint8 else kinds[array.dtype.kind]
+    made = tritonhttp.InferInput(name, list(array.shape), datatype)
+    made.set_data_from_numpy(array)
+    return made
+
+
+def texts(*words: str, rows: bool = False) -> np.ndarray:
+    array = np.array([word.encode() for word in words], dtype=np.object_)
+    return array.reshape(-1, 1) if rows else array
+
+
+def ask(http, model: str, **more):
+    arrays = {name: value for name, value in more.items() if isinstance(value, np.ndarray)}
+    options = {name: value for name, value in more.items() if name not in arrays}
+    return http.infer(model, [tensor(*each) for each in arrays.items()], **options)
+
+
+def ask_together(http, model: str, requests: list) -> list:
+    """Ask at the same time. An error comes as its text."""
+    handles = [http.async_infer(model, [tensor(*each) for each in arrays.items()]) for arrays in requests]
+    answers = []
+    for handle in handles:
+        try:
+            answers.append(handle.get_result())
+        except InferenceServerException as error:
+            answers.append(error.message())
+    return answers
+
+
+def error_of(http, model: str, **more) -> InferenceServerException:
+    with pytest.raises(InferenceServerException) as caught:
+        ask(http, model, **more)
+    return caught.value
+
+
+@pytest.mark.parametrize("model", ["add_sub", "jax", "pytorch"])
+def test_model_adds_and_subtracts_as_it_does_in_triton(http, model):
+    if model == "pytorch":
+        pytest.importorskip("torch")
+    answer = ask(http, model, INPUT0=FIRST, INPUT1=SECOND)
+    np.testing.assert_array_equal(answer.as_numpy("OUTPUT0"), FIRST + SECOND)
+    np.testing.assert_array_equal(answer.as_numpy("OUTPUT1"), FIRST - SECOND)
+
+
+def test_instance_group_is_the_number_of_workers(served):
+    assert len(served.workers("add_sub")) == 2
+
+
+def test_only_requested_outputs_are_sent(http):
+    outputs = [tritonhttp.InferRequestedOutput("OUTPUT1")]
+    answer = ask(http, "add_sub", INPUT0=FIRST, INPUT1=SECOND, outputs=outputs)
+    assert [each["name"] for each in answer.get_response()["outputs"]] == ["OUTPUT1"]
+
+
+def test_torchserve_and_kserve_v1_clients_reach_the_same_model(served):
+    body = json.dumps({"INPUT0": [1, 2, 3, 4], "INPUT1": [4, 4, 4, 4]})
+    answer = served.predict("add_sub", body, "content-type: application/json").json()
+    assert answer["OUTPUT0"] == [5, 6, 7, 8]
+    rows = json.dumps({"instances": [{"HOW": ["one"]}, {"HOW": ["two"]}]}).encode()
+    assert served.ask("POST", "/v1/models/faulty:predict", rows).json() == {"predictions": [[2], [2]]}
+
+
+def test_request_shows_the_model_everything_that_the_client_said(http):
+    answer = ask(
+        http, "context", IN=texts("tri", "ton\0"), request_id="seven", sequence_id=9, sequence_start=True,
+        timeout=5_000_000, parameters={"flavor": "sweet"}, outputs=[tritonhttp.InferRequestedOutput("OUT"), tritonhttp.InferRequestedOutput("CONTEXT")],
+    )  # fmt: skip
+    assert list(answer.as_numpy("OUT")) == [b"TRI", b"TON\0"]
+    known = json.loads(answer.as_numpy("CONTEXT")[0])
+    assert known["args"].pop("model_instance_name").startswith("context_0_")
+    assert known == {
+        "args": {
+            "model_instance_device_id": "0",
+            "model_instance_kind": "CPU",
+            "model_name": "context",
+            "model_repository": "context",
+            "model_version": "1",
+        },
+        "correlation_id": 9,
+        "dir": "context/1",
+        "flags": 1,
+        "greeting": "hello",
+        "id": "seven",
+        "outputs": ["CONTEXT", "OUT"],
+        "parameters": {"flavor": "sweet"},
+        "timeout": True,
+        "version": 1,
+    }
+
+
+def test_correlation_id_may_be_a_text(http):
+    answer = ask(http, "context", IN=texts("a"), sequence_id="mine", sequence_end=True)
+    known = json.loads(answer.as_numpy("CONTEXT")[0])
+    assert (known["correlation_id"], known["flags"]) == ("mine", 2)
+    assert known["outputs"] == ["CONTEXT", "OUT"]  # all, where the client names none
+
+
+def test_log_lines_of_a_model_are_in_the_log_of_the_server(served, http):
+    ask(http, "context", IN=texts("a", "b", "c"))
+    until(lambda: "asked for 3 texts" in served.log)
+
+
+@pytest.mark.parametrize(("code", "status"), [(1, 500), (2, 404), (3, 400), (4, 503), (5, 501), (6, 409)])
+def test_triton_error_has_the_status_of_its_code(served, code, status):
+    body = {"inputs": [{"name": "HOW", "datatype": "BYTES", "shape": [1, 1], "data": [str(code)]}]}
+    answer = served.ask("POST", "/v2/models/faulty/infer", json.dumps(body).encode())
+    assert (answer.code, answer.json()) == (status, {"error": f"code {code}"})
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("raise", "ValueError: the model has had enough"),
+        ("refuse", "the model refuses"),
+        ("count", "InferenceRequest(s) size is:1, and InferenceResponse(s) size is:0"),
+        ("kind", "Expected a list in the execute return, found type 'str'"),
+        ("nothing", "Expected an 'InferenceResponse' object in the execute function return list, found type 'NoneType'"),
+    ],
+)  # fmt: skip
+def test_fault_of_a_model_is_named(http, how, said):
+    assert said in error_of(http, "faulty", HOW=texts(how, rows=True)).message()
+
+
+def test_requests_of_a_batch_come_together_and_each_is_answered_by_itself(http):
+    asked = [{"HOW": texts(how, rows=True)} for how in ("slow", "a", "b", "3", "sender")]
+    _, first, second, third, fourth = ask_together(http, "faulty", asked)
+    assert third == "code 3"
+    assert [each.as_numpy("OUT")[0, 0] for each in (first, second, fourth)] == [4, 4, 4]
+
+
+def test_exception_in_execute_fails_all_requests_of_the_batch(http):
+    asked = [{"HOW": texts(how, rows=True)} for how in ("slow", "ok", "raise")]
+    assert ask_together(http, "faulty", asked)[1:] == ["ValueError: the model has had enough"] * 2
+
+
+def test_parameters_of_a_response_reach_the_client(http):
+    answer = ask(http, "faulty", HOW=texts("alone", rows=True))
+    assert answer.get_response()["parameters"] == {"together": 1}
+
+
+def test_response_sender_answers_a_model_that_is_not_decoupled(http):
+    assert ask(http, "faulty", HOW=texts("sender", rows=True)).as_numpy("OUT").tolist() == [[1]]
+
+
+def test_image_is_preprocessed(http):
+    file = BytesIO()
+    Image.new("RGB", (16, 12), (255, 0, 51)).save(file, "PNG")
+    data = np.frombuffer(file.getvalue(), np.uint8)[None]
+    pixels = ask(http, "preprocessing", IMAGE=data).as_numpy("PIXELS")
+    assert pixels.shape == (1, 3, 8, 8)
+    assert pixels[0, :, 0, 0].tolist() == pytest.approx([1, 0, 0.2])
+
+
+class Stream:
+    """A stream of Triton's gRPC client. Its results come as (response, error)."""
+
+    def __init__(self, address: str) -> None:
+        self.results: queue.Queue = queue.Queue()
+        self.client = tritongrpc.InferenceServerClient(address)
+        self.client.start_stream(lambda result, error: self.results.put((result, error)))
+
+    def send(self, model: str, final: bool = False, **arrays: np.ndarray) -> None:
+        inputs = []
+        for name, array in arrays.items():
+            made = tritongrpc.InferInput(
+                name, list(array.shape), {"i": "INT32", "u": "UINT32"}[array.dtype.kind]
+            )
+            made.set_data_from_numpy(array)
+            inputs.append(made)
+        self.client.async_stream_infer(model, inputs, enable_empty_final_response=final)
+
+    def next(self):
+        return self.results.get(timeout=30)
+
+
+@pytest.fixture
+def stream(served):
+    opened = Stream(served.grpc)
+    yield opened
+    opened.client.stop_stream(cancel_requests=True)
+    opened.client.close()
+
+
+@pytest.mark.parametrize("count", [0, 1, 4])
+def test_decoupled_model_gives_any_number_of_responses(stream, count):
+    stream.send("square", final=True, IN=np.array([count], np.int32))
+    found = []
+    while True:
+        result, error = stream.next()
+        assert error is None
+        if result.get_response().parameters["triton_final_response"].bool_param:
+            break
+        found.append(result.as_numpy("OUT").tolist())
+    assert found == [[count]] * count
+
+
+def test_decoupled_model_streams_over_rest(served):
+    answer = served.ask("POST", "/v2/models/square/generate_stream", b'{"IN": 3}')
+    assert answer.body.count(b'"OUT":3') == 3
+    empty = served.ask("POST", "/v2/models/square/generate_stream", b'{"IN": 0}')
+    assert (empty.code, b"data" in empty.body) == (200, False)
+
+
+def test_last_response_may_be_the_final_one(stream):
+    values = np.array([7, 8], np.int32)
+    stream.send("repeat", IN=values, DELAY=np.array([0, 1], np.uint32))
+    results = [stream.next()[0] for _ in values]
+    assert [each.as_numpy("OUT")[0] for each in results] == [7, 8]
+    assert [each.get_response().parameters["triton_final_response"].bool_param for each in results] == [
+        False,
+        True,
+    ]
+
+
+def test_requests_of_a_decoupled_model_overlap(stream):
+    stream.send("repeat", IN=np.array([1], np.int32), DELAY=np.array([2000], np.uint32))
+    stream.send("repeat", IN=np.array([2], np.int32), DELAY=np.array([0], np.uint32))
+    assert stream.next()[0].as_numpy("OUT")[0] == 2
+
+
+def test_error_of_a_decoupled_model_ends_its_stream(stream):
+    stream.send("repeat", IN=np.array([1, -1], np.int32), DELAY=np.array([0, 0], np.uint32))
+    assert stream.next()[0].as_numpy("OUT")[0] == 1
+    assert "negative" in stream.next()[1].message()
+
+
+def test_decoupled_model_hears_that_its_client_has_gone(served):
+    opened = Stream(served.grpc)
+    opened.send("repeat", IN=np.array([1, 2], np.int32), DELAY=np.array([0, 60_000], np.uint32))
+    assert opened.next()[0].as_numpy("OUT")[0] == 1
+    opened.client.stop_stream(cancel_requests=True)
+    opened.client.close()
+    until(lambda: "repeat is cancelled" in served.log)
+
+
+@pytest.mark.parametrize("model", ["add_sub", "pytorch", "jax"])
+def test_model_asks_another_and_passes_its_answer_on(http, model):
+    if model == "pytorch":
+        pytest.importorskip("torch")
+    answer = ask(http, "bls_sync", MODEL_NAME=texts(model), INPUT0=FIRST, INPUT1=SECOND)
+    np.testing.assert_array_equal(answer.as_numpy("OUTPUT0"), FIRST + SECOND)
+    np.testing.assert_array_equal(answer.as_numpy("OUTPUT1"), FIRST - SECOND)
+
+
+def test_model_asks_two_others_at_the_same_time(http):
+    answer = ask(http, "bls_async", INPUT0=FIRST, INPUT1=SECOND)
+    np.testing.assert_array_equal(answer.as_numpy("OUTPUT0"), FIRST + SECOND)
+    np.testing.assert_array_equal(answer.as_numpy("OUTPUT1"), FIRST - SECOND)
+
+
+@pytest.mark.parametrize(("model", "times"), [("bls_decoupled_sync", 1), ("bls_decoupled_async", 2)])
+def test_model_asks_a_decoupled_one(http, model, times):
+    assert ask(http, model, IN=np.array([3], np.int32)).as_numpy("SUM").tolist() == [9 * times]
+    assert ask(http, model, IN=np.array([0], np.int32)).as_numpy("SUM").tolist() == [0]
+
+
+def test_model_that_calls_itself_is_refused(http):
+    error = error_of(http, "bls_sync", MODEL_NAME=texts("bls_sync"), INPUT0=FIRST, INPUT1=SECOND)
+    assert "model 'bls_sync' calls itself" in error.message()
+
+
+def test_circle_of_models_is_refused_and_leaves_nothing_behind(http):
+    for _ in range(2):
+        message = error_of(http, "circle_a", IN=np.ones(1, np.int32)).message()
+        assert (
+            "model 'circle_b' calls 'circle_a' while it is waited for (circle_b -> circle_a -> circle_b)"
+            in message
+        )
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("load", "False True"),
+        ("load_itself", "refused: failed to load 'bls_control': model 'bls_control' cannot load or unload itself"),
+        ("load_nothing", "refused: failed to load 'nowhere': model 'nowhere' is not in the repository"),
+        ("unknown", "2: "),
+        ("invalid", "3: input 'INPUT1' is missing"),
+        ("not_decoupled", "5: model 'square' gives more than one response to a request; call exec or async_exec with "),
+        ("late", "4 True"),
+        ("code", "6: code 6"),
+    ],
+)  # fmt: skip
+def test_model_hears_what_became_of_its_call(http, what, said):
+    answer = ask(http, "bls_control", WHAT=texts(what)).as_numpy("SAID")[0].decode()
+    assert answer.startswith(said), answer
+
+
+def test_metrics_of_a_model_are_shown(served, http):
+    for value in (2, 3):
+        total = ask(http, "custom_metrics", IN=np.array([value], np.float32)).as_numpy("OUT")
+    assert total.tolist() == [5]
+    with Wire(served.ports[2]) as wire:
+        wire.send(request("GET", "/metrics"))
+        shown = wire.answer().body.decode()
+    assert "# HELP sent_total What was sent, added up" in shown
+    assert 'sent_total{model="custom_metrics",version="1"} 5.0' in shown
+    assert 'sent_last{model="custom_metrics",version="1"} 3.0' in shown
+    assert 'sent_count{model="custom_metrics",version="1"} 2.0' in shown
+
+
+def test_finalize_is_called_when_the_model_is_unloaded(served, http):
+    http.unload_model("add_sub")
+    until(lambda: "add_sub cleans up" in served.log)
+    http.load_model("add_sub")
+
+
+def test_many_calls_of_other_models_at_a_time(http):
+    asked = {"MODEL_NAME": texts("add_sub"), "INPUT0": FIRST, "INPUT1": SECOND}
+    for answer in ask_together(http, "bls_sync", [asked] * 8):
+        np.testing.assert_array_equal(answer.as_numpy("OUTPUT0"), FIRST + SECOND)
