@@ -43,6 +43,10 @@ def test_the_servers_envelope_counts_and_not_the_manifests(tmp_path, envelope):
                 handed = got["outputs"][0].pop("data")
                 assert "'name': 'a'" in handed[0]
                 assert got == expected | {"model_name": name}
+            elif envelope == "json":
+                assert json.loads(text) == expected
+                over_v1 = server.ask("POST", f"/v1/models/{name}:predict", json.dumps(body).encode())
+                assert over_v1.json() == expected
             else:
                 assert (text if isinstance(expected, str) else json.loads(text)) == expected
         assert server.stop() == 0

@@ -130,7 +130,15 @@ async def test_a_name_pointed_at_loopback_afterwards_is_still_another_site(loopb
 
 
 # What is asked with a body and changes nothing.
-ASKING = ("/infer", "/explain", "/generate", "/generate_stream", "/index", "/v2/hardware")
+ASKING = (
+    "/infer",
+    "/explain",
+    "/wfpredict/{workflow_name}",
+    "/generate",
+    "/generate_stream",
+    "/index",
+    "/v2/hardware",
+)
 
 
 @pytest.mark.parametrize("dialect", ["v2", "amd"])

@@ -21,6 +21,7 @@ WORDS = {
     "InputTooLarge": (413, "RequestEntityTooLargeException", 413, 413, "INVALID_ARGUMENT"),
     "InvalidInput": (400, "BadRequestException", 400, 400, "INVALID_ARGUMENT"),
     "InvalidOutput": (503, "InternalServerException", 500, 500, "INTERNAL"),
+    "LoadingDisabled": (503, "ServiceUnavailableException", 503, 503, "UNAVAILABLE"),
     "ModelExists": (409, "ConflictStatusException", 409, 409, "ALREADY_EXISTS"),
     "ModelFailed": (503, "InternalServerException", 500, 500, "INTERNAL"),
     "RequirementsFailed": (500, "InternalServerException", 500, 400, "FAILED_PRECONDITION"),

@@ -22,6 +22,7 @@ from mooring.tokens import Access
 from mooring.web.http1 import Exchange
 from mooring.web.routing import Match
 
+_PREDICTING = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 _GET_OR_HEAD = frozenset({"GET", "HEAD"})
 _POST = frozenset({"POST"})
 _DELETE = frozenset({"DELETE"})
@@ -70,8 +71,16 @@ class TorchServeWorkflows:
         ]
 
     def inference_endpoints(self) -> list[Endpoint]:
-        """Return the endpoint of the inference port, for every method."""
-        return [Endpoint("/wfpredict/{workflow_name}", self.predict, Access.INFERENCE, calls.RUN_WORKFLOW)]
+        """Return the endpoint of the inference port, for every method that sends or asks for something."""
+        return [
+            Endpoint(
+                "/wfpredict/{workflow_name}",
+                self.predict,
+                Access.INFERENCE,
+                calls.RUN_WORKFLOW,
+                methods=_PREDICTING,
+            )
+        ]
 
     def predict(self, exchange: Exchange, match: Match) -> None:
         """Answer with a workflow's prediction."""
