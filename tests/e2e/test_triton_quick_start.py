@@ -4,6 +4,7 @@ Each program is a function that does what one of the published examples does, wi
 """
 
 import asyncio
+import io
 import queue
 import re
 import uuid
@@ -594,6 +595,37 @@ def classify(protocol):
     assert set(best) == set(COLORS)
 
 
+def classify_files(protocol):
+    """ensemble_image_client: the files of images go to an ensemble, a batch of them, and classes come back."""
+    library = protocol.library
+    files = []
+    for image in images():
+        image.save(file := io.BytesIO(), "PNG")
+        files.append([file.getvalue()])
+    with protocol.client() as client:
+        if library is triton_http:
+            metadata, config = (
+                client.get_model_metadata("colors_ensemble"),
+                client.get_model_config("colors_ensemble"),
+            )
+            name, outputs = metadata["inputs"][0]["name"], [each["name"] for each in metadata["outputs"]]
+            rows, inputs = config["max_batch_size"], config["input"]
+        else:
+            metadata, config = (
+                client.get_model_metadata("colors_ensemble"),
+                client.get_model_config("colors_ensemble").config,
+            )
+            name, outputs = metadata.inputs[0].name, [each.name for each in metadata.outputs]
+            rows, inputs = config.max_batch_size, config.input
+        assert (len(inputs), rows, outputs) == (1, 4, ["CLASSES"])
+        batch = np.array(files, object)
+        tensor = library.InferInput(name, batch.shape, "BYTES")
+        tensor.set_data_from_numpy(batch)
+        wanted = [library.InferRequestedOutput(each, class_count=1) for each in outputs]
+        result = client.infer("colors_ensemble", [tensor], outputs=wanted).as_numpy("CLASSES")
+    assert [row[0].decode().split(":")[2] for row in result] == ["green", "blue", "red"]
+
+
 def steady_memory(protocol):
     """memory_growth_test, short: the same request again and again."""
     inputs, arrays = pair(protocol.library, to_wire=int32)
@@ -614,7 +646,7 @@ def generate(protocol):
 
 BOTH = (
     infer, compressed_infer, async_infer, aio_infer, string_infer, aio_string_infer, shared_infer, shared_string_infer,
-    reused_objects, health_and_metadata, aio_health, model_control, sequence_sync, dyna_sequence_sync, classify,
+    reused_objects, health_and_metadata, aio_health, model_control, sequence_sync, dyna_sequence_sync, classify, classify_files,
     steady_memory,
 )  # fmt: skip
 ONLY_GRPC = (

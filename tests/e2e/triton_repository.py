@@ -19,6 +19,8 @@ def write_quick_start(folder: Path) -> None:
     simple_dyna_sequence                 the same, and the sequence's id is added in its last step (oldest)
     simple_identity                      OUTPUT0 is INPUT0, a text
     repeat_int32                         as many responses as IN has elements, one element each (decoupled)
+    decode                               pixels of an image of 3 x 8 x 8, from the bytes of its file
+    colors_ensemble                      colors, from the bytes of a file: an ensemble of both
     colors                               how red, green and blue an image of 3 x 8 x 8 is, with labels
     """
     _add(folder, "simple", "onnx", _sum_config("TYPE_INT32"), _sum_and_difference(INT32))
@@ -27,18 +29,26 @@ def write_quick_start(folder: Path) -> None:
     _add(folder, "simple_sequence", "onnx", _sequence_config(ends=False), _sequence(ends=False))
     _add(folder, "simple_dyna_sequence", "onnx", _sequence_config(ends=True), _sequence(ends=True))
     _add(folder, "repeat_int32", "python", _REPEAT_CONFIG, _REPEAT)
+    _add(folder, "decode", "python", _DECODE_CONFIG, _DECODE)
+    _add(folder, "colors_ensemble", "ensemble", _ENSEMBLE_CONFIG, None)
     _add(folder, "colors", "onnx", _COLORS_CONFIG, _colors())
     (folder / "colors/labels.txt").write_text("".join(f"{each}\n" for each in COLORS))
 
 
-def _add(folder: Path, name: str, kind: str, config: str, model: onnx.ModelProto | str) -> None:
+_KINDS = {
+    "onnx": 'platform: "onnxruntime_onnx"',
+    "python": 'backend: "python"',
+    "ensemble": 'platform: "ensemble"',
+}
+
+
+def _add(folder: Path, name: str, kind: str, config: str, model: onnx.ModelProto | str | None) -> None:
     place = folder / name / "1"
     place.mkdir(parents=True)
-    platform = 'platform: "onnxruntime_onnx"' if kind == "onnx" else 'backend: "python"'
-    (folder / name / "config.pbtxt").write_text(f'name: "{name}"\n{platform}\n{config}')
+    (folder / name / "config.pbtxt").write_text(f'name: "{name}"\n{_KINDS[kind]}\n{config}')
     if isinstance(model, str):
         (place / "model.py").write_text(model)
-    else:
+    elif model is not None:
         (place / "model.onnx").write_bytes(model.SerializeToString())
 
 
@@ -141,3 +151,42 @@ output [ { name: "scores" data_type: TYPE_FP32 dims: [ 3 ] label_filename: "labe
 def _colors() -> onnx.ModelProto:
     nodes = [helper.make_node("ReduceMean", ["image"], ["scores"], axes=[2, 3], keepdims=0)]
     return _model(nodes, _rows(["image"], FP32, 3, 8, 8), _rows(["scores"], FP32, 3))
+
+
+_DECODE_CONFIG = """
+max_batch_size: 4
+input [ { name: "file" data_type: TYPE_STRING dims: [ 1 ] } ]
+output [ { name: "pixels" data_type: TYPE_FP32 dims: [ 3, 8, 8 ] } ]
+"""
+
+_DECODE = """
+import io
+import numpy as np
+from PIL import Image
+
+def infer(file):
+    images = [Image.open(io.BytesIO(each)).convert("RGB").resize((8, 8)) for each in file[:, 0]]
+    return {"pixels": np.stack([np.array(image, np.float32).transpose(2, 0, 1) for image in images])}
+"""
+
+_ENSEMBLE_CONFIG = """
+max_batch_size: 4
+input [ { name: "INPUT" data_type: TYPE_STRING dims: [ 1 ] } ]
+output [ { name: "CLASSES" data_type: TYPE_FP32 dims: [ 3 ] } ]
+ensemble_scheduling {
+  step [
+    {
+      model_name: "decode"
+      model_version: -1
+      input_map { key: "file" value: "INPUT" }
+      output_map { key: "pixels" value: "decoded" }
+    },
+    {
+      model_name: "colors"
+      model_version: -1
+      input_map { key: "image" value: "decoded" }
+      output_map { key: "scores" value: "CLASSES" }
+    }
+  ]
+}
+"""
