@@ -344,7 +344,11 @@ def _check_shape(name: str, datatype: Any, shape: Any, what: str = "input", *, l
     if type(sizes) is not list or len(sizes) > _MAX_DIMENSIONS:
         raise InvalidInput(f"{what} '{name}' must have a list of non-negative integers as its shape")
     for size in sizes:
-        if type(size) is not int or not least <= size < _MAX_DIMENSION_SIZE:
+        if type(size) is int and size >= _MAX_DIMENSION_SIZE:
+            raise InvalidInput(
+                f"{what} '{name}' has a shape of {size} elements in one dimension; at most {_MAX_DIMENSION_SIZE - 1} fit"
+            )
+        if type(size) is not int or size < least:
             raise InvalidInput(
                 f"{what} '{name}' must have a list of non-negative integers as its shape, not {sizes}"
             )
