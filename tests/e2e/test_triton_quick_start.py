@@ -356,7 +356,14 @@ def model_control(protocol):
             each["name"] if protocol.library is triton_http else each.name
             for each in (index if protocol.library is triton_http else index.models)
         }
-        assert {"simple", "simple_int8", "simple_string", "simple_sequence", "simple_dyna_sequence"} <= names
+        assert {
+            "simple",
+            "simple_int8",
+            "simple_string",
+            "simple_sequence",
+            "simple_dyna_sequence",
+            "simple_identity",
+        } <= names
         try:
             client.load_model("simple")
             assert client.is_model_ready("simple")
@@ -626,6 +633,16 @@ def classify_files(protocol):
     assert [row[0].decode().split(":")[2] for row in result] == ["green", "blue", "red"]
 
 
+def identity(protocol):
+    """The text of a request comes back from a model in Python, whatever its bytes are."""
+    sent = np.array([["one"], ["zwei \u00fc"]], object)
+    tensor = protocol.library.InferInput("INPUT0", [2, 1], "BYTES")
+    tensor.set_data_from_numpy(sent)
+    with protocol.client() as client:
+        result = client.infer("simple_identity", [tensor])
+    assert [row[0].decode() for row in result.as_numpy("OUTPUT0")] == ["one", "zwei \u00fc"]
+
+
 def steady_memory(protocol):
     """memory_growth_test, short: the same request again and again."""
     inputs, arrays = pair(protocol.library, to_wire=int32)
@@ -646,7 +663,7 @@ def generate(protocol):
 
 BOTH = (
     infer, compressed_infer, async_infer, aio_infer, string_infer, aio_string_infer, shared_infer, shared_string_infer,
-    reused_objects, health_and_metadata, aio_health, model_control, sequence_sync, dyna_sequence_sync, classify, classify_files,
+    reused_objects, health_and_metadata, aio_health, model_control, sequence_sync, dyna_sequence_sync, classify, classify_files, identity,
     steady_memory,
 )  # fmt: skip
 ONLY_GRPC = (

@@ -28,6 +28,7 @@ def write_quick_start(folder: Path) -> None:
     _add(folder, "simple_string", "onnx", _sum_config("TYPE_STRING"), _sum_and_difference(TEXT))
     _add(folder, "simple_sequence", "onnx", _sequence_config(ends=False), _sequence(ends=False))
     _add(folder, "simple_dyna_sequence", "onnx", _sequence_config(ends=True), _sequence(ends=True))
+    _add(folder, "simple_identity", "python", _IDENTITY_CONFIG, _IDENTITY)
     _add(folder, "repeat_int32", "python", _REPEAT_CONFIG, _REPEAT)
     _add(folder, "decode", "python", _DECODE_CONFIG, _DECODE)
     _add(folder, "colors_ensemble", "ensemble", _ENSEMBLE_CONFIG, None)
@@ -134,11 +135,36 @@ model_transaction_policy { decoupled: true }
 
 _REPEAT = """
 import time
+import triton_python_backend_utils as pb_utils
 
-def infer(IN, DELAY, WAIT):
-    for value, milliseconds in zip(IN, DELAY):
-        time.sleep(int(milliseconds) / 1e3)
-        yield {"OUT": [value]}
+class TritonPythonModel:
+    def execute(self, requests):
+        for request in requests:
+            sender = request.get_response_sender()
+            values, delays = (pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in ("IN", "DELAY"))
+            for value, milliseconds in zip(values, delays):
+                time.sleep(int(milliseconds) / 1e3)
+                sender.send(pb_utils.InferenceResponse([pb_utils.Tensor("OUT", value.reshape(1))]))
+            sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+"""
+
+_IDENTITY_CONFIG = """
+max_batch_size: 8
+input [ { name: "INPUT0" data_type: TYPE_STRING dims: [ 1 ] } ]
+output [ { name: "OUTPUT0" data_type: TYPE_STRING dims: [ 1 ] } ]
+"""
+
+_IDENTITY = """
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def execute(self, requests):
+        return [
+            pb_utils.InferenceResponse([
+                pb_utils.Tensor("OUTPUT0", pb_utils.get_input_tensor_by_name(request, "INPUT0").as_numpy())
+            ])
+            for request in requests
+        ]
 """
 
 _COLORS_CONFIG = """
