@@ -33,12 +33,25 @@ def write_model(folder, name, config):
     (folder / name / "1" / "model.py").write_text(COUNTING)
 
 
+ENSEMBLE = """
+platform: "ensemble"
+max_batch_size: 4
+input { name: "X" data_type: TYPE_FP32 dims: [ -1 ] }
+output { name: "Y" data_type: TYPE_FP32 dims: [ -1 ] }
+ensemble_scheduling {
+  step { model_name: "plain" model_version: -1 input_map { key: "X" value: "X" } output_map { key: "Y" value: "Y" } }
+}
+response_cache { enable: true }
+"""
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     (port,) = free_ports(1)
     folder = tmp_path_factory.mktemp("cache")
     for name, config in (("cached", CACHED), ("plain", CONFIG), ("reloaded", CACHED), ("forms", CACHED)):
         write_model(folder / "models", name, config)
+    write_model(folder / "models", "ensemble", ENSEMBLE)
     write_model(folder / "models", "decoupled", CACHED + "model_transaction_policy { decoupled: true }")
     server = Server(
         folder,
@@ -135,6 +148,16 @@ def test_a_model_that_is_loaded_anew_forgets(server):
     done = requests.post(f"{server.url}/v2/repository/models/reloaded/load", timeout=PATIENCE)
     assert done.status_code == 200
     assert ask(server, "reloaded", [1, 1]) == 1
+
+
+def test_an_ensemble_keeps_answers_until_one_of_its_models_changes(server):
+    first = ask(server, "ensemble", [1, 1])
+    assert ask(server, "ensemble", [1, 1]) == first
+    assert usage(server, "ensemble") == {"hit": 1, "miss": 1, "success": 2, "inferences": 1}
+    requests.post(f"{server.url}/v2/repository/models/plain/load", timeout=PATIENCE)
+    ask(server, "plain", [1, 1])
+    ask(server, "plain", [1, 1])
+    assert ask(server, "ensemble", [1, 1]) == 3
 
 
 def test_a_decoupled_model_cannot_have_one(server):

@@ -146,7 +146,7 @@ def test_neither_errors_nor_streams_nor_explanations_are_kept():
     made.worker.answer(answer())
     made.ask("explained", operation=Operation.EXPLAIN)
     made.worker.answer(answer())
-    assert len(made.scheduler.cache) == 0
+    assert len(made.scheduler.answers._cache) == 0
     assert made.statistics.counts.cache == [0, 0]
 
 
@@ -157,8 +157,8 @@ def test_a_version_that_refuses_requests_gives_no_kept_answer_either():
     made.scheduler.refuse_new(ModelNotReady("gone"))
     made.ask("second")
     assert made.told("second") == [ModelNotReady]
-    made.scheduler.forget_answers()
-    assert len(made.scheduler.cache) == 0
+    made.scheduler.answers.forget_all()
+    assert len(made.scheduler.answers._cache) == 0
 
 
 async def test_a_large_request_is_hashed_in_a_thread_and_counts_meanwhile():

@@ -33,7 +33,7 @@ from mooring.engine.graphs.ensemble_run import EnsembleContext
 from mooring.engine.graphs.ensembles import Ensembles
 from mooring.engine.graphs.run import GraphRun
 from mooring.engine.registry import Model, ModelVersion, Registry
-from mooring.engine.response_cache import CachingScheduler, ResponseCache
+from mooring.engine.response_cache import CachedAnswers, CachingScheduler, ResponseCache
 from mooring.engine.scale_to_zero import Budget, IdleModels, may_scale_to_zero
 from mooring.engine.scheduler_choice import make_scheduler
 from mooring.engine.sequence_scheduler import SequenceScheduler
@@ -180,7 +180,13 @@ class Engine(InferenceService):
             return refuse_request(request, done, version.not_ready_error())
         context = EnsembleContext(self.submit, self._read_body, self._codecs, version.runs)
         statistics = self._metrics.statistics_for(version.spec.name, version.spec.version)
-        return run_ensemble(plan, request, observe_run(request, statistics, done), context, self._arena.slot)
+
+        def run(done: Done) -> Ticket:
+            return run_ensemble(
+                plan, request, observe_run(request, statistics, done), context, self._arena.slot
+            )
+
+        return run(done) if plan.answers is None else plan.answers.submit(request, done, run)
 
     def _submit_stage(self, request: InferenceRequest, done: Done) -> Ticket:
         """Submit a request to one model of a graph. A model that others follow runs alone, without its followers."""
@@ -339,8 +345,9 @@ class Engine(InferenceService):
     async def _start_version(self, version: ModelVersion) -> ModelVersion:
         spec = version.spec
         if spec.ensemble is not None:
-            self._metrics.statistics_for(spec.name, spec.version)
-            self._ensembles.start(version)
+            statistics = self._metrics.statistics_for(spec.name, spec.version)
+            keeps = spec.limits.response_cache and self._cache.size
+            self._ensembles.start(version, CachedAnswers(self._cache, statistics) if keeps else None)
             await version.wait_until_settled()
             self._frontends.publish()
             return version
@@ -429,7 +436,7 @@ class Engine(InferenceService):
         if version.pool is not None:
             await version.pool.stop()
         if isinstance(scheduler, CachingScheduler):
-            scheduler.forget_answers()
+            scheduler.answers.forget_all()
         version.finish_unloading()
 
     def set_default(self, name: str, version: str) -> None:

@@ -7,9 +7,9 @@ in which form, and the parameters. Requests up to 64 KB are hashed on the event 
 import asyncio
 import hashlib
 import itertools
+import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 
@@ -21,6 +21,7 @@ from mooring.core.tensors import JsonOutput, Output, Tensor
 from mooring.engine.admission import NO_OP_TICKET
 from mooring.engine.dispatcher import W
 from mooring.engine.queue_policy import PolicyScheduler
+from mooring.observability.statistics import ModelStatistics
 
 # Bytes of a request above which it is not hashed: that would take longer than most models.
 _MAX_REQUEST = 64 << 20
@@ -33,7 +34,7 @@ _owners = itertools.count(1)
 _encode = msgspec.msgpack.Encoder().encode
 
 CacheKey = tuple[int, bytes]
-"""The scheduler that the answer is of, and the hash of the request."""
+"""Whose answer it is, and the hash of the request."""
 
 
 class ResponseCache:
@@ -64,7 +65,7 @@ class ResponseCache:
             self.used -= oldest
 
     def forget(self, owner: int) -> None:
-        """Forget all answers of a scheduler."""
+        """Forget all answers of an owner."""
         for key in [key for key in self._entries if key[0] == owner]:
             self.used -= self._entries.pop(key)[1]
 
@@ -72,54 +73,71 @@ class ResponseCache:
         return len(self._entries)
 
 
-class CachingScheduler(PolicyScheduler[W]):
-    """The queue of a version whose answers are kept in a ``ResponseCache``.
+Forward = Callable[[Done], Ticket]
+"""Has a request answered by its model, with this ``done``."""
+
+
+class CachedAnswers:
+    """The answers of one version that are kept in a ``ResponseCache``.
 
     How this works: a request is hashed. An answer that is kept under that hash goes to the caller at once; else the
-    request waits in the queue as every other, and its answer is kept. Equal requests that come before the first of them
-    is answered all run. What is no plain inference, or streams its answer, is not kept.
+    request goes on to the model, and its answer is kept. Equal requests that come before the first of them is answered
+    all run. What is no plain inference, or streams its answer, is not kept.
     """
 
-    cache: ResponseCache
-
-    def set_cache(self, cache: ResponseCache) -> None:
-        """Keep answers there. Called once, before the first request."""
-        self.cache = cache
+    def __init__(
+        self, cache: ResponseCache, statistics: ModelStatistics, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._cache = cache
+        self._statistics = statistics
+        self._clock = clock
         self._owner = next(_owners)
         self._hashing = 0
 
     @property
     def idle(self) -> bool:
-        """Whether nothing waits, runs or is being hashed."""
-        return not self._hashing and super().idle
+        """Whether no request is being hashed."""
+        return not self._hashing
 
-    def forget_answers(self) -> None:
-        """Forget all answers that are kept: the version is gone."""
-        self.cache.forget(self._owner)
+    def forget_all(self) -> None:
+        """Forget all answers: the version is gone, or has changed."""
+        self._cache.forget(self._owner)
+        self._owner = next(_owners)  # for what is answered by the old one still
 
-    def _submit_at(self, request: InferenceRequest, done: Done, rows: int, level: int) -> Ticket:
+    def submit(self, request: InferenceRequest, done: Done, forward: Forward) -> Ticket:
+        """Answer a request with what is kept, or pass it on and keep its answer."""
         size = _request_size(request)
-        if self.refusal is not None or request.operation is not INFER or size > _MAX_REQUEST:
-            return super()._submit_at(request, done, rows, level)
+        if request.operation is not INFER or size > _MAX_REQUEST:
+            return forward(done)
         began = self._clock()
         if size <= LARGE:
-            return self._answer_or_queue(request, done, rows, level, hash_request(request), began)
-        return _HashedRequest(self, request, done, rows, level, began)
+            return self._answer(request, done, forward, hash_request(request), began)
+        ticket = _HashedTicket()
+        self._hashing += 1
 
-    def _answer_or_queue(
-        self, request: InferenceRequest, done: Done, rows: int, level: int, digest: bytes, began: float
+        def on_hashed(task: "asyncio.Future[bytes]") -> None:
+            self._hashing -= 1
+            if ticket.cancelled:
+                request.release()
+            else:
+                ticket.inner = self._answer(request, done, forward, task.result(), began)
+
+        task = asyncio.get_running_loop().run_in_executor(None, hash_request, request)
+        task.add_done_callback(on_hashed)
+        return ticket
+
+    def _answer(
+        self, request: InferenceRequest, done: Done, forward: Forward, digest: bytes, began: float
     ) -> Ticket:
-        """Answer a request with what is kept, or have it wait for a worker and keep its answer."""
         key = self._owner, digest
-        answer = self.cache.find(key)
+        answer = self._cache.find(key)
         lookup = self._clock() - began
-        statistics = self._dispatcher.statistics
         if answer is None:
-            return super()._submit_at(request, self._keeping(key, request.id, done, lookup), rows, level)
+            return forward(self._keeping(key, request.id, done, lookup))
         request.release()
         answer.id = answer.id or request.id
-        statistics.observe_cache(lookup, hit=True)
-        statistics.observe_request(self._clock() - began, 0.0, True, not request.version)
+        self._statistics.observe_cache(lookup, hit=True)
+        self._statistics.observe_request(self._clock() - began, 0.0, True, not request.version)
         done(answer)
         return NO_OP_TICKET
 
@@ -133,65 +151,52 @@ class CachingScheduler(PolicyScheduler[W]):
                 done(outcome)
                 return
             streams = streams or not outcome.final
-            if outcome.final and not streams and outcome.outputs:
+            if outcome.final and not streams and outcome.outputs and key[0] == self._owner:
                 began = self._clock()
                 outcome_id = outcome.id
                 if outcome_id == request_id:  # the next client's is another
                     outcome.id = ""
-                self.cache.keep(key, outcome)
+                self._cache.keep(key, outcome)
                 outcome.id = outcome_id
-                self._dispatcher.statistics.observe_cache(lookup + self._clock() - began, hit=False)
+                self._statistics.observe_cache(lookup + self._clock() - began, hit=False)
             done(outcome)
 
         return keep_and_pass
 
-    def submit_hashed(
-        self, request: InferenceRequest, done: Done, rows: int, level: int, digest: bytes, began: float
-    ) -> Ticket:
-        """Go on with a request that a thread has hashed."""
-        self._hashing -= 1
-        return self._answer_or_queue(request, done, rows, level, digest, began)
 
-    def start_hashing(self) -> None:
-        """Count a request that a thread hashes."""
-        self._hashing += 1
+class CachingScheduler(PolicyScheduler[W]):
+    """The queue of a version whose answers are kept: a request whose answer there is does not wait in it."""
 
-    def drop_hashed(self, request: InferenceRequest) -> None:
-        """Give back the memory of a request that was withdrawn while a thread hashed it."""
-        self._hashing -= 1
-        request.release()
+    answers: CachedAnswers
+
+    def set_cache(self, cache: ResponseCache) -> None:
+        """Keep answers there. Called once, before the first request."""
+        self.answers = CachedAnswers(cache, self._dispatcher.statistics, self._clock)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits, runs or is being hashed."""
+        return self.answers.idle and super().idle
+
+    def _submit_at(self, request: InferenceRequest, done: Done, rows: int, level: int) -> Ticket:
+        if self.refusal is not None:
+            return super()._submit_at(request, done, rows, level)
+        forward = super()._submit_at
+        return self.answers.submit(request, done, lambda done: forward(request, done, rows, level))
 
 
-class _HashedRequest:
-    """A large request while a thread hashes it, and then the ticket of the request in the queue."""
+class _HashedTicket:
+    """A large request while a thread hashes it; then ``inner`` is its ticket."""
 
-    def __init__(
-        self,
-        scheduler: CachingScheduler[Any],
-        request: InferenceRequest,
-        done: Done,
-        rows: int,
-        level: int,
-        began: float,
-    ) -> None:
-        self._ticket: Ticket | None = None
-        self._cancelled = False
-        scheduler.start_hashing()
-        task = asyncio.get_running_loop().run_in_executor(None, hash_request, request)
-
-        def on_hashed(task: "asyncio.Future[bytes]") -> None:
-            if self._cancelled:
-                scheduler.drop_hashed(request)
-                return
-            self._ticket = scheduler.submit_hashed(request, done, rows, level, task.result(), began)
-
-        task.add_done_callback(on_hashed)
+    def __init__(self) -> None:
+        self.inner: Ticket | None = None
+        self.cancelled = False
 
     def cancel(self) -> None:
         """Withdraw the request: the caller does not wait any more."""
-        self._cancelled = True
-        if self._ticket is not None:
-            self._ticket.cancel()
+        self.cancelled = True
+        if self.inner is not None:
+            self.inner.cancel()
 
 
 def hash_request(request: InferenceRequest) -> bytes:

@@ -408,7 +408,7 @@ class FrontendService(InferenceService):
                 del self._retiring[number], self._served[number]
                 served.pool.close()
                 if isinstance(served.scheduler, CachingScheduler):
-                    served.scheduler.forget_answers()
+                    served.scheduler.answers.forget_all()
                 for order in orders:
                     self._link.send(messages.OrderDone(order))
         self._checks += 1

@@ -15,6 +15,7 @@ from mooring.codecs.signature import Signature
 from mooring.core.errors import InvalidInput
 from mooring.core.requests import RequestedOutput
 from mooring.core.tensors import Tensor
+from mooring.engine.response_cache import CachedAnswers
 from mooring.repository.ensemble_rules import StepModel, dims_of, shape_fits
 from mooring.repository.spec import EnsembleStep, ModelSpec
 
@@ -23,7 +24,8 @@ _MAX_INFLIGHT = 16
 
 
 class EnsemblePlan(LabelSource):
-    """The steps of an ensemble. ``models`` are theirs, in order, as soon as they are known to fit.
+    """The steps of an ensemble. ``models`` are theirs, in order, as soon as they are known to fit. ``answers`` are those that
+    are kept, where it has a response cache.
 
     ``labels`` are the names of the classes of each output, by index: the ensemble's own, else those of the model that
     writes it.
@@ -35,6 +37,7 @@ class EnsemblePlan(LabelSource):
         self.steps: list[EnsembleStep] = spec.ensemble.steps
         self.max_inflight = spec.ensemble.max_inflight or _MAX_INFLIGHT
         self.models: list[StepModel] = []
+        self.answers: CachedAnswers | None = None
         self.labels: dict[str, Mapping[str, Any]] = {}
         self.outputs = {each.name: each for each in spec.outputs}
         self.inputs = {each.name: each for each in spec.inputs}

@@ -8,6 +8,7 @@ from mooring.core.tensors import TensorSpec
 from mooring.engine.graphs.ensemble_plan import EnsemblePlan
 from mooring.engine.lifecycle import State
 from mooring.engine.registry import ModelVersion, Registry
+from mooring.engine.response_cache import CachedAnswers
 from mooring.repository.ensemble_rules import StepModel, find_model_fault, streams
 from mooring.repository.spec import EnsembleStep
 
@@ -33,8 +34,10 @@ class Ensembles:
         self._registry = registry
         self._stamps: dict[ModelVersion, _Stamp] = {}
 
-    def start(self, version: ModelVersion) -> None:
-        """Follow the models of an ensemble from now on."""
+    def start(self, version: ModelVersion, answers: CachedAnswers | None = None) -> None:
+        """Follow the models of an ensemble from now on. It keeps ``answers`` until one of them changes."""
+        if isinstance(version.graph, EnsemblePlan):
+            version.graph.answers = answers
         version.start_loading(None, None)
         self._stamps[version] = ()
         self._update_state(version)
@@ -42,6 +45,8 @@ class Ensembles:
     def forget(self, version: ModelVersion) -> None:
         """Follow an ensemble no longer; nothing happens for any other version."""
         self._stamps.pop(version, None)
+        if isinstance(version.graph, EnsemblePlan) and version.graph.answers is not None:
+            version.graph.answers.forget_all()
 
     def update(self) -> None:
         """Look whether the models of any ensemble have changed."""
@@ -71,6 +76,8 @@ class Ensembles:
         if stamp == self._stamps[version]:
             return
         self._stamps[version] = stamp
+        if plan.answers is not None:  # of other models
+            plan.answers.forget_all()
         fault = self._find_cycle(version) or next(
             (
                 f"step '{step.model}': {found.fault or _state_fault(found.version)}"
