@@ -103,7 +103,26 @@ DATATYPES = {
     "FP64": np.float64, "STRING": np.object_,
 }  # fmt: skip
 SAME = "def infer(inputs, parameters): return {'OUT' + name[2:]: value for name, value in inputs.items()}"
+FOUR = ("BOOL", "FP32", "INT64", "STRING")
 MORE = {
+    "four": (
+        SAME,
+        python(
+            inputs=[(f"IN_{name}", name, [-1]) for name in FOUR],
+            outputs=[(f"OUT_{name}", name, [-1]) for name in FOUR],
+            batch=8,
+        ),
+    ),
+    "simple_four": (
+        None,
+        ensemble(
+            step("four", {f"IN_{name}": f"A_{name}" for name in FOUR}, {f"OUT_{name}": name for name in FOUR}),
+            step("four", {f"IN_{name}": name for name in FOUR}, {f"OUT_{name}": f"B_{name}" for name in FOUR}),
+            inputs=[(f"A_{name}", name, [-1]) for name in FOUR],
+            outputs=[(f"B_{name}", name, [-1]) for name in FOUR],
+            batch=8,
+        ),
+    ),
     "same": (
         SAME,
         python(
@@ -296,7 +315,12 @@ def server(tmp_path_factory):
     )
     (models / "classification_model" / "labels.txt").write_text("cat\ndog\ncow\nowl\n")
     server = Server(
-        folder, "--model-repository", models, f"--grpc-address=127.0.0.1:{port}", "--no-strict-readiness"
+        folder,
+        "--model-repository",
+        models,
+        f"--grpc-address=127.0.0.1:{port}",
+        "--no-strict-readiness",
+        "--grpc-typed-outputs",
     )
     server.grpc_authority = f"127.0.0.1:{port}"
     try:
@@ -631,3 +655,25 @@ def test_an_ensemble_comes_and_goes_with_its_models(explicit):
     circle = post(explicit, "/v2/repository/models/first/load", {})
     assert circle.status_code == 400
     assert "the ensemble is a step of itself: first -> second -> first" in circle.text
+
+
+@pytest.mark.parametrize("size", [4, 20_000])
+def test_elements_in_contents_fields_go_through(server, grpc, size):
+    messages = tritonclient.grpc.service_pb2
+    fields = {
+        "BOOL": ("bool_contents", [True]),
+        "FP32": ("fp32_contents", [0.5]),
+        "INT64": ("int64_contents", [3]),
+    }
+    fields["STRING"] = ("bytes_contents", [b"text"])
+    request = messages.ModelInferRequest(model_name="simple_four", id="7")
+    for name, (field, value) in fields.items():
+        one = request.inputs.add(
+            name=f"A_{name}", datatype="BYTES" if name == "STRING" else name, shape=[1, size]
+        )
+        getattr(one.contents, field).extend(value * size)
+    response = grpc._client_stub.ModelInfer(request)
+    for each in response.outputs:
+        field, value = fields[each.name.removeprefix("B_")]
+        assert list(getattr(each.contents, field)) == value * size
+    assert response.id == "7"
