@@ -124,6 +124,12 @@ def test_two_files_of_weights_are_not_guessed_between(tmp_path):
     assert "serializedFile" not in read(tmp_path, fallback="m").manifest["model"]
 
 
+def test_a_workflow_is_called_one_where_a_model_is_wanted(tmp_path):
+    (tmp_path / "WAR-INF").mkdir()
+    with pytest.raises(ModelLoadFailed, match=r"'m\.mar' is a workflow: register it with POST /workflows"):
+        read(tmp_path)
+
+
 def test_nothing_that_looks_like_a_handler_is_refused(tmp_path):
     with pytest.raises(ModelLoadFailed, match=r"model 'm.mar' names no handler"):
         read(tmp_path, fallback="m")

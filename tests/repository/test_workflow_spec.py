@@ -250,6 +250,12 @@ def test_a_store_of_its_own_is_where_workflows_are_and_the_model_store_where_mod
         harness.open("m1.mar")
 
 
+def test_a_workflow_that_only_the_model_store_has_is_found_there(harness):
+    harness.mar()
+    harness.war().rename(harness.store / "other.war")
+    assert harness.open("other.war").spec.name == "wf"
+
+
 nodes = st.sampled_from("abcdefg")
 
 

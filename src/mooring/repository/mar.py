@@ -124,6 +124,10 @@ def read_manifest(folder: Path, url: str, handler: str = "") -> dict[str, Any]:
     ``handler`` stands in where the manifest names none. Raises ``ModelLoadFailed``.
     """
     file = folder / MANIFEST
+    if not file.is_file() and (folder / "WAR-INF").is_dir():
+        raise ModelLoadFailed(
+            f"'{url}' is a workflow: register it with POST /workflows, or name it in --models (load_models)"
+        )
     manifest = _parse_manifest(file, url) if file.is_file() else _guess_manifest(folder)
     runtime = manifest.setdefault("runtime", "python")
     if not isinstance(runtime, str) or not runtime.startswith("python"):

@@ -99,10 +99,10 @@ class WorkflowCatalog:
         return ResolvedWorkflow(spec, alone, _describe(workflow))
 
     def _store_of(self, url: str) -> Path | None:
-        """The workflow store, or the model store where only that has such a file."""
+        """The workflow store, or the model store where only that has such an archive of a workflow."""
         with suppress(OSError):  # a name too long
             for store in self._stores:
-                if not leads_out(url) and (store / url).is_file():
+                if url.endswith(".war") and not leads_out(url) and (store / url).is_file():
                     return store
         return next(iter(self._stores), None)
 
