@@ -59,7 +59,55 @@ class Model:
         self.sums[:rows] = np.where(started, 0, self.sums[:rows]) + np.where(READY[:, 0] == 1, INPUT[:, 0], 0)
         return {"OUTPUT": self.sums[:rows, None], "FIRST": np.full((rows, 1), self.first, np.int32)}
 """
+# The same as Triton's own Python backend has it: a request for every slot, and answers to those that are not ready.
+REQUESTS = """
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def initialize(self, args):
+        self.sums = [0, 0]
+
+    def execute(self, requests):
+        responses = []
+        for slot, request in enumerate(requests):
+            given, start, ready = (
+                pb_utils.get_input_tensor_by_name(request, name).as_numpy()[0, 0] for name in ("INPUT", "START", "READY")
+            )
+            assert bool(ready) == (request.correlation_id() != 0)
+            assert bool(start) == bool(request.flags() & pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_START)
+            if ready:
+                self.sums[slot] = given + (0 if start else self.sums[slot])
+            output = np.array([[self.sums[slot]]], np.int32)
+            responses.append(pb_utils.InferenceResponse([pb_utils.Tensor("OUTPUT", output)]))
+        return responses
+"""
+STATES = """
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def execute(self, requests):
+        responses = []
+        for request in requests:
+            given, before = (
+                pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in ("INPUT", "INPUT_STATE")
+            )
+            before += given
+            outputs = [pb_utils.Tensor(name, before) for name in ("OUTPUT", "OUTPUT_STATE")]
+            responses.append(pb_utils.InferenceResponse(outputs))
+        return responses
+"""
 CONFIGS = {
+    "requests": f"""
+        backend: "python" max_batch_size: 2 {tensors("INT32")}
+        sequence_batching {{ max_sequence_idle_microseconds: 5000000 control_input [ {START}, {READY} ] }}
+    """,
+    "states": f"""
+        backend: "python" max_batch_size: 2 {tensors("INT32")}
+        sequence_batching {{
+          max_sequence_idle_microseconds: 5000000 oldest {{ max_candidate_sequences: 2 }} {STATE}
+        }}
+    """,
     "simple_sequence": f"""
         platform: "onnxruntime_onnx" max_batch_size: 8 {tensors("INT32")}
         sequence_batching {{ max_sequence_idle_microseconds: 5000000 control_input [ {START}, {READY} ] }}
@@ -122,9 +170,11 @@ def repository(tmp_path_factory):
     )
     added = [node("Add", "INPUT INPUT_STATE", "OUTPUT_STATE"), node("Identity", "OUTPUT_STATE", "OUTPUT")]
     sequence_file(folder / "kept/1/model.onnx", ["N", 1], added, [], state=True)
-    (folder / "kept/initial_state").mkdir()
-    (folder / "kept/initial_state/hundred").write_bytes(np.array([100], np.int32).tobytes())
-    (folder / "slots/1/model.py").write_text(SLOTS)
+    for name in ("kept", "states"):
+        (folder / f"{name}/initial_state").mkdir()
+        (folder / f"{name}/initial_state/hundred").write_bytes(np.array([100], np.int32).tobytes())
+    for name, source in (("slots", SLOTS), ("requests", REQUESTS), ("states", STATES)):
+        (folder / f"{name}/1/model.py").write_text(source)
     return folder
 
 
@@ -221,17 +271,34 @@ def test_the_quick_starts_sequences_request_by_request(server, kind, model, dyna
             assert found == expected
 
 
-def test_a_sequence_has_one_row_of_the_batch_from_its_first_step_to_its_last(server):
+@pytest.mark.parametrize("model", ["slots", "requests"])
+def test_a_sequence_has_one_row_of_the_batch_from_its_first_step_to_its_last(server, model):
     with Stream(server) as stream:
         for name, value in ((1, 1), (2, 10)):
-            stream.send("slots", name, value, start=True)
+            stream.send(model, name, value, start=True)
         for place in range(20):
             for name, value in ((1, 1), (2, 10)):
                 if name == 1 or place % 3:
-                    stream.send("slots", name, value, end=place == 19)
+                    stream.send(model, name, value, end=place == 19)
         ones, tens = 21, 1 + sum(bool(place % 3) for place in range(20))
         found = stream.read(ones + tens)
     assert found == {"1": list(range(1, ones + 1)), "2": [10 * count for count in range(1, tens + 1)]}
+
+
+@pytest.mark.parametrize("model", ["slots", "requests"])
+def test_a_step_has_its_row_where_no_other_sequence_has_one(server, model):
+    with Stream(server) as stream:
+        told = []
+        for name, value, mark in (
+            (1, 1, "start"),
+            (2, 10, "start"),
+            (2, 20, ""),
+            (1, 2, "end"),
+            (2, 30, "end"),
+        ):
+            stream.send(model, name, value, **{mark: True for mark in [mark] if mark})
+            told += stream.read(1)[str(name)]
+    assert told == [1, 10, 30, 3, 60]
 
 
 def test_a_warm_up_of_a_batch_is_a_step_in_every_slot(server):
@@ -305,12 +372,16 @@ def test_the_words_of_tritons_refusals(server, marks, shape, text):
             assert refused.value.message() == text
 
 
-def test_the_server_keeps_the_state_of_each_sequence_in_its_worker(server):
-    names = list(range(1, 25))  # more than the slots of both workers
+@pytest.mark.parametrize("model", ["kept", "states"])
+def test_the_server_keeps_the_state_of_each_sequence_in_its_worker(server, model):
+    names = list(range(1, 25))  # more than there are slots
     with Stream(server) as stream:
-        send_all(stream, "kept", names, [1, 2, 3, 4])
+        send_all(stream, model, names, [1, 2, 3, 4])
         found = stream.read(4 * len(names))
     assert found == {str(name): [101, 103, 106, 110] for name in names}
+
+
+def test_no_client_sees_a_state(server):
     with closing(tritonclient.http.InferenceServerClient(f"127.0.0.1:{server.port}")) as client:
         described = client.get_model_metadata("kept")
         assert [each["name"] for each in described["inputs"] + described["outputs"]] == ["INPUT", "OUTPUT"]

@@ -28,7 +28,8 @@ class SequenceSlots:
     over. So the state of a slot is that of its sequence, and a step that starts one gets the initial state.
     ``prepare_samples`` adds the state to the inputs of a step, before steps of equal shapes are joined. With the direct
     strategy ``lay_out`` puts an empty row where a slot below the last one has no step in this call. ``split_outputs`` drops
-    these rows, keeps what the model gave as state, and leaves out what is no declared output.
+    these rows, keeps what the model gave as state, and leaves out what is no declared output; ``keep_outputs`` does it for
+    a model that answers every step by itself.
     """
 
     def __init__(self, spec: ModelSpec, outputs: Collection[str]) -> None:
@@ -75,7 +76,7 @@ class SequenceSlots:
 
         Raises ``InvalidOutput``; no state has changed then.
         """
-        outputs = {**outputs, **{each.output: _output_state(each, outputs) for each in self._states}}
+        outputs = self._with_states(outputs)
         if self._lays_out:
             rows = 1 + max(map(_slot_of, samples))
             split_outputs(outputs, [Sample(_NO_REQUEST, {}, rows)])  # raises for an output of other rows
@@ -87,22 +88,33 @@ class SequenceSlots:
             parts = split_outputs(outputs, samples)
         for sample, part in zip(samples, parts, strict=True):
             self._keep_state(sample, part)
-            for name in self._hidden:
-                part.pop(name, None)
         return parts
 
+    def keep_outputs(self, sample: Sample, outputs: Arrays) -> Arrays:
+        """Keep the states among the outputs of one step, and return what its client may see. Raises ``InvalidOutput``."""
+        outputs = self._with_states(outputs)
+        split_outputs(outputs, [sample])  # raises for an output of other rows
+        self._keep_state(sample, outputs)
+        return outputs
+
+    def _with_states(self, outputs: Arrays) -> Arrays:
+        return {**outputs, **{each.output: _output_state(each, outputs) for each in self._states}}
+
     def _keep_state(self, sample: Sample, outputs: Arrays) -> None:
+        """Keep the state of a step, and take out of its outputs what no client may see."""
         assert sample.step is not None
         if sample.step.end:
             self._kept.pop(sample.step.slot, None)
-            return
-        has_batch = self._is_batch(sample)
-        self._kept[sample.step.slot] = {
-            # A copy, since the model may go on to use its own. A view of it, because a function copies views before it
-            # may change them.
-            each.input: (outputs[each.output][0, ...] if has_batch else outputs[each.output]).copy()[...]
-            for each in self._states
-        }
+        else:
+            has_batch = self._is_batch(sample)
+            self._kept[sample.step.slot] = {
+                # A copy, since the model may go on to use its own. A view of it, because a function copies views before
+                # it may change them.
+                each.input: (outputs[each.output][0, ...] if has_batch else outputs[each.output]).copy()[...]
+                for each in self._states
+            }
+        for name in self._hidden:
+            outputs.pop(name, None)
 
     def _is_batch(self, sample: Sample) -> bool:
         return sample.rows > 0 or sample.batch_added or self._has_batch

@@ -15,7 +15,7 @@ from mooring.backends.function import run_user_code
 from mooring.backends.model_source import bypass_bytecode_cache, import_source
 from mooring.backends.overlapping import Overlapping
 from mooring.backends.samples import Arrays, Parameters, Sample
-from mooring.backends.sequence_controls import fill_controls
+from mooring.backends.sequence_controls import NOT_READY, fill_controls
 from mooring.backends.tensors import ModelOutput, TensorBackend, to_model_failure
 from mooring.backends.triton_python.calls import ModelCaller
 from mooring.backends.triton_python.exchanges import SampleExchange, StreamExchange
@@ -107,7 +107,7 @@ class TritonPythonBackend(TensorBackend):
                         each,
                         self.to_model_request(each, request),
                         request.deadline,
-                        self.response_arrays,
+                        functools.partial(self.step_arrays, each),
                         cancelled,
                     )
                     for each in read.samples
@@ -115,11 +115,29 @@ class TritonPythonBackend(TensorBackend):
             )
         exchanges = [exchange for group in groups for exchange in group]
         for together in [exchanges] if self._joins else [[each] for each in exchanges]:
-            self._run(together)
+            self._run(self._with_empty_rows(together))
         return [
             self._outcome_of(request, read, group)
             for request, read, group in zip(requests, reads, groups, strict=True)
         ]
+
+    def _with_empty_rows(self, exchanges: list[SampleExchange]) -> list[SampleExchange]:
+        """Return what ``execute`` is given: with the direct strategy a request for every slot, in their order."""
+        if self.slots is None or not exchanges:
+            return exchanges
+        by_sample = {id(each.sample): each for each in exchanges}
+        rows = self.slots.lay_out([each.sample for each in exchanges])
+        return [by_sample.get(id(row)) or self._empty_exchange(row) for row in rows]
+
+    def _empty_exchange(self, row: Sample) -> SampleExchange:
+        """Return a request that is not ready; whatever the model answers to it is dropped."""
+        request = CoreRequest(self.spec.name, self.spec.version, "", [], sequence=NOT_READY)
+        controls = fill_controls(self.controls, [NOT_READY], batched=True)
+        arrays = {**{name: array.copy() for name, array in row.arrays.items()}, **controls}
+        sample = Sample(row.request, arrays, row.rows)
+        return SampleExchange(
+            sample, self.to_model_request(sample, request), None, self.response_arrays, lambda: False
+        )
 
     def read_request(self, index: int, request: CoreRequest) -> "_Read":
         try:
@@ -227,6 +245,11 @@ class TritonPythonBackend(TensorBackend):
         declared = {name: spec for name, spec in self._declared.items() if name in outputs}
         arrays = to_output_arrays(outputs, declared)
         return arrays if self._reshaping is None else self._reshaping.reshape_outputs(arrays)
+
+    def step_arrays(self, sample: Sample, response: InferenceResponse) -> Arrays:
+        """Return the outputs of a response as ``response_arrays``, and keep the state of its sequence among them."""
+        arrays = self.response_arrays(response)
+        return arrays if self.slots is None else self.slots.keep_outputs(sample, arrays)
 
     def _outcome_of(self, request: CoreRequest, read: "_Read", group: Sequence[SampleExchange]) -> Outcome:
         error = read.error or next((each.answers.error for each in group if each.answers.error), None)
@@ -350,7 +373,7 @@ class _Stream:
         ]
 
     def _build_piece(self, sample: Sample, response: InferenceResponse) -> CoreResponse:
-        arrays = self._backend.response_arrays(response)
+        arrays = self._backend.step_arrays(sample, response)
         if self._read.rows:
             self._pieces[id(sample)].append(arrays)
             return CoreResponse([])
