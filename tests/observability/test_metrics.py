@@ -1,6 +1,5 @@
 """What the server counts, and how Prometheus reads it."""
 
-import logging
 import re
 import socket
 
@@ -11,8 +10,6 @@ from prometheus_client import Counter
 from prometheus_client.parser import text_string_to_metric_families
 
 from mooring.observability.metrics import Histogram, Metrics
-from mooring.observability.metrics_log import MetricsLog
-from mooring.observability.records import Record
 from mooring.observability.statistics import DURATIONS, ModelStatistics
 
 HOST = socket.gethostname()
@@ -149,22 +146,6 @@ def test_counters_keep_torchserves_names_in_their_headers(metrics):
         f'# TYPE Requests2XX counter\nRequests2XX{{Level="Host",Hostname="{HOST}"}} 1.0\n'
         in metrics.render_text().decode()
     )
-
-
-def test_lines_go_to_files_where_a_folder_is_named_and_to_the_log_where_it_cannot_be_written(
-    tmp_path, caplog
-):
-    caplog.set_level(logging.INFO, "mooring")
-    record = Record("Hits", "count", "gauge", {"ModelName": "m"}, [1.0])
-    lines = MetricsLog(list, tmp_path / "logs")
-    lines.record_values([record])
-    lines.close()
-    assert " MODEL_METRICS - Hits." in (tmp_path / "logs/model_metrics.log").read_text()
-    assert "MODEL_METRICS" not in caplog.text
-    (tmp_path / "file").write_text("")
-    MetricsLog(list, tmp_path / "file").record_values([record])
-    assert "metrics go to the log" in caplog.text
-    assert "MODEL_METRICS - Hits." in caplog.text
 
 
 @given(

@@ -61,7 +61,7 @@ def test_a_worker_that_recorded_nothing_has_nothing_to_send():
     recorder = Recorder()
     assert recorder.take_records() is None
     recorder.record_value("a", 1, "", "gauge", {})
-    assert recorder.take_records() == [("a", "", "gauge", {}, [1], "")]
+    assert recorder.take_records() == [Record("a", "", "gauge", {}, [1])]
     assert recorder.take_records() is None
 
 
@@ -111,7 +111,7 @@ def test_a_counter_cannot_go_down(caplog):
 def test_what_no_message_can_hold_is_made_text():
     recorder = Recorder()
     recorder.record_value(5, 1, None, "gauge", {"who": "\ud800", "n": 3})
-    assert recorder.take_records() == [("5", "", "gauge", {"who": "?", "n": "3"}, [1.0])]
+    assert recorder.take_records() == [Record("5", "", "gauge", {"who": "?", "n": "3"}, [1.0])]
 
 
 def test_an_unknown_kind_is_the_callers_mistake():
@@ -217,38 +217,105 @@ def test_whatever_models_record_the_page_can_be_read(recorded):
     assert {"QueueTime", "process_start_time_seconds"} - {family.name for family in families} == {"QueueTime"}
 
 
-def test_log_mode_writes_lines_as_torchserves_logs_have_them(caplog):
-    metrics = Metrics("log")
-    with caplog.at_level(logging.INFO):
-        metrics.record_values("m", [Record("HandlerTime", "ms", "gauge", OWN, [2.5])])
-        metrics.responses.count(200)
-        metrics.log.write_counts()
-        metrics.responses.count(200)
-        metrics.log.write_counts()
-    end = rf"\|#hostname:{re.escape(HOST)},timestamp:\d{{10}}"
-    said = [record.getMessage() for record in caplog.records]
+def test_a_value_with_a_request_is_told_by_itself():
+    recorder = Recorder()
+    for number in range(2):
+        recorder.record_value("c", 1, "", "counter", {}, request_id=f"id-{number}")
+    recorder.record_value("c", 1, "", "counter", {}, request_id="")
+    assert recorder.take_records() == [
+        Record("c", "", "counter", {}, [1.0], request_id=request) for request in ("id-0", "id-1", "")
+    ]
+
+
+class Lines:
+    """A writer that keeps what it is given."""
+
+    def __init__(self):
+        self.lines = []
+
+    def add(self, name, line):
+        self.lines.append((name, re.sub(r"timestamp:\d{10}$", "timestamp:N", line)))
+
+
+def told(writer, name):
+    return [line for each, line in writer.lines if each == name]
+
+
+END = f"|#hostname:{HOST},timestamp:N"
+
+
+def test_log_mode_writes_lines_as_torchserves_logs_have_them():
+    writer = Lines()
+    metrics = Metrics("log", writer=writer)
+    metrics.record_values("m", [Record("HandlerTime", "ms", "gauge", OWN, [2.5], request_id="id")])
+    metrics.record_values("m", [Record("Odd", "unit", "counter", {"Level": "Error"}, [1.0])])
+    assert told(writer, "MODEL_METRICS") == [
+        f"HandlerTime.ms:2.5|#ModelName:m,Level:Model|#hostname:{HOST},requestID:id,timestamp:N",
+        f"Odd.unit:1.0|#Level:Error|#hostname:{HOST},requestID:null,timestamp:N",
+    ]
+    statistics = metrics.statistics_for("m", "2.0")
+    statistics.observe_overhead(0.0021)
+    statistics.observe_request(0.25, 0.0005, ok=True, defaulted=True)
+    call = metrics.calls.begin("127.0.0.1:1", "GET", b"/", "HTTP/1.1")
+    call.status = 404
+    call.end()
+    assert told(writer, "TS_METRICS") == [
+        f"WorkerThreadTime.Milliseconds:2.100|#Level:Host{END}",
+        f"ts_inference_requests_total.Count:1.0|#model_name:m,model_version:default{END}",
+        f"ts_inference_latency_microseconds.Microseconds:250000.000|#model_name:m,model_version:default{END}",
+        f"ts_queue_latency_microseconds.Microseconds:500.000|#model_name:m,model_version:default{END}",
+        f"QueueTime.Milliseconds:0.500|#Level:Host{END}",
+        f"Requests4XX.Count:1.0|#Level:Host{END}",
+    ]
+    del writer.lines[:]
+    metrics.log.write_host()
     assert re.fullmatch(
-        r"MODEL_METRICS - HandlerTime.Milliseconds:2.5\|#ModelName:m,Level:Model" + end, said[0]
-    )
-    requests = [line for line in said if "Requests2XX" in line]
-    assert len(requests) == 2
-    assert all(
-        re.fullmatch(r"TS_METRICS - Requests2XX.Count:1.0\|#Level:Host" + end, line) for line in requests
-    )
-    assert any(
-        re.fullmatch(r"TS_METRICS - CPUUtilization.Percent:[\d.]+\|#Level:Host" + end, line) for line in said
+        r"CPUUtilization\.Percent:[\d.]+" + re.escape(f"|#Level:Host{END}"), writer.lines[0][1]
     )
     assert metrics.render_text() == b""
 
 
-def test_legacy_mode_tells_torchserves_three_and_writes_the_rest(caplog):
-    metrics = Metrics("legacy")
+def test_both_modes_at_once_write_lines_and_fill_the_page():
+    writer = Lines()
+    metrics = Metrics("both", writer=writer)
+    metrics.record_values("m", [counter()])
+    metrics.statistics_for("m", "1.0").observe_request(0.1, 0.01, ok=True)
+    assert told(writer, "MODEL_METRICS")
+    assert any("ts_inference_requests_total" in line for line in told(writer, "TS_METRICS"))
+    assert {"hits", "ts_inference_requests_total"} <= set(
+        re.findall(r"# TYPE (\w+)", metrics.render_text().decode())
+    )
+
+
+def test_a_worker_that_loads_anew_has_its_load_time_written_once():
+    writer = Lines()
+    metrics = Metrics("log", writer=writer)
+    times = [("W-9000-m_1.0", 1.5)]
+    metrics.host.read_load_times(lambda: times)
+    for _ in range(2):
+        metrics.statistics_for("m", "1.0").note_load()
+    times[:] = [("W-9000-m_1.0", 0.75)]
+    metrics.statistics_for("m", "1.0").note_load()
+    assert told(writer, "TS_METRICS") == [
+        f"WorkerLoadTime.Milliseconds:{value}|#WorkerName:W-9000-m_1.0,Level:Host{END}"
+        for value in (1500.0, 750.0)
+    ]
+
+
+def test_nothing_is_observed_where_nobody_wants_to_know():
+    metrics = Metrics("prometheus", writer=Lines())
+    assert metrics.calls is None
+    assert not metrics.statistics_for("m", "1.0").each
+
+
+def test_legacy_mode_tells_torchserves_three_and_writes_the_rest():
+    writer = Lines()
+    metrics = Metrics("legacy", writer=writer)
     metrics.statistics_for("m", "1.0").observe_request(0.1, 0.01, ok=True, defaulted=True)
-    with caplog.at_level(logging.INFO):
-        metrics.record_values("m", [counter()])
-    told = re.findall(r"# TYPE (\w+)", metrics.render_text().decode())
-    assert told == [
+    metrics.record_values("m", [counter()])
+    shown = re.findall(r"# TYPE (\w+)", metrics.render_text().decode())
+    assert shown == [
         "ts_inference_requests_total", "ts_inference_latency_microseconds", "ts_queue_latency_microseconds",
     ]  # fmt: skip
-    assert "hits.Count:1.0" in caplog.text
+    assert [line.partition(".")[0] for _, line in writer.lines] == ["QueueTime", "hits"]
     assert metrics.render_text({"Requests2XX"}) == b""

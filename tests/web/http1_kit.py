@@ -38,6 +38,7 @@ class FakeHttpContext(FakeContext):
         self.root = root
         self.valid_hosts = set()
         self.known_heads = {}
+        self.calls = None
 
     def render_error(self, status, kind, message, target, origin):
         return f"{status} {kind} {message}".encode(), b""

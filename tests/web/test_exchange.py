@@ -286,7 +286,8 @@ def test_what_is_answered_to_a_client_that_is_gone_is_released(serve):
 
 def test_the_peer_is_the_clients_address(serve):
     served = serve(lambda exchange: exchange.respond(200, exchange.peer.encode()))
-    assert served.connect().ask(GET).body == b"127.0.0.1"
+    client = served.connect()
+    assert client.ask(GET).body == b"127.0.0.1:%d" % client.sock.getsockname()[1]
 
 
 class Sink:

@@ -35,6 +35,7 @@ def model_options(config: Config) -> ModelOptions:
             limit_image_pixels=config.limit_max_image_pixels,
             envelope=config.service_envelope,
             metrics_config="" if config.metrics_config is None else str(config.metrics_config.resolve()),
+            metric_lines=config.metrics_mode != "prometheus",
             json_nan=config.json_nan,
         ),
     )

@@ -178,10 +178,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     ] = Address("127.0.0.1", 8082)
     enable_metrics_api: Annotated[bool, Meta(description="whether metrics are served, true or false")] = True
     metrics_mode: Annotated[
-        Literal["prometheus", "log", "legacy"],
+        Literal["prometheus", "log", "legacy", "both"],
         Meta(
-            description="where metrics go: prometheus serves them, log writes them to the log, legacy serves"
-            " TorchServe's three by model and writes the others"
+            description="where metrics go: prometheus serves them, log writes them as lines, both does both, legacy"
+            " serves TorchServe's three by model and writes the others"
         ),
     ] = "prometheus"
     metrics_config: Annotated[
@@ -600,6 +600,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             " TorchServe's"
         ),
     ] = "text"
+    access_log: Annotated[
+        bool, Meta(description="whether there is a line in the log for every request, true or false")
+    ] = False
     log_folder: Annotated[
         Folder,
         Meta(

@@ -215,14 +215,16 @@ class HandlerOptions(OptionGroup, frozen=True, kw_only=True):
     """What a model's code gets of a request, and how its answers are written; each is the setting of TorchServe's name.
 
     ``decode_input`` is decode_input_request, ``limit_image_pixels`` limit_max_image_pixels, ``envelope``
-    service_envelope; ``metrics_config`` is the path of a metrics.yaml for every handler. ``json_nan`` is how JSON
-    writes NaN and Infinity: by_protocol, null or nan.
+    service_envelope; ``metrics_config`` is the path of a metrics.yaml for every handler. ``metric_lines``: what it
+    records becomes lines of a log, a line for each value. ``json_nan`` is how JSON writes NaN and Infinity: by_protocol,
+    null or nan.
     """
 
     decode_input: bool = True
     limit_image_pixels: bool = True
     envelope: str = ""
     metrics_config: str = ""
+    metric_lines: bool = False
     json_nan: str = "by_protocol"
 
 

@@ -146,10 +146,12 @@ class Reply(Protocol):
         kind: str,
         dimensions: dict[str, str],
         description: str = "",
+        request_id: str | None = None,
     ) -> None:
         """Record a metric of the model's own. ``kind`` is counter, gauge or histogram.
 
-        One with a ``description`` is shown as Triton shows it: with that text, and no labels but its dimensions.
+        One with a ``description`` is shown as Triton shows it: with that text, and no labels but its dimensions. With a
+        ``request_id``, which may be empty, the value is told by itself and not added up with others.
         """
         ...
 

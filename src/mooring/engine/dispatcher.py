@@ -176,6 +176,7 @@ class Dispatcher(Generic[W]):
         now = self._clock()
         answered = self.statistics.answered
         version, hears = self.spec.version, self._on_finished is not None
+        observe = self.statistics.observe_request if self.statistics.each else None
         queued: QueuedRequest
         last_queue: float | None = None
         try:
@@ -197,10 +198,13 @@ class Dispatcher(Generic[W]):
                 self.running -= 1
                 if request.deadline is not None:
                     self._with_deadline.discard(queued)
-                latencies, queues = answered[not request.version]
-                latencies.append(now - queued.arrived)
-                last_queue = queued.queued_for
-                queues.append(last_queue)
+                if observe is None:
+                    latencies, queues = answered[not request.version]
+                    latencies.append(now - queued.arrived)
+                    last_queue = queued.queued_for
+                    queues.append(last_queue)
+                else:
+                    observe(now - queued.arrived, queued.queued_for, True, not request.version, queued.rows)
                 outcome.model = outcome.model or request.model
                 outcome.version = outcome.version or version
                 outcome.id = outcome.id or request.id
@@ -235,7 +239,9 @@ class Dispatcher(Generic[W]):
             release(answer.outputs)
             return
         latency = self._clock() - queued.arrived
-        self.statistics.observe_request(latency, queued.queued_for, True, not queued.request.version)
+        self.statistics.observe_request(
+            latency, queued.queued_for, True, not queued.request.version, queued.rows
+        )
         queued.fill_identity(answer)
         done(answer)
 
@@ -264,7 +270,9 @@ class Dispatcher(Generic[W]):
             if isinstance(error, kinds):
                 self.statistics.count_failure(failure)
         latency = self._clock() - queued.arrived
-        self.statistics.observe_request(latency, queued.queued_for, False, not queued.request.version)
+        self.statistics.observe_request(
+            latency, queued.queued_for, False, not queued.request.version, queued.rows
+        )
 
     def on_withdrawn(self, queued: QueuedRequest, state: RequestState) -> None:
         """A request that no worker has is DONE: nobody waits for it any more."""
@@ -340,10 +348,11 @@ class Dispatcher(Generic[W]):
 
     def answers_came(self, seconds: float) -> None:
         """Answers took so long on their way, beyond the time of the model."""
-        self.statistics.last_overhead = max(seconds, 0.0)
+        self.statistics.observe_overhead(max(seconds, 0.0))
 
     def on_worker_loaded(self, metadata: ModelMetadata) -> None:
         """One more worker has the model."""
+        self.statistics.note_load()
         self._health(metadata)
 
     def on_worker_failed(self, error: MooringError) -> None:

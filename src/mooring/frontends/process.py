@@ -24,10 +24,12 @@ from mooring.frontends.settings import FrontendSettings
 from mooring.ipc.arena import Arena
 from mooring.mount.grpc import frontend_services, grpc_listener
 from mooring.mount.listeners import Listeners, by_load, reuse_port
+from mooring.mount.observed_service import observe_service
 from mooring.mount.routes import Services, inference_endpoints
 from mooring.observability.load import ThreadLoad
+from mooring.observability.log_output.line_writer import LineWriter, is_written
 from mooring.observability.log_output.setup import setup_logging
-from mooring.observability.logs import get_logger
+from mooring.observability.logs import ACCESS_LOG, get_logger
 from mooring.observability.metrics import Metrics
 from mooring.protocols.amd.metrics import count_requests
 from mooring.protocols.dialect import dialect_for
@@ -129,7 +131,13 @@ class FrontendServer:
         config = settings.config
         link, descriptors, channel = sockets
         arena = Arena(config.arena_size, number, memory, memory=BodyMemory(config.max_body_memory))
-        metrics = Metrics(config.metrics_mode, system=False)
+        self._line_writer = LineWriter()
+        metrics = Metrics(
+            config.metrics_mode,
+            system=False,
+            writer=self._line_writer,
+            access_log=config.access_log and is_written(ACCESS_LOG),
+        )
         cache = ResponseCache(config.response_cache_size // config.frontends)
         frontend = FrontendService(number, link, descriptors, arena, metrics, commands=self, cache=cache)
         tokens = None
@@ -140,8 +148,9 @@ class FrontendServer:
         self._dialect = dialect_for(config)
         self._metrics = metrics
         self._frontend = frontend
+        self._service = observe_service(frontend, metrics.calls)
         self._certificates = certificates_of(config)
-        self._listeners = Listeners(config, metrics.responses, arena, tokens, self._certificates)
+        self._listeners = Listeners(config, metrics, arena, tokens, self._certificates)
         self._relay = Relay(settings.relay_socket, self._not_relayed)
         self._served: list[Listener] = [
             self._listeners.listener(
@@ -175,6 +184,7 @@ class FrontendServer:
         await self._frontend.drain(limit)
         self._relay.close()
         self._frontend.close()
+        self._line_writer.close()
 
     def migrate(self, share: float, mark: int) -> None:
         self._connections.migrate(share, mark)
@@ -190,7 +200,7 @@ class FrontendServer:
         settings, config = self._settings, self._settings.config
         address = settings.addresses[GRPC].address
         services = frontend_services(
-            self._frontend,
+            self._service,
             arena,
             self._frontend.relay_call,
             settings.relayed_methods,
@@ -213,7 +223,7 @@ class FrontendServer:
         """The endpoints of the inference address: those that need only the service, and relays to the first process."""
         responses, relay = self._listeners.responses, self._relay
         services = Services(
-            inference=self._frontend,
+            inference=self._service,
             responses=responses,
             cors=self._listeners.cors,
             dialect=self._dialect,

@@ -109,6 +109,7 @@ def grpc_listener(
         max_request_bytes=config.grpc_max_request_size,
         limits=limits_of(config),
         age=age,
+        calls=listeners.calls,
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from mooring.config.settings import Address, Config
 from mooring.core.buffers import Allocator
-from mooring.observability.metrics import ResponseCounter
+from mooring.observability.metrics import Metrics
 from mooring.protocols.access import Gate
 from mooring.protocols.application import Application, OverloadCheck, https_only
 from mooring.protocols.cors import Cors
@@ -36,7 +36,7 @@ class Listeners:
     def __init__(
         self,
         config: Config,
-        counter: ResponseCounter,
+        metrics: Metrics,
         allocator: Allocator,
         tokens: TokenTable | None,
         certificates: Certificates | None,
@@ -44,8 +44,9 @@ class Listeners:
         # AMD's server lets every page read its answers, and does not ask.
         origins = config.cors_allowed_origin or (("*",) if config.dialect == "amd" else ())
         self.cors = Cors(origins, config.cors_allowed_methods, config.cors_allowed_headers)
+        self.calls = metrics.calls
         self.responses = Responses(
-            counter,
+            metrics.responses,
             cors=self.cors.headers,
             reserved_headers=self.cors.reserved_headers,
             header_lines_for=self.cors.header_lines_for,
@@ -109,6 +110,7 @@ class Listeners:
             admission_check=self.cors.wrap_admission_check(application.admission_check),
             tls=certificates.current if address.secure and certificates and not internal else None,
             plain=https_only(self.responses),
+            calls=None if internal else self.calls,
             reuse_port=shared and reuse_port(self._config, address),
             migratable=shared and by_load(self._config) and not address.secure,
             root=b"" if internal else self.root.encode(),  # the process before it has taken the prefix away

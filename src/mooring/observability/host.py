@@ -49,6 +49,10 @@ class HostMetrics(Collector):
         """Ask ``source`` at every scrape how long the workers took to load their models."""
         self._load_times = source
 
+    def load_times(self) -> Iterable[tuple[str, float]]:
+        """Return the name of every worker that has its model, and the seconds that it took to have it."""
+        return self._load_times()
+
     def collect(self) -> Iterator[Metric]:
         """Every gauge anew. Those of GPUs have no samples where there is none."""
         paths = self._paths()
@@ -61,10 +65,13 @@ class HostMetrics(Collector):
         for worker, seconds in self._load_times():
             loads.add_sample(loads.name, {"WorkerName": worker} | self._host_labels(), seconds * 1000)
         yield loads
-        if self.machine is not None:
-            yield from self._machine_families(self.machine)
+        yield from self.machine_families()
 
-    def _machine_families(self, machine: "Machine") -> Iterator[Metric]:
+    def machine_families(self) -> Iterator[Metric]:
+        """Return the gauges of the machine, read now; none without ``system``."""
+        machine = self.machine
+        if machine is None:
+            return
         families = {name: new_gauge(name, unit) for name, unit in SYSTEM.items()}
         for name, value in machine.read_gauges():
             families[name].add_sample(name, self._host_labels(), value)

@@ -7,7 +7,6 @@ import operator
 import socket
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -15,17 +14,19 @@ import psutil
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.registry import Collector
 
+from mooring.observability.call_log import CallLog
 from mooring.observability.histogram import Histogram, add_histogram, format_number
 from mooring.observability.host import SYSTEM, HostMetrics
+from mooring.observability.log_output.line_writer import LineWriter
 from mooring.observability.metrics_log import MetricsLog
+from mooring.observability.observed_statistics import ObservedStatistics
 from mooring.observability.recorded_metrics import RecordedMetrics
 from mooring.observability.records import Record
-from mooring.observability.statistics import DURATIONS, Counts, ModelStatistics
+from mooring.observability.statistics import DEFAULT_VERSION, DURATIONS, Counts, ModelStatistics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-DEFAULT_VERSION = "default"
-"""The version in TorchServe's counters of requests whose URL named no version."""
+MetricsMode = Literal["prometheus", "log", "legacy", "both"]
 
 _BY_MODEL = (
     "ts_inference_requests_total",
@@ -69,17 +70,19 @@ class Metrics:
     frontend process counts by itself and sends the difference (``take_counts``) to the first process
     (``add_counts``), which alone is scraped.
 
-    ``mode`` is TorchServe's metrics_mode: ``prometheus`` serves all metrics, ``log`` writes them to the log,
-    ``legacy`` serves TorchServe's three counters by model and writes the rest. ``system`` False leaves out the
-    machine. With a ``folder`` lines are written to files in it, not to the log.
+    ``mode`` is TorchServe's metrics_mode: ``prometheus`` serves all metrics, ``log`` writes them as lines, ``legacy``
+    serves TorchServe's three counters by model and writes the rest; ``both`` serves and writes all. ``system`` False
+    leaves out the machine. ``writer`` writes the lines, and those of the access log where there is one; without it there
+    are none. ``calls`` is for the listeners, and None where nothing is to be written of each call.
     """
 
     def __init__(
         self,
-        mode: Literal["prometheus", "log", "legacy"] = "prometheus",
+        mode: MetricsMode = "prometheus",
         *,
         system: bool = True,
-        folder: Path | None = None,
+        writer: LineWriter | None = None,
+        access_log: bool = False,
     ) -> None:
         self.mode = mode
         self.responses = ResponseCounter()
@@ -92,15 +95,21 @@ class Metrics:
         self.requests = RequestMetrics(self._models, self.responses)
         self.host = HostMetrics(self._last_overhead, system=system)
         self._recorded = RecordedMetrics(_is_reserved)
-        self.log = MetricsLog(self._collect_torchserve, folder) if mode != "prometheus" else None
+        self.log: MetricsLog | None = None
+        self.calls: CallLog | None = None
+        if writer is not None:
+            if mode != "prometheus":
+                self.log = MetricsLog(writer, self.host.machine_families, by_model=mode != "legacy")
+            if access_log or self.log is not None:
+                self.calls = CallLog(writer, access=access_log, metrics=self.log)
         for collector in (self.requests, self.host, _Process(), self._recorded):
             self.registry.register(collector)
 
-    def record_values(self, model: str, records: Iterable[Record]) -> None:
+    def record_values(self, model: str, records: Sequence[Record]) -> None:
         """Add values that a model's own code recorded in a worker."""
-        if self.log is None:
+        if self.mode in ("prometheus", "both"):
             self._recorded.record_values(model, records)
-        else:
+        if self.log is not None:
             self.log.record_values(records)
 
     def take_counts(self) -> CountsDelta:
@@ -125,11 +134,6 @@ class Metrics:
         for method, count in counted.ingress.items():
             self.ingress[method] += count
 
-    def _collect_torchserve(self) -> Iterator[Metric]:
-        yield from self.requests.by_class()
-        yield from self.requests.by_url()
-        yield from self.host.collect()
-
     def _last_overhead(self) -> tuple[float, float] | None:
         """Return the queue time and the overhead, in seconds, of the model that was called last."""
         last = max(self._models.values(), key=lambda model: model.last, default=None)
@@ -139,8 +143,13 @@ class Metrics:
         """Return the statistics of a version: always the same object, so that a reload does not reset the counters."""
         statistics = self._models.get((name, version))
         if statistics is None:
-            statistics = self._models[name, version] = ModelStatistics(name, version)
+            statistics = self._models[name, version] = self._new_statistics(name, version)
         return statistics
+
+    def _new_statistics(self, name: str, version: str) -> ModelStatistics:
+        if self.calls is None:
+            return ModelStatistics(name, version)
+        return ObservedStatistics(name, version, self.calls, self.log, self.host.load_times)
 
     def all_statistics(self) -> Collection[ModelStatistics]:
         """Return the statistics of every version that was ever loaded."""
@@ -148,7 +157,7 @@ class Metrics:
 
     def render_text(self, names: Collection[str] | None = None) -> bytes:
         """Return Prometheus' text format 0.0.4, with the samples and families in ``names``; None for all."""
-        if self.mode != "prometheus":
+        if self.mode in ("log", "legacy"):
             # TorchServe answers 200 with an empty body in log mode; a scraper counts the target as up.
             served = set(_BY_MODEL) if self.mode == "legacy" else set()
             names = served.intersection(names) if names is not None else served

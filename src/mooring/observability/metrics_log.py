@@ -1,90 +1,87 @@
-"""Metrics as lines of the log, in TorchServe's form: ``HandlerTime.Milliseconds:2.5|#ModelName:m,Level:Model|#...``.
+"""Metrics as lines, in TorchServe's form: ``HandlerTime.ms:2.5|#ModelName:m,Level:Model|#hostname:h,requestID:r,timestamp:1``.
 
-Values that models record are written as they come. The server's own are written at intervals, counters as increases.
+What a request or a worker brings is written at once, what the machine does at intervals.
 """
 
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
-from pathlib import Path
-from typing import IO
+from collections.abc import Callable, Iterable, Sequence
 
 from prometheus_client import Metric
-from prometheus_client.samples import Sample
 
-from mooring.observability.logs import get_logger
-from mooring.observability.recorded_metrics import UNITS
+from mooring.observability.log_output.line_writer import LineWriter
+from mooring.observability.logs import MODEL_METRICS, TS_METRICS
 from mooring.observability.records import Record
 
-log = get_logger(__name__)
+_HOST = "Level:Host"
 
 
 class MetricsLog:
-    """Writes the lines. ``collect`` returns the server's own metrics.
+    """Writes the lines. ``host_families`` returns the metrics of the machine.
 
-    With a ``folder`` they go to ts_metrics.log and model_metrics.log in it, as in TorchServe, if these can be opened.
+    ``by_model`` is whether TorchServe's three counters by model are among the lines.
     """
 
-    def __init__(self, collect: Callable[[], Iterable[Metric]], folder: Path | None = None) -> None:
-        self._collect = collect
-        self._files: dict[str, IO[str]] = {}
-        if folder is not None:
-            self._open_files(folder)
+    def __init__(
+        self, writer: LineWriter, host_families: Callable[[], Iterable[Metric]], *, by_model: bool = True
+    ) -> None:
+        self._writer = writer
+        self._host_families = host_families
+        self._by_model = by_model
         self._host = socket.gethostname()
-        self._before: dict[tuple[object, ...], float] = {}
+        self._loaded: dict[str, float] = {}
 
-    def _open_files(self, folder: Path) -> None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for name in ("TS_METRICS", "MODEL_METRICS"):
-                file = folder / f"{name.lower()}.log"
-                self._files[name] = file.open("a", buffering=1, encoding="utf-8", errors="replace")
-        except OSError as error:  # such as a read-only container: the server runs without the files
-            log.warning("metrics go to the log", folder=folder, reason=error)
+    def write_response(self, status: int) -> None:
+        """Write that a call over HTTP was answered with this status."""
+        first = 2 if 200 <= status < 300 else 4 if 400 <= status < 500 else 5
+        self._write(f"Requests{first}XX.Count:1.0", _HOST)
 
-    def record_values(self, records: Iterable[Record]) -> None:
+    def write_request(self, model: str, version: str, latency: float, queue: float) -> None:
+        """Write what a request for a model took, in seconds. ``version`` is what its URL named, or ``default``."""
+        if self._by_model:
+            dimensions = f"model_name:{model},model_version:{version}"
+            self._write("ts_inference_requests_total.Count:1.0", dimensions)
+            self._write(f"ts_inference_latency_microseconds.Microseconds:{latency * 1e6:.3f}", dimensions)
+            self._write(f"ts_queue_latency_microseconds.Microseconds:{queue * 1e6:.3f}", dimensions)
+        self._write(f"QueueTime.Milliseconds:{queue * 1000:.3f}", _HOST)
+
+    def write_overhead(self, seconds: float) -> None:
+        """Write how long a message to a worker and its answers took, beyond the time of the model."""
+        self._write(f"WorkerThreadTime.Milliseconds:{seconds * 1000:.3f}", _HOST)
+
+    def write_loads(self, load_times: Iterable[tuple[str, float]]) -> None:
+        """Write the seconds that workers took to load their models, of those that were not written before."""
+        current = dict(load_times)
+        for worker, seconds in current.items():
+            if self._loaded.get(worker) != seconds:
+                self._write(
+                    f"WorkerLoadTime.Milliseconds:{seconds * 1000:.1f}", f"WorkerName:{worker},{_HOST}"
+                )
+        self._loaded = current
+
+    def write_host(self) -> None:
+        """Write the metrics of the machine."""
+        for family in self._host_families():
+            unit = family.documentation.rpartition("unit: ")[2]
+            for sample in family.samples:
+                labels = ",".join(
+                    f"{name}:{text}" for name, text in sample.labels.items() if name != "Hostname"
+                )
+                self._write(f"{sample.name}.{unit}:{float(sample.value)}", labels)
+
+    def record_values(self, records: Sequence[Record]) -> None:
         """Write the values that a model recorded."""
         for record in records:
             dimensions = ",".join(f"{name}:{value}" for name, value in record.dimensions.items())
-            unit = UNITS.get(record.unit, record.unit)
+            request = record.request_id or "null"
             for value in record.values:
-                self._write_line("MODEL_METRICS", f"{record.name}.{unit}:{value}|#{dimensions}")
-
-    def write_counts(self) -> None:
-        """Write the server's counters, as increases since the last call, and its gauges."""
-        for family in self._collect():
-            unit = family.documentation.rpartition("unit: ")[2]
-            for sample, value in self._changed_samples(family):
-                dimensions = ",".join(
-                    f"{name}:{text}" for name, text in sample.labels.items() if name.lower() != "hostname"
+                self._writer.add(
+                    MODEL_METRICS,
+                    f"{record.name}.{record.unit}:{value}|#{dimensions}"
+                    f"|#hostname:{self._host},requestID:{request},timestamp:{int(time.time())}",
                 )
-                self._write_line("TS_METRICS", f"{sample.name}.{unit}:{value}|#{dimensions}")
 
-    def close(self) -> None:
-        """Close the files."""
-        for file in self._files.values():
-            with suppress(OSError):  # closing flushes, which fails again on a full disk
-                file.close()
-
-    def _changed_samples(self, family: Metric) -> Iterator[tuple[Sample, float]]:
-        for sample in family.samples:
-            if family.type != "counter":
-                yield sample, sample.value
-                continue
-            key = (sample.name, *sample.labels.items())
-            added = sample.value - self._before.get(key, 0.0)
-            if added:
-                self._before[key] = sample.value
-                yield sample, float(added)
-
-    def _write_line(self, log_name: str, line: str) -> None:
-        whole = f"{log_name} - {line}|#hostname:{self._host},timestamp:{time.time():.0f}"
-        file = self._files.get(log_name)
-        if file is None:
-            log.info(whole)
-            return
-        try:
-            file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {whole}\n")
-        except OSError as error:  # a full disk is no reason to fail a request
-            log.error("metric not written", file=file.name, reason=error)  # noqa: TRY400 - the reason says it all
+    def _write(self, value: str, dimensions: str) -> None:
+        self._writer.add(
+            TS_METRICS, f"{value}|#{dimensions}|#hostname:{self._host},timestamp:{int(time.time())}"
+        )

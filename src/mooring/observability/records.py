@@ -17,7 +17,10 @@ MAX_WAITING_VALUES = 1000
 
 
 class Record(NamedTuple):
-    """One series of a metric, and its new values. Only those of Triton's models have a ``description``."""
+    """One series of a metric, and its new values. Where each value is told by itself, one value and its request's id.
+
+    Only those of Triton's models have a ``description``.
+    """
 
     name: str
     unit: str
@@ -25,6 +28,7 @@ class Record(NamedTuple):
     dimensions: dict[str, str]
     values: list[float]
     description: str = ""
+    request_id: str = ""
 
 
 class Recorder:
@@ -46,9 +50,11 @@ class Recorder:
         kind: str,
         dimensions: dict[str, str],
         description: str = "",
+        request_id: str | None = None,
     ) -> bool:
         """Keep a value until ``take_records``; return True when so many wait that they should be sent now.
 
+        A value with a ``request_id``, which may be empty, becomes a record of its own.
         A value that is not finite, or would decrease a counter, is dropped and logged once. Raises ``ValueError`` for
         an unknown kind.
         """
@@ -60,19 +66,25 @@ class Recorder:
             self._warn_refused(name, "a counter cannot go down")
         else:
             with self._lock:
-                self._store_value(name, value, unit, kind, dimensions, description)
+                self._store_value(name, value, unit, kind, dimensions, description, request_id)
         return self.waiting >= MAX_WAITING_VALUES
 
     def _store_value(
-        self, name: str, value: float, unit: str, kind: str, dimensions: dict[str, str], description: str
+        self,
+        name: str,
+        value: float,
+        unit: str,
+        kind: str,
+        dimensions: dict[str, str],
+        description: str,
+        request_id: str | None,
     ) -> None:
-        key = (name, kind, *dimensions.items())
+        key = (name, kind, *dimensions.items()) if request_id is None else (len(self._series),)
         series = self._series.get(key)
         if series is None:
             texts = {_to_text(label): _to_text(text) for label, text in dimensions.items()}
-            self._series[key] = Record(
-                _to_text(name), _to_text(unit), kind, texts, [float(value)], _to_text(description)
-            )
+            about = _to_text(description), _to_text(request_id)
+            self._series[key] = Record(_to_text(name), _to_text(unit), kind, texts, [float(value)], *about)
         elif kind == HISTOGRAM:
             series.values.append(value)
         else:

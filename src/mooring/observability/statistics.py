@@ -19,6 +19,9 @@ DURATIONS = (
 )  # fmt: skip
 ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
 
+DEFAULT_VERSION = "default"
+"""The version in TorchServe's counters of requests whose URL named no version."""
+
 # Notes that are kept before they are summed up, which takes some tens of microseconds for so many.
 _MAX_NOTES = 1024
 
@@ -105,7 +108,10 @@ class Counts:
 
 
 class ModelStatistics:
-    """One version of a model. The engine keeps it beside the version, so that no name is looked up per request."""
+    """One version of a model. The engine keeps it beside the version, so that no name is looked up per request.
+
+    ``each`` says that every request is to be told of by ``observe_request``, and none by ``observe_answers``.
+    """
 
     __slots__ = (
         "_calls",
@@ -121,6 +127,8 @@ class ModelStatistics:
         "version",
         "workers",
     )  # fmt: skip
+
+    each = False
 
     def __init__(self, name: str, version: str) -> None:
         self.name = name
@@ -138,8 +146,10 @@ class ModelStatistics:
         self._calls: dict[int, list[float]] = {}  # the same of calls of the model: their seconds, by rows
         self._note_count = 0  # calls and answers, since they were summed up
 
-    def observe_request(self, latency: float, queue: float, ok: bool, defaulted: bool = False) -> None:
-        """Note a finished request. Times are in seconds; ``defaulted`` says that its URL named no version."""
+    def observe_request(
+        self, latency: float, queue: float, ok: bool, defaulted: bool = False, rows: int = 1
+    ) -> None:
+        """Note a finished request of so many rows. Times are in seconds; ``defaulted``: its URL named no version."""
         latencies, queues = self._notes[2 * ok + defaulted]
         latencies.append(latency)
         queues.append(queue)
@@ -181,6 +191,13 @@ class ModelStatistics:
         self._note_count += len(batches)
         if self._note_count > _MAX_NOTES:
             self._sum_up()
+
+    def observe_overhead(self, seconds: float) -> None:
+        """Note how long a message to a worker and its answers were on their way, beyond the time of the model."""
+        self.last_overhead = seconds
+
+    def note_load(self) -> None:
+        """Note that a worker has loaded the model."""
 
     @property
     def counts(self) -> Counts:

@@ -13,6 +13,7 @@ import msgspec
 from mooring.codecs.compression import inflate
 from mooring.core.buffers import Allocator, HeapAllocator
 from mooring.core.errors import BodyMemoryFull, InputTooLarge, MooringError
+from mooring.observability.call_log import CallLog
 from mooring.protocols.access import Check, Gate
 from mooring.protocols.dialect import V2, Dialect
 from mooring.protocols.grpc_errors import end_with_error, status_error
@@ -22,6 +23,7 @@ from mooring.web.grpc import headers
 from mooring.web.grpc.calls import Call, Method, StreamingCall, UnaryCall
 from mooring.web.grpc.headers import CallHead
 from mooring.web.grpc.memory_call import MemoryCall
+from mooring.web.grpc.observed_calls import ObservedStreamingCall, ObservedUnaryCall
 from mooring.web.grpc.rpc import Rpc, StreamingRpc, UnaryRpc
 from mooring.web.grpc.status import Status, StatusError
 from mooring.web.http1 import Limits
@@ -95,8 +97,12 @@ class GrpcServer(Listener):
         age: ConnectionAge | None = None,
         tls: Callable[[], ssl.SSLContext] | None = None,
         reuse_port: bool = False,
+        calls: CallLog | None = None,
     ) -> None:
         super().__init__(limits or Limits(), tls=tls, reuse_port=reuse_port)
+        self._calls = calls
+        self._new_unary: type[UnaryCall] = UnaryCall if calls is None else ObservedUnaryCall
+        self._new_streaming: type[StreamingCall] = StreamingCall if calls is None else ObservedStreamingCall
         self.allocator: Allocator = allocator or HeapAllocator()
         self.max_message_bytes = max_message_bytes
         self.max_request_bytes, self.max_request_key = max_message_bytes, "grpc_max_message_size"
@@ -171,6 +177,12 @@ class GrpcServer(Listener):
 
     # For connections
 
+    @property
+    def calls(self) -> CallLog:
+        """Whom calls tell of themselves, where they are observed."""
+        assert self._calls is not None
+        return self._calls
+
     def parse_head(self, fields: list[Field]) -> CallHead:
         return headers.parse_head(fields)
 
@@ -183,11 +195,11 @@ class GrpcServer(Listener):
         call: Call
         unary = self._unary.get(head.path)
         if unary is not None:
-            call = UnaryCall(self, connection, number, head, unary)
+            call = self._new_unary(self, connection, number, head, unary)
         elif (streaming := self._streaming.get(head.path)) is not None:
-            call = StreamingCall(self, connection, number, head, streaming)
+            call = self._new_streaming(self, connection, number, head, streaming)
         else:
-            call = UnaryCall(self, connection, number, head, _UNKNOWN)
+            call = self._new_unary(self, connection, number, head, _UNKNOWN)
         call.begin()
         return call
 

@@ -146,12 +146,12 @@ class Addresses:
         config, administrative = self._config, self._administrative
         address, managing = config.grpc_address, config.grpc_management_address
         management = mount.management_service(
-            self._engine, administrative.models, model_api=self._model_api(managing)
+            self._services.inference, administrative.models, model_api=self._model_api(managing)
         )
         separate = managing != address or not (address.path or address.port)
         further = [] if separate or not config.enable_management_api else [management]
         services = mount.inference_services(
-            self._engine,
+            self._services.inference,
             administrative,
             self._arena,
             extensions=self._extensions,

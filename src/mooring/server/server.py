@@ -30,11 +30,13 @@ from mooring.engine.snapshots import Snapshots
 from mooring.frontends.supervisor import FrontendSupervisor
 from mooring.ipc.arena import Arena
 from mooring.mount.listeners import Listeners
+from mooring.mount.observed_service import observe_service
 from mooring.mount.routes import (
     Administrative,
     Services,
 )
-from mooring.observability.logs import get_logger
+from mooring.observability.log_output.line_writer import LineWriter, is_written
+from mooring.observability.logs import ACCESS_LOG, get_logger
 from mooring.observability.metrics import Metrics
 from mooring.observability.metrics_file import read_metrics_file
 from mooring.protocols.amd.metrics import AmdMetrics
@@ -167,8 +169,13 @@ class Server:
         self._startup = startup = startup or Startup(config, stack)
         self._config = config
         self._arena = Arena(config.arena_size, memory=BodyMemory(config.max_body_memory))
+        self._line_writer = LineWriter()
+        stack.callback(self._line_writer.close)
         self._metrics = Metrics(
-            config.metrics_mode, system=not config.disable_system_metrics, folder=config.metrics_folder
+            config.metrics_mode,
+            system=not config.disable_system_metrics,
+            writer=self._line_writer,
+            access_log=config.access_log and is_written(ACCESS_LOG),
         )
         self._budget = machine_budget(config.scale_to_zero_processes, config.scale_to_zero_memory)
         deadlines = Deadlines(config.heartbeat_timeout, config.default_startup_timeout)
@@ -216,7 +223,7 @@ class Server:
 
     def _build_addresses(self, relay_socket: Path) -> Addresses:
         config = self._config
-        http = Listeners(config, self._metrics.responses, self._arena, self._tokens, self._certificates)
+        http = Listeners(config, self._metrics, self._arena, self._tokens, self._certificates)
         control = ServerControl()
         administrative = Administrative(
             models=self._administration,
@@ -229,7 +236,7 @@ class Server:
             tokens=self._tokens,
         )
         services = Services(
-            inference=self.engine,
+            inference=observe_service(self.engine, self._metrics.calls),
             responses=http.responses,
             cors=http.cors,
             dialect=dialect_for(config),
@@ -362,12 +369,12 @@ class Server:
             log.warning("requests given up", reason="they were not answered in time", limit_seconds=limit)
 
     def _write_metrics(self) -> None:
-        """Write to the log what nobody is served, now and then and once more at the end."""
-        lines, interval = self._metrics.log, self._config.metric_time_interval
+        """Write the metrics of the machine as lines, now and at intervals, where metrics are lines."""
+        lines = self._metrics.log
         if lines is not None:
-            self._stack.callback(lines.close)
-            self._stack.callback(lines.write_counts)
-            self._stack.callback(asyncio.ensure_future(_every(lines.write_counts, interval)).cancel)
+            lines.write_host()
+            writing = asyncio.ensure_future(_every(lines.write_host, self._config.metric_time_interval))
+            self._stack.callback(writing.cancel)
 
     def _log_access_policy(self) -> None:
         """Write the key file, and to the log: whether there are tokens and where, and what is not to be had for want of one."""

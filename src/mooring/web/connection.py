@@ -20,6 +20,7 @@ from mooring.web.exchange import ResponseState
 from mooring.web.heads import Refusal
 from mooring.web.http_context import HttpContext
 from mooring.web.listener import ClientConnection, ListenerContext, register
+from mooring.web.observed_queue import ObservedQueue
 from mooring.web.request_reader import DISCARDING, RequestReader
 from mooring.web.response_queue import ResponseQueue
 
@@ -69,7 +70,8 @@ class Connection(ClientConnection):
 
     def __init__(self, context: HttpContext) -> None:
         self._context = context
-        self._queue = ResponseQueue(context, self)
+        calls = context.calls
+        self._queue = ResponseQueue(context, self) if calls is None else ObservedQueue(context, self, calls)
         self._reader = RequestReader(context, self._queue)
         self._transport: asyncio.Transport
         self._state = ConnectionState.OPEN

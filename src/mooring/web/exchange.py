@@ -15,7 +15,7 @@ JOINED = 16_384
 
 
 class ResponseTransport(Protocol):
-    """What an exchange writes its answer to. ``peer`` is the client's address without its port."""
+    """What an exchange writes its answer to. ``peer`` is the client's address, with its port."""
 
     peer: str
 
@@ -106,7 +106,7 @@ class Exchange(msgspec.Struct, eq=False):
 
     @property
     def peer(self) -> str:
-        """The client's address without its port; empty on a unix socket."""
+        """The client's address with its port; empty on a unix socket."""
         return self.transport.peer
 
     @property

@@ -7,6 +7,7 @@ import ssl
 from collections.abc import Callable
 
 from mooring.core.buffers import Allocator
+from mooring.observability.call_log import CallLog
 from mooring.web.connection import Connection
 from mooring.web.exchange import Exchange, HeadCache, ResponseState, add_headers
 from mooring.web.http1_format import REQUEST_ID, header_lines
@@ -39,7 +40,8 @@ class HttpServer(Listener):
     ``app`` is called with every complete request, on the loop's thread; ``render_error`` makes the answer to what is
     refused before. ``admission_check`` is called with the head of a request that has a large body or waits for
     100 Continue, and may have it refused there. With ``tls`` the listener speaks TLS; ``plain`` is then the app of
-    clients that come without. Paths that begin with ``root`` lose it before the app sees them.
+    clients that come without. Paths that begin with ``root`` lose it before the app sees them. ``calls`` is told of every
+    request.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class HttpServer(Listener):
         tls: Callable[[], ssl.SSLContext] | None = None,
         plain: App | None = None,
         root: bytes = b"",
+        calls: CallLog | None = None,
         reuse_port: bool = False,
         migratable: bool = False,
     ) -> None:
@@ -62,6 +65,7 @@ class HttpServer(Listener):
         self.render_error = render_error
         self.admission_check = admission_check
         self.root = root
+        self.calls = calls
         self.valid_hosts: set[bytes] = set()
         self.known_heads: dict[bytes, KnownHead] = {}
         self._plain_context = PlainContext(self, plain or app)
@@ -86,6 +90,7 @@ class PlainContext:
         self.render_error = server.render_error
         self.receive_buffer = server.receive_buffer
         self.root = server.root
+        self.calls = server.calls
         self.valid_hosts = server.valid_hosts
         self.known_heads = server.known_heads
         self.add = server.add

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol
 
+from mooring.observability.call_log import CallLog
 from mooring.web.exchange import Exchange
 from mooring.web.known_heads import KnownHead
 from mooring.web.listener import ListenerContext
@@ -19,7 +20,8 @@ class HttpContext(ListenerContext, Protocol):
     """What the HTTP connections of one listener share.
 
     ``known_heads`` maps the bytes of a head to what the parser made of it. ``valid_hosts`` are the values of ``host``
-    that were checked before. Targets that begin with ``root`` lose it.
+    that were checked before. Targets that begin with ``root`` lose it. ``calls`` is told of every request, where it is not
+    None.
     """
 
     app: App
@@ -29,3 +31,4 @@ class HttpContext(ListenerContext, Protocol):
     root: bytes
     valid_hosts: set[bytes]
     known_heads: dict[bytes, KnownHead]
+    calls: CallLog | None

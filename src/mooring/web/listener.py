@@ -94,7 +94,7 @@ def register(
     *,
     has_request: bool = False,
 ) -> str:
-    """Count a new connection, and return the client's address without its port; empty on a unix socket.
+    """Count a new connection, and return the client's address with its port; empty on a unix socket.
 
     ``has_request`` says that a request has come already, which is answered even where the listener takes nothing new.
     """
@@ -104,6 +104,7 @@ def register(
     context.add(connection)
     if context.draining and not has_request:  # accepted just before the listener was closed
         transport.close()
-    return (
-        str(name[0]).removeprefix("::ffff:") if isinstance(name, tuple) else ""
-    )  # of IPv4, over both families
+    if not isinstance(name, tuple):
+        return ""
+    host = str(name[0]).removeprefix("::ffff:")  # of IPv4, over both families
+    return f"[{host}]:{name[1]}" if ":" in host else f"{host}:{name[1]}"

@@ -144,7 +144,7 @@ class RequestReader:
         if incoming is not None:
             method, target, origin = incoming.method, incoming.target, incoming.header(b"origin") or b""
         self.drop_incoming()
-        exchange = Exchange(method, b"", [], {}, keep_alive=False, transport=self._queue)
+        exchange = Exchange(method, target, [], {}, keep_alive=False, transport=self._queue)
         self._take_last(exchange)
         body, head = context.render_error(refusal.status, refusal.kind, refusal.message, target, origin)
         exchange.respond(refusal.status, body, head, close=True)

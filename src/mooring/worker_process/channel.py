@@ -179,9 +179,10 @@ class ResponseBuffer:
         kind: str,
         dimensions: dict[str, str],
         description: str = "",
+        request_id: str | None = None,
     ) -> None:
         """Record a metric of the model's own code; see ``Reply.metric``."""
-        if self._recorder.record_value(name, value, unit, kind, dimensions, description):
+        if self._recorder.record_value(name, value, unit, kind, dimensions, description, request_id):
             records = self._recorder.take_records()
             if records:  # another thread may have taken them
                 self.channel.send(MetricRecords(records))

@@ -169,5 +169,6 @@ class _Reply:
         kind: str,
         dimensions: dict[str, str],
         description: str = "",
+        request_id: str | None = None,
     ) -> None:
-        self._rows[0].buffer.record_metric(name, value, unit, kind, dimensions, description)
+        self._rows[0].buffer.record_metric(name, value, unit, kind, dimensions, description, request_id)

@@ -150,5 +150,6 @@ class _NullReply(Reply):
         kind: str,
         dimensions: dict[str, str],
         description: str = "",
+        request_id: str | None = None,
     ) -> None:
         """Discard the metric."""

@@ -163,8 +163,9 @@ class WorkerReply:
         kind: str,
         dimensions: dict[str, str],
         description: str = "",
+        request_id: str | None = None,
     ) -> None:
-        if self._recorder.record_value(name, value, unit, kind, dimensions, description):
+        if self._recorder.record_value(name, value, unit, kind, dimensions, description, request_id):
             records = self._recorder.take_records()
             if records:  # another thread may have taken them
                 self._channel.send(MetricRecords(records))

@@ -21,7 +21,7 @@ class FakeReply:
     def cancelled(self, row):
         return False
 
-    def metric(self, name, value, unit, kind, dimensions):
+    def metric(self, name, value, unit, kind, dimensions, request_id=None):
         self.metrics.append((name, value, unit, kind, dimensions))
 
 

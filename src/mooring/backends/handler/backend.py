@@ -292,6 +292,7 @@ class HandlerBackend(Backend):
         """Call the handler with these rows and return its result. What it raises becomes a ``MooringError``."""
         context = self._context
         context.begin_batch(requests, ids, sender)
+        self._metrics.request_ids = ids
         started = time.perf_counter()
         try:
             returned = self._handle(data, context)
@@ -306,6 +307,7 @@ class HandlerBackend(Backend):
         """Call a handler that waits, as ``_call_handler``. Other calls run meanwhile."""
         context = self._context
         context.begin_batch(requests, ids, sender)
+        self._metrics.request_ids = ids
         started = time.perf_counter()
         try:
             returned = self._handle(data, context)
@@ -368,7 +370,7 @@ def _choose_forms(spec: ModelSpec) -> dict[Form, RowForm]:
 
 def _create_store(spec: ModelSpec, model_dir: Path) -> MetricsStore:
     """Create the store of metrics, with those that the server's file and the archive's own declare; the archive's wins."""
-    store = MetricsStore(model_name=spec.name)
+    store = MetricsStore(model_name=spec.name, each=spec.handler.metric_lines)
     files = [Path(spec.handler.metrics_config)] if spec.handler.metrics_config else []
     for file in (*files, model_dir / "metrics.yaml"):
         try:

@@ -12,8 +12,8 @@ from mooring.observability.recorded_metrics import UNITS
 
 _log = logging.getLogger(__name__)
 
-Record = Callable[[str, float, str, str, dict[str, str]], None]
-"""Name, value, unit, kind, dimensions: ``Reply.metric``."""
+Record = Callable[..., None]
+"""Takes name, value, unit, kind, dimensions, and where each value is told by itself the request's id: ``Reply.metric``."""
 
 # A handler may count things while it loads, before anybody listens; what it then has is kept for the first batch.
 _KEPT_BEFORE_FIRST_BATCH = 1000
@@ -105,6 +105,7 @@ class CachingMetric:
         self.dimension_names = list(dimension_names)
         self.metric_type = MetricTypes(metric_type)
         self.store = store
+        self.in_file = False
 
     def add_or_update(self, value: float, dimension_values: Sequence[Any] = (), request_id: str = "") -> None:
         """Record a value. What does not fit the declaration is logged and left out, as in TorchServe."""
@@ -118,7 +119,10 @@ class CachingMetric:
             )
         elif self.store is not None:
             dimensions = dict(zip(self.dimension_names, map(str, values), strict=True))
-            self.store.record_value(self.metric_name, value, self.unit, self.metric_type, dimensions)
+            unit = self.unit if self.in_file else self.store.long_unit(self.unit)
+            self.store.record_value(
+                self.metric_name, value, unit, self.metric_type, dimensions, request_id or ""
+            )
 
     def update(self, value: float, request_id: str = "", dimensions: Iterable[Dimension] = ()) -> None:
         """Record a value under these dimensions, which replace the declared ones from now on."""
@@ -128,16 +132,22 @@ class CachingMetric:
 
 
 class MetricsStore:
-    """The object that handlers know as ``context.metrics``."""
+    """The object that handlers know as ``context.metrics``.
 
-    def __init__(self, request_ids: dict[int, str] | None = None, model_name: str = "") -> None:
+    With ``each``, metrics are lines: every value is told by itself with its request, in TorchServe's units.
+    """
+
+    def __init__(
+        self, request_ids: dict[int, str] | None = None, model_name: str = "", *, each: bool = False
+    ) -> None:
+        self.each = each
         self.model_name = model_name
         self.request_ids = request_ids
         self.listener: Record | None = None
         self.cache: dict[MetricTypes, dict[str, CachingMetric]] = {kind: {} for kind in MetricTypes}
         self._in_files: dict[str, CachingMetric] = {}
         self._next_sample: dict[str, float] = {}
-        self._waiting: list[tuple[str, float, str, str, dict[str, str]]] = []
+        self._waiting: list[tuple[str, float, str, MetricTypes, dict[str, str], str]] = []
 
     def set_listener(self, listener: Record) -> None:
         """Send every metric to ``listener`` from now on, first those that were recorded before there was one."""
@@ -145,30 +155,46 @@ class MetricsStore:
         if self._waiting:
             waiting, self._waiting = self._waiting, []
             for metric in waiting:
-                listener(*metric)
+                self.record_value(*metric)
 
     def record_value(
-        self, name: str, value: float, unit: str, metric_type: MetricTypes, dimensions: dict[str, str]
+        self,
+        name: str,
+        value: float,
+        unit: str,
+        metric_type: MetricTypes,
+        dimensions: dict[str, str],
+        request_id: str = "",
     ) -> None:
-        """Record a value under exactly these dimensions.
+        """Record a value under exactly these dimensions, for the requests with this id.
 
         Raises ``ValueError`` or ``TypeError`` for what is no number.
         """
         value = float(value)  # handlers pass numpy's and torch's numbers too
-        if self.listener is not None:
-            self.listener(name, value, unit, metric_type.value, dimensions)
+        kind = metric_type.value
+        if self.listener is not None and not self.each:
+            self.listener(name, value, unit, kind, dimensions)
+        elif self.listener is not None:
+            self.listener(name, value, unit, kind, dimensions, request_id=request_id)
         elif len(self._waiting) < _KEPT_BEFORE_FIRST_BATCH:
-            self._waiting.append((name, value, unit, metric_type.value, dimensions))
+            self._waiting.append((name, value, unit, metric_type, dimensions, request_id))
 
     def record_time(self, name: str, started: float) -> None:
         """Record the milliseconds since ``started`` (of ``time.perf_counter``), but of a gauge at most once a second.
 
-        It keeps its last value only, and to send one with every answer would cost more than a small model does.
+        It keeps its last value only, and to send one with every answer would cost more than a small model does. Where
+        metrics are lines there is one for each call.
         """
         now = time.perf_counter()
-        if now >= self._next_sample.get(name, 0.0) or self._adds_up(name):
+        if self.each or now >= self._next_sample.get(name, 0.0) or self._adds_up(name):
             self._next_sample[name] = now + _SAMPLE_INTERVAL
-            self.add_time(name, round((now - started) * 1000, 2))
+            milliseconds = round((now - started) * 1000, 2)
+            labels = {"ModelName": self.model_name, "Level": "Model"}
+            self._record_under(labels, name, milliseconds, "ms", _GAUGE, None, long_unit=False)
+
+    def long_unit(self, unit: str) -> str:
+        """Return a unit as TorchServe's lines have that of a metric which no file declares; elsewhere as it is."""
+        return UNITS.get(unit or "", unit) if self.each else unit
 
     def _adds_up(self, name: str) -> bool:
         declared = self._in_files.get(name)
@@ -176,7 +202,7 @@ class MetricsStore:
 
     def add_declared(self, metric: CachingMetric) -> None:
         """Add a metric that a file declares. Its unit and type then replace those of the handler's calls."""
-        metric.store = self
+        metric.store, metric.in_file = self, True
         self.cache[metric.metric_type][metric.metric_name] = metric
         self._in_files[metric.metric_name] = metric
 
@@ -193,17 +219,38 @@ class MetricsStore:
         labels = {str(dimension.name): str(dimension.value) for dimension in dimensions or ()}
         labels.setdefault("ModelName", self.model_name)
         labels.setdefault("Level", "Model")
-        self._record_under(labels, name, value, unit, MetricTypes(metric_type))
+        self._record_under(labels, name, value, unit, MetricTypes(metric_type), idx)
 
     def _record_under(
-        self, labels: dict[str, str], name: str, value: float, unit: str, metric_type: MetricTypes
+        self,
+        labels: dict[str, str],
+        name: str,
+        value: float,
+        unit: str,
+        metric_type: MetricTypes,
+        idx: int | None,
+        *,
+        long_unit: bool = True,
     ) -> None:
         declared = self._in_files.get(name)
         if declared is not None:
             unit, metric_type = declared.unit, declared.metric_type
-        elif name not in (known := self.cache[metric_type]):
-            known[name] = CachingMetric(name, unit, list(labels), metric_type, self)
-        self.record_value(name, value, unit, metric_type, labels)
+        else:
+            if name not in (known := self.cache[metric_type]):
+                known[name] = CachingMetric(name, unit, list(labels), metric_type, self)
+            if long_unit:
+                unit = self.long_unit(unit)
+        request_id = self._find_request_id(idx) if self.each and "ModelName" in labels else ""
+        self.record_value(name, value, unit, metric_type, labels, request_id)
+
+    def _find_request_id(self, idx: int | None) -> str:
+        """Return the id of a row's request, or of all requests of the call where no row is named."""
+        ids = self.request_ids
+        if not isinstance(ids, dict):
+            return ids or ""
+        if idx is not None and idx in ids:
+            return str(ids[idx])
+        return ",".join(map(str, dict.fromkeys(ids.values())))
 
     def add_counter(
         self, name: str, value: float, idx: int | None = None, dimensions: Iterable[Dimension] | None = None
@@ -256,7 +303,7 @@ class MetricsStore:
             value = 1
         labels = {str(dimension.name): str(dimension.value) for dimension in dimensions or ()}
         labels.setdefault("Level", "Error")
-        self._record_under(labels, name, value, "", MetricTypes.COUNTER)
+        self._record_under(labels, name, value, "", MetricTypes.COUNTER, None)
 
     def add_metric_to_cache(
         self,

@@ -38,6 +38,9 @@ TORCHSERVE_DEFAULTS: Mapping[str, Any] = MappingProxyType(
         "unauthorized_status": 400,
         # It serves what it can, and says in its log what it cannot.
         "require_models": False,
+        "access_log": True,
+        # TorchServe's default, log, and what most set next.
+        "metrics_mode": "both",
     }
 )
 """What a start under TorchServe's command has in place of our defaults."""

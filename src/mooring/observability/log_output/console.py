@@ -1,8 +1,10 @@
 """Standard output or error as a place for the log, which never holds the server up and never fails it."""
 
+import contextlib
 import logging
 import os
 import select
+from collections.abc import Sequence
 from typing import TextIO
 
 # Bytes that a pipe surely takes without waiting once it can be written to (POSIX's PIPE_BUF on Linux).
@@ -40,6 +42,26 @@ class Console(logging.Handler):
             pass
         except Exception:  # whoever logs must not fail by it
             self.handleError(record)
+
+    def write_lines(self, lines: Sequence[str]) -> None:
+        """Write lines that are formatted, as many at once as a pipe surely takes."""
+        gathered: list[str] = []
+        size = 0
+        for line in lines:
+            if gathered and size + len(line) >= _PIECE:
+                self._write_gathered(gathered)
+                gathered, size = [], 0
+            gathered.append(line)
+            size += len(line) + 1
+        if gathered:
+            self._write_gathered(gathered)
+
+    def _write_gathered(self, lines: list[str]) -> None:
+        with self.lock or contextlib.nullcontext(), contextlib.suppress(OSError):
+            left_out = self._left_out
+            self._write_line("\n".join(lines))
+            if self._left_out > left_out:
+                self._left_out += len(lines) - 1
 
     def _write_line(self, line: str) -> None:
         if self._fd < 0:

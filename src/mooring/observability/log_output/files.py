@@ -14,7 +14,7 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -77,12 +77,21 @@ class RotatedFile(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._append(self.format(record).encode("utf-8", "backslashreplace") + b"\n")
+            self._append_text(self.format(record))
+        except Exception:  # whoever logs must not fail by it
+            self.handleError(record)
+
+    def write_lines(self, lines: Sequence[str]) -> None:
+        """Append lines that are formatted, all at once."""
+        with self.lock or contextlib.nullcontext():
+            self._append_text("\n".join(lines))
+
+    def _append_text(self, text: str) -> None:
+        try:
+            self._append(text.encode("utf-8", "backslashreplace") + b"\n")
             self._failing = False
         except OSError as error:
             self._report(error)
-        except Exception:  # whoever logs must not fail by it
-            self.handleError(record)
 
     def close(self) -> None:
         """Close the file and wait for old ones that are being compressed."""

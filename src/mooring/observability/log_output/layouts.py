@@ -47,11 +47,19 @@ def indent_lines(text: str) -> str:
 class TextLayout(logging.Formatter):
     """Our line: time, level, event, facts."""
 
+    torchserve = False
+
     def __init__(self) -> None:
         super().__init__("%(asctime)s.%(msecs)03d %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
 
     def format(self, record: logging.LogRecord) -> str:
         return indent_lines(super().format(record))
+
+    def surround(self, record: logging.LogRecord) -> tuple[str, str] | None:
+        """Return what stands before and after the message of a record."""
+        plain = logging.LogRecord(record.name, record.levelno, "", 0, "", None, None)
+        plain.created, plain.msecs = record.created, record.msecs
+        return self.format(plain), ""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name logging gave it
         plain = record.levelname

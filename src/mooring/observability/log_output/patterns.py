@@ -116,17 +116,32 @@ class PatternLayout(logging.Formatter):
     '[WARN ] b - slow'
     """
 
+    torchserve = True
+
     def __init__(self, pattern: str) -> None:
         super().__init__()
         self.unknown: list[str] = []
         self._writes_details = False
+        self._same_around_message = (
+            True  # whether all but the message depends on no more than time and logger
+        )
         # The handler ends the line; one more %n at the end would be an empty line.
         self._pieces = list(self._compile(re.sub(r"%n$", "", pattern)))
+        if self._pieces.count(message_of) != 1 or self._writes_details:
+            self._same_around_message = False
 
     def format(self, record: logging.LogRecord) -> str:
         line = indent_lines("".join([piece(record) for piece in self._pieces]))
         details = "" if self._writes_details else details_of(record)
         return line + indent_lines(f"\n{details}") if details else line
+
+    def surround(self, record: logging.LogRecord) -> tuple[str, str] | None:
+        """Return what stands before and after the message of a record; None where that depends on the message."""
+        if not self._same_around_message:
+            return None
+        place = self._pieces.index(message_of)
+        before, after = self._pieces[:place], self._pieces[place + 1 :]
+        return "".join([piece(record) for piece in before]), "".join([piece(record) for piece in after])
 
     def _compile(self, pattern: str) -> Iterator[Piece]:
         done = 0
@@ -149,6 +164,8 @@ class PatternLayout(logging.Formatter):
             yield _literal(pattern[done:])
 
     def _find_piece(self, name: str, options: list[str]) -> Piece:
+        if name not in _SAME_AROUND:
+            self._same_around_message = False
         if name in _PLAIN:
             return _PLAIN[name]
         option = options[0] if options else ""
@@ -211,6 +228,15 @@ _NAMES = frozenset(
         "xException", "xThrowable", "rEx", "rException", "highlight", "style", "enc", "encode", "notEmpty",
         "varsNotEmpty", "variablesNotEmpty", "replace", "equals", "equalsIgnoreCase", "maxLen", "maxLength", "K", "map",
         "MAP", "sn", "sequenceNumber", "endOfBatch", "N", "nano", "tp", "threadPriority", "fqcn", "repeat",
+    ]
+)  # fmt: skip
+
+
+# Those that say the same of all records of a level, a thread and a logger at one moment, and the message.
+_SAME_AROUND = frozenset(
+    [
+        "%", "m", "msg", "message", "p", "level", "t", "tn", "thread", "threadName", "T", "tid", "threadId", "pid",
+        "processId", "d", "date", "c", "logger", "C", "class",
     ]
 )  # fmt: skip
 

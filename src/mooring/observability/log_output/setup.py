@@ -22,7 +22,7 @@ from mooring.observability.log_output.files import RotatedFile
 from mooring.observability.log_output.layouts import JsonLayout, TextLayout
 from mooring.observability.log_output.log4j import read_log_config
 from mooring.observability.log_output.routes import NAMES, Output, Routes, torchserve_routes
-from mooring.observability.logs import LEVELS, LOGS, MODEL_LOG
+from mooring.observability.logs import LEVELS, LOGS, MODEL_LOG, MODEL_METRICS, TS_METRICS
 
 
 def setup_logging(config: Config) -> list[str]:
@@ -42,8 +42,10 @@ def setup_logging(config: Config) -> list[str]:
             if name:
                 _connect(name, logging.INFO if name in LOGS else logging.NOTSET, None)
         set_log_level(config.log_level)
-        return warnings
-    for reason, files in _apply_routes(routes, LEVELS[config.log_level]).items():
+        refused = _open_metrics_files(config)
+    else:
+        refused = _apply_routes(routes, LEVELS[config.log_level])
+    for reason, files in refused.items():
         warnings.append(f"log files left out: {', '.join(map(str, files))} ({reason})")
     return warnings
 
@@ -66,6 +68,22 @@ def _find_routes(config: Config, warnings: list[str]) -> Routes | None:
         folder = config.log_folder
         return torchserve_routes(folder, config.metrics_folder or folder, config.log_format)
     return None
+
+
+def _open_metrics_files(config: Config) -> dict[str, list[Path]]:
+    """Connect the logs of metrics with files of their own where ``metrics_folder`` says so; return those that cannot be
+    opened, by the reason.
+    """
+    folder, refused = config.metrics_folder, dict[str, list[Path]]()
+    if folder is not None and config.metrics_mode != "prometheus":
+        outputs = torchserve_routes(folder, folder, config.log_format).outputs
+        for name in (TS_METRICS, MODEL_METRICS):
+            output = outputs[name.lower()]
+            try:
+                _connect(name, logging.INFO, [_open_output(output)])
+            except OSError as error:
+                refused.setdefault(str(error.strerror), []).append(folder / f"{name.lower()}.log")
+    return refused
 
 
 def _apply_routes(routes: Routes, least: int) -> dict[str, list[Path]]:

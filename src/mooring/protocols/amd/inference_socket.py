@@ -17,6 +17,7 @@ from mooring.core.errors import InvalidInput, ModelNotFound
 from mooring.core.requests import BodyKind, InferenceRequest, InferenceResponse, UndecodedBody
 from mooring.core.service import InferenceService, Outcome, Ticket
 from mooring.core.tensors import release
+from mooring.observability.calls import CURRENT
 from mooring.observability.logs import get_logger
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.origins import is_cross_site
@@ -97,6 +98,7 @@ class InferenceSession:
         self._pending: deque[_PendingRequest] = deque()
         self._decode_tasks: set[asyncio.Task[None]] = set()
         self._draining = False
+        self._call = CURRENT.get()  # of the handshake, where calls are observed: it ends with the connection
 
     def on_message(self, message: bytes) -> None:
         """Submit one request. Messages after one that closes the connection are ignored."""
@@ -145,6 +147,8 @@ class InferenceSession:
             if pending.ticket is not None and not pending.done:
                 pending.ticket.cancel()
         self._pending.clear()
+        if self._call is not None:
+            self._call.end()
 
     def _resolve_model(self, model: str) -> str:
         """Return the name under which a model is loaded. Raises ``_NotARequest``."""
@@ -192,7 +196,11 @@ class InferenceSession:
                 log.exception("reply failed", model=request.model)
                 self._socket.close()
 
-        ticket = self._service.submit(request, deliver)
+        token = CURRENT.set(self._call)
+        try:
+            ticket = self._service.submit(request, deliver)
+        finally:
+            CURRENT.reset(token)
         if not pending.done:
             pending.ticket = ticket
 

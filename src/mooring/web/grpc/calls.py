@@ -81,7 +81,7 @@ class Call(Stream):
 
     @property
     def peer(self) -> str:
-        """The client's address without its port; empty on a unix socket."""
+        """The client's address with its port; empty on a unix socket."""
         return self.connection.peer
 
     def header(self, name: bytes) -> bytes | None:

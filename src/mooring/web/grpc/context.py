@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol
 
+from mooring.observability.call_log import CallLog
 from mooring.web.http2.context import Http2Context
 
 
@@ -16,6 +17,11 @@ class GrpcContext(Http2Context, Protocol):
     max_message_bytes: int
     max_request_bytes: int
     max_request_key: str
+
+    @property
+    def calls(self) -> CallLog:
+        """Whom calls that are observed tell of themselves."""
+        ...
 
     def inflate(self, data: bytes, encoding: str, count: Callable[[int], None]) -> bytes:
         """Decompress a message, counted as it grows; called from threads, too. Raises ``StatusError``."""

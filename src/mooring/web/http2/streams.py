@@ -94,7 +94,7 @@ class StreamConnection(Protocol):
 
     @property
     def peer(self) -> str:
-        """The client's address without its port; empty on a unix socket."""
+        """The client's address with its port; empty on a unix socket."""
         ...
 
     @property
