@@ -42,7 +42,7 @@ _log = logging.getLogger(__name__)
 CLASS = "TritonPythonModel"
 _SEQUENCE = ("sequence_id", "sequence_start", "sequence_end")
 # Stands before all else on the import path: it has the module that models import as pb_utils.
-COMPAT = Path(__file__).parents[2] / "compat" / "triton"
+COMPAT = Path(__file__).parents[2] / "compat" / "triton_python"
 
 
 class TritonPythonBackend(TensorBackend):
