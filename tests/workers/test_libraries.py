@@ -6,6 +6,8 @@ import zipfile
 import pytest
 
 from mooring.config.settings import Config
+from mooring.ipc.log_records import decode_record
+from mooring.ipc.template_protocol import READY, RECORD
 from mooring.repository.preloads import guess_modules, libraries
 from mooring.workers.libraries import Libraries
 from mooring.workers.libraries import start_libraries as begun_for
@@ -142,3 +144,17 @@ def test_the_first_process_is_of_no_use_where_workers_see_other_variables(settin
 def test_a_process_that_is_told_nothing_ends_with_who_began_it(first):
     first.control.close()
     assert first._process.wait(20) == 0
+
+
+def test_what_a_library_prints_and_logs_while_it_is_imported_is_for_the_log(tmp_path):
+    (tmp_path / "noisy.py").write_text(
+        "import logging\nprint('printed', flush=True)\nlogging.getLogger('noisy').info('logged')\n"
+    )
+    process = LibraryProcess({**os.environ, "PYTHONPATH": str(tmp_path)})
+    process.load(("noisy",))
+    assert process.control.recv(RECORD.size)[:8] == RECORD.pack(READY, 0, 0)[:8]
+    with os.fdopen(process.take_output(), "rb") as output:
+        process.end()
+        printed, logged = output.read().splitlines()
+    assert printed == b"printed"
+    assert decode_record(logged).text == "logged"

@@ -41,6 +41,11 @@ class FakeLibraryProcess:
         self.control, self.theirs = socket.socketpair()
         self.ended = False
 
+    def take_output(self):
+        read, write = os.pipe()
+        os.close(write)
+        return read
+
     def end(self):
         self.ended = True
 

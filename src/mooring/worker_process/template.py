@@ -48,6 +48,7 @@ def serve_template(control: socket.socket, parent: int) -> None:
     """Import the modules that the server names, report ready, and fork on demand until the control socket is closed."""
     end_with_parent(parent)
     leave_to_first_process()
+    install_handler(1)  # libraries log while they are imported
     gc.disable()  # what an import makes stays; looking for what does not took a fifth of torch's (0.15 of 0.72 s)
     for module in _receive_modules(control):
         # A library that is missing is the model's to report, from its worker, with the model's name.

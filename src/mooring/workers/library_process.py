@@ -24,19 +24,23 @@ ENVIRONMENT = {
 class LibraryProcess:
     """A process of template.py, which waits to be told what to import. ``environment`` is what it and its workers see.
 
-    ``control`` is the server's end of its control socket. Raises ``OSError`` where there is no room for it.
+    ``control`` is the server's end of its control socket. What libraries print while they are imported is in a pipe, for
+    whoever takes it. Raises ``OSError`` where there is no room for it.
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.environment = dict(environment)
         self.control, theirs = socket.socketpair()
+        self._output, write = os.pipe()
         words = [str(number) for number in (theirs.fileno(), os.getpid(), inherited_limit())]
         command = [sys.executable, "-m", "mooring.worker_process.template", *words]
-        with theirs, held_back():
+        with theirs, os.fdopen(write, "wb") as output, held_back():
             self._process = subprocess.Popen(  # noqa: S603 - our own module under our own interpreter
                 command,
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
                 env={**ENVIRONMENT, **environment},
             )
 
@@ -50,8 +54,15 @@ class LibraryProcess:
         with suppress(BrokenPipeError):  # it has died, and who asks it for workers hears that
             self.control.sendall(LENGTH.pack(len(text)) + text)
 
+    def take_output(self) -> int:
+        """Return the descriptor of what it prints, which is the caller's to close."""
+        output, self._output = self._output, -1
+        return output
+
     def end(self) -> None:
         """End it now, with all that it has forked."""
         self.control.close()
+        if self._output >= 0:
+            os.close(self.take_output())
         self._process.kill()
         self._process.wait()

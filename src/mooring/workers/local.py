@@ -314,6 +314,7 @@ class LibraryTemplate(Template):
 
     def __init__(self, process: LibraryProcess, deadlines: Deadlines) -> None:
         self._process = process
+        self._output = WorkerOutput(process.take_output(), {"process": "template"}, event="library says")
         super().__init__(process.control, deadlines)
 
     @property
@@ -327,6 +328,8 @@ class LibraryTemplate(Template):
 
     def _end(self) -> None:
         self._process.end()
+        self._output.read()
+        self._output.close()
 
 
 class ModelTemplate(Template):

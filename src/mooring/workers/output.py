@@ -31,8 +31,9 @@ def shows_debug() -> bool:
 class WorkerOutput:
     """Reads what a worker prints and logs, logs it under the model's name and keeps its last lines for the error text."""
 
-    def __init__(self, fd: int, facts: Mapping[str, str]) -> None:
+    def __init__(self, fd: int, facts: Mapping[str, str], *, event: str = "model says") -> None:
         self._fd = fd
+        self._event = event
         self._facts = facts
         self._rest = b""
         self._throttle = Throttle(_MOST_LINES, _MOST_BYTES)
@@ -78,7 +79,7 @@ class WorkerOutput:
         text = line.decode("utf-8", "replace").rstrip()
         if text:
             self.last_lines.append(truncate_text(text, _KEPT_CHARACTERS))
-            self._log(logging.INFO, Event("model says", dict(self._facts), text=text), len(line))
+            self._log(logging.INFO, Event(self._event, dict(self._facts), text=text), len(line))
 
     def _take_record(self, record: ModelRecord, size: int) -> None:
         facts: dict[str, Any] = {**self._facts, "logger": record.logger}
@@ -91,7 +92,7 @@ class WorkerOutput:
             truncate_text(line, _KEPT_CHARACTERS)
             for line in (f"{record.level_name} {record.text}".splitlines() + record.details.splitlines())
         ]
-        self._log(record.level, Event("model says", facts, record.details, text=record.text), size, record)
+        self._log(record.level, Event(self._event, facts, record.details, text=record.text), size, record)
 
     def _log(self, level: int, event: Event, size: int, said: ModelRecord | None = None) -> None:
         throttle = self._throttle
