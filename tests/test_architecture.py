@@ -25,6 +25,7 @@ BUDGET = 0.150  # seconds of CPU
 CORE = ("engine", "frontends", "ipc", "server", "worker_process", "workers")
 WITHOUT_TESTS = {
     "engine/body_reader.py",
+    "engine/completion.py",
     "engine/control.py",
     "engine/frontends.py",
     "engine/graphs/dataflow.py",
@@ -37,6 +38,7 @@ WITHOUT_TESTS = {
     "ipc/call_messages.py",  # engine/test_model_calls.py has both ends, and what they say to each other
     "ipc/template_protocol.py",
     "server/startup.py",
+    "worker_process/completion.py",
     "worker_process/concurrent.py",
     "worker_process/model_client.py",
     "worker_process/preloaded.py",

@@ -2,6 +2,7 @@
 
 import json
 import queue
+import re
 import shutil
 from io import BytesIO
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as tritongrpc
 import tritonclient.http as tritonhttp
-from e2e_kit import Wire, request, serving, until
+from e2e_kit import Server, Wire, request, until
 from PIL import Image
 from port_kit import free_ports
 from tritonclient.utils import InferenceServerException
@@ -26,9 +27,13 @@ def served(tmp_path_factory):
     repository = folder / "python_models"
     shutil.copytree(MODELS, repository)
     address = f"--grpc-address=127.0.0.1:{grpc_port}"
-    with serving(folder, f"--model-repository={repository}", address) as server:
+    server = Server(folder, f"--model-repository={repository}", address)
+    try:
         server.grpc = f"127.0.0.1:{grpc_port}"
-        yield server
+        yield server.started()
+        assert server.stop() == 0
+    finally:
+        server.kill()
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +80,7 @@ def error_of(http, model: str, **more) -> InferenceServerException:
     return caught.value
 
 
-@pytest.mark.parametrize("model", ["add_sub", "jax", "pytorch"])
+@pytest.mark.parametrize("model", ["add_sub", "jax", "pytorch", "nobatch_auto_complete"])
 def test_model_adds_and_subtracts_as_it_does_in_triton(http, model):
     if model == "pytorch":
         pytest.importorskip("torch")
@@ -339,6 +344,48 @@ def test_metrics_of_a_model_are_shown(served, http):
     assert 'sent_total{model="custom_metrics",version="1"} 5.0' in shown
     assert 'sent_last{model="custom_metrics",version="1"} 3.0' in shown
     assert 'sent_count{model="custom_metrics",version="1"} 2.0' in shown
+
+
+def test_configuration_is_completed_by_the_model(http):
+    config = http.get_model_config("nobatch_auto_complete")
+    assert (config["max_batch_size"], config["backend"]) == (0, "python")
+    assert [(each["name"], each["dims"]) for each in config["output"]] == [
+        ("OUTPUT0", [4]),
+        ("OUTPUT1", [4]),
+    ]
+    metadata = http.get_model_metadata("batch_auto_complete")
+    assert metadata["inputs"] == [{"name": "IN", "datatype": "FP32", "shape": [-1, 2]}]
+    completed = http.get_model_config("batch_auto_complete")
+    assert completed["max_batch_size"] == 4
+    assert "dynamic_batching" in completed
+
+
+def test_completed_batch_size_holds(http):
+    rows = np.arange(6, dtype=np.float32).reshape(3, 2)
+    answer = ask(http, "batch_auto_complete", IN=rows)
+    np.testing.assert_array_equal(answer.as_numpy("OUT"), rows * 2)
+    assert answer.as_numpy("ROWS").tolist() == [[3]] * 3
+    assert "<= 4" in error_of(http, "batch_auto_complete", IN=np.zeros((5, 2), np.float32)).message()
+
+
+@pytest.mark.parametrize(
+    ("lines", "why"),
+    [
+        ("raise RuntimeError('no mood')", "model.py, line 4: RuntimeError: no mood"),
+        ("config.set_max_batch_size(2)\n        return config", "model.py, line 4: ValueError: model 'bad': max_batch_size is 4"),
+        ("return 7", "must return a pb_utils.ModelConfig, and returned a int"),
+        ("config.as_dict()['input'] = [{'name': 'x'}]\n        return config", "auto_complete_config: input 'x': data_type is missing"),
+    ],
+)  # fmt: skip
+def test_fault_of_a_completion_is_named_and_loads_nothing(http, lines, why):
+    code = f"class TritonPythonModel:\n    @staticmethod\n    def auto_complete_config(config):\n        {lines}\n    def execute(self, requests): pass\n"
+    with pytest.raises(InferenceServerException, match=re.escape(why)):
+        http.load_model(
+            "bad",
+            config='{"backend": "python", "max_batch_size": 4}',
+            files={"file:1/model.py": code.encode()},
+        )
+    assert not http.is_model_ready("bad")
 
 
 def test_finalize_is_called_when_the_model_is_unloaded(served, http):

@@ -26,6 +26,7 @@ from mooring.core.tensors import TensorSpec
 from mooring.engine.admission import RequestScheduler, admit_request, refuse_request, wait_until
 from mooring.engine.body_reader import BodyReader
 from mooring.engine.codec_pool import MAX_CODECS, CodecPool
+from mooring.engine.completion import complete_spec, needs_completion
 from mooring.engine.frontends import Frontends, SingleProcess
 from mooring.engine.graphs.ensemble_forms import observe_run, run_ensemble
 from mooring.engine.graphs.ensemble_plan import EnsemblePlan
@@ -144,6 +145,7 @@ class Engine(InferenceService):
             scheduler = version.scheduler
             if scheduler is not None:
                 return admit_request(scheduler, request, done)
+            return refuse_request(request, done, version.not_ready_error())
         text = f"model '{request.model}' has no version '{request.version}'"
         return refuse_request(
             request, done, VersionNotFound(text, model=request.model, version=request.version)
@@ -356,6 +358,10 @@ class Engine(InferenceService):
             version.start_loading(None, None)
             version.on_worker_event(version.metadata)
             return version
+        if needs_completion(spec):
+            spec = await self._complete_version(version)
+            if version.error is not None:
+                return version
         scheduler, pool = self._make_scheduler(version)
         version.start_loading(scheduler, pool)
         refusal = self._capacity.refusal_reason(spec.scaling.min_workers, self._workers_beside(version))
@@ -370,6 +376,21 @@ class Engine(InferenceService):
         self._ensembles.update()
         self._frontends.publish()
         return version
+
+    async def _complete_version(self, version: ModelVersion) -> ModelSpec:
+        """Have the model's code complete its configuration. Where that fails, the version is FAILED."""
+        version.start_loading(None, None)
+        try:
+            version.set_spec(await complete_spec(version.spec, self._workers))
+        except ModelLoadFailed as error:
+            log.error(  # noqa: TRY400 - the traceback that helps is the model's, in the detail
+                "configuration not completed",
+                model=version.spec.name,
+                reason=error.message,
+                detail=error.detail,
+            )
+            version.fail(error)
+        return version.spec
 
     def _make_scheduler(self, version: ModelVersion) -> tuple[RequestScheduler, WorkerPool]:
         """Make the queue of a version and its pool of workers, none of which is started yet."""

@@ -134,7 +134,8 @@ class ModelVersion:
     def start_loading(self, scheduler: RequestScheduler | None, pool: WorkerPool | None) -> None:
         """Begin to load the version. A chain, a workflow or an ensemble has no scheduler and no pool."""
         self.scheduler, self.pool = scheduler, pool
-        self._lifecycle.move_to(State.LOADING)
+        if self.state is not State.LOADING:  # as while its configuration is completed
+            self._lifecycle.move_to(State.LOADING)
 
     def on_worker_event(self, event: ModelMetadata | MooringError) -> None:
         """Note that a worker has loaded the model (its metadata), or has failed to or died (the error)."""
@@ -159,6 +160,11 @@ class ModelVersion:
         """Note that an ensemble waits for a model that is being loaded."""
         if self.state in (State.READY, State.FAILED):
             self._lifecycle.move_to(State.LOADING)
+
+    def set_spec(self, spec: ModelSpec) -> None:
+        """Replace what is known of the version before it is loaded."""
+        self.spec = spec
+        self.metadata = ModelMetadata(spec.name, [spec.version], spec.platform, spec.inputs, spec.outputs)
 
     def set_decoupled(self, decoupled: bool) -> None:
         """Set whether an ensemble may have any number of responses to a request, which its models decide."""

@@ -36,6 +36,12 @@ class Trial(msgspec.Struct, array_like=True, tag="trial"):
     folder: str
 
 
+class CompleteConfig(msgspec.Struct, array_like=True, tag="complete"):
+    """To the process of a completion: a model whose code completes its configuration."""
+
+    load: Load
+
+
 class Batch(msgspec.Struct, array_like=True, tag="batch", gc=False):
     """Requests for the model. ``answer_slots`` has a slot for the large answer of each request, or None."""
 
@@ -120,7 +126,7 @@ class InAnswerSlot:
         self.size = size
 
 
-ToWorker = Load | Batch | Cancel | EnableJoining | Trial
+ToWorker = Load | Batch | Cancel | EnableJoining | Trial | CompleteConfig
 ToServer = Loaded | LoadFailed | Results | Piece | Unstarted | MetricRecords | JoiningMissed
 
 

@@ -2,7 +2,8 @@
 
 1. The server sends a ``LENGTH`` and that many bytes: the names of the modules to import, one a line.
 2. From then on the server sends an ``ORDER`` each time. A positive one is the number of channels of a worker to fork;
-   ``MODEL`` asks for a template that loads a model, ``TRIAL`` for a process that tries whether requests may be joined.
+   ``MODEL`` asks for a template that loads a model, ``TRIAL`` for a process that finds out one thing of a model: whether
+   requests may be joined, or how its code completes its configuration.
    The descriptors of the new process travel with the order. ``PING`` carries none.
 3. The template answers with ``RECORD``s of (event, pid, status). ``FORKED`` names a new process, ``FORK_FAILED`` has the
    ``errno`` as its status, ``ENDED`` the exit status. ``PONG`` answers a ping.

@@ -117,6 +117,15 @@ def runs_triton_model(file: Path) -> bool:
         return False
 
 
+def completes_config(file: Path) -> bool:
+    """Whether a file for Triton's Python backend may have an ``auto_complete_config``."""
+    try:
+        with file.open("rb") as source:
+            return b"auto_complete_config" in source.read(_SOURCE_READ)
+    except OSError:
+        return False
+
+
 def backend_of(file: Path) -> str:
     """The backend of a file that is a whole model; empty for any other file."""
     return next((name for name, suffixes in SUFFIXES.items() if file.suffix in suffixes), "")

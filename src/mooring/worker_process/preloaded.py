@@ -14,7 +14,7 @@ from mooring.backends.backend import Backend, create_backend
 from mooring.core.errors import MooringError
 from mooring.core.service import ModelMetadata
 from mooring.ipc.framing import Frames
-from mooring.ipc.messages import Codec, Load, Trial
+from mooring.ipc.messages import Codec, CompleteConfig, Load, Trial
 from mooring.worker_process.model_logging import show_debug
 from mooring.worker_process.outcomes import line_of
 
@@ -27,13 +27,13 @@ class Preloaded:
     metadata: ModelMetadata
 
 
-def receive_order(control: socket.socket) -> Load | Trial:
+def receive_order(control: socket.socket) -> Load | Trial | CompleteConfig:
     """Receive the only message on a control socket. Raises ``EOFError`` where the server closes it instead."""
     frames, codec = Frames(), Codec()
     while frames.receive(control):
         for frame in frames:
             message = codec.to_worker(frame)
-            assert isinstance(message, Load | Trial)
+            assert isinstance(message, Load | Trial | CompleteConfig)
             return message
     raise EOFError
 

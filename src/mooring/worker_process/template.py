@@ -22,7 +22,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from mooring.descriptors import set_soft_limit
-from mooring.ipc.messages import Load
+from mooring.ipc.messages import CompleteConfig, Load, Trial
 from mooring.ipc.template_protocol import (
     ENDED,
     FORK_FAILED,
@@ -210,9 +210,7 @@ def _run_child(channels: int, descriptors: Sequence[int], parent: int, model: Pr
         if channels == MODEL:
             _serve_model(socket.socket(fileno=rest[0]), parent)
         elif channels == TRIAL:
-            from mooring.worker_process import trial  # noqa: PLC0415 - for one process of a model's life
-
-            trial.run_trial(socket.socket(fileno=rest[0]), model)
+            _run_once(socket.socket(fileno=rest[0]), model)
         else:
             spare_forks()
             progress, *rest = rest
@@ -228,6 +226,21 @@ def _run_child(channels: int, descriptors: Sequence[int], parent: int, model: Pr
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(status)
+
+
+def _run_once(control: socket.socket, model: Preloaded | None) -> None:
+    """Find out one thing about the model that the server names, and report it."""
+    order = receive_order(control)
+    # Imported here: these are for one process of a model's life.
+    if isinstance(order, CompleteConfig):
+        from mooring.worker_process import completion  # noqa: PLC0415
+
+        completion.run_completion(control, order)
+    else:
+        from mooring.worker_process import trial  # noqa: PLC0415
+
+        assert isinstance(order, Trial)
+        trial.run_trial(control, model, order)
 
 
 if __name__ == "__main__":

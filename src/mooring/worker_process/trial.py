@@ -28,7 +28,7 @@ from mooring.ipc.messages import Load, Trial
 from mooring.repository.spec import ModelSpec
 from mooring.worker_process.model_logging import show_warnings_only
 from mooring.worker_process.outcomes import line_of
-from mooring.worker_process.preloaded import Preloaded, receive_order
+from mooring.worker_process.preloaded import Preloaded
 
 # Memory beyond what the process has at its start: this much for calls, and _COPIES times the size of the model's files.
 _MEMORY = 1 << 30
@@ -39,11 +39,9 @@ _CHUNK = 1 << 20
 _LIBRARIES = ("onnxruntime", "torch", "numpy")
 
 
-def run_trial(control: socket.socket, model: Preloaded | None) -> None:
+def run_trial(control: socket.socket, model: Preloaded | None, order: Trial) -> None:
     """Try the model that the server names, which may be loaded already, and send the ``Joining`` that results."""
     show_warnings_only()  # of made-up rows
-    order = receive_order(control)
-    assert isinstance(order, Trial)
     try:
         result = _find_result(order, model)
     except MooringError as error:

@@ -8,17 +8,18 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import NamedTuple, Protocol
 from weakref import WeakSet
 
 import msgspec
 
+from mooring.core.errors import ErrorRecord, ModelLoadFailed
 from mooring.core.service import Joining, JoiningState
 from mooring.hardware import count_cores
 from mooring.ipc.arena import Arena, anonymous_file
-from mooring.ipc.messages import Codec, Load, Trial
+from mooring.ipc.messages import Codec, CompleteConfig, Load, Trial
 from mooring.ipc.progress import Progress
 from mooring.ipc.template_protocol import (
     ENDED,
@@ -454,22 +455,51 @@ class LocalWorkers:
     async def try_joining(self, template: Template, load: Load, facts: Mapping[str, str]) -> Joining:
         """Whether requests for a model may share its calls, as a process of its own finds out. Raises ``OSError``."""
         async with self._one_trial:  # they take cores and memory from the workers
-            with ExitStack() as closed:
-                ours, theirs = socket.socketpair()
-                closed.enter_context(ours)
-                read, write = os.pipe()
-                output = WorkerOutput(read, facts)
-                closed.callback(output.close)
-                process = ForkedProcess(output)
-                closed.callback(process.kill)
-                try:
-                    template.fork_trial(process, [write, theirs.fileno()])
-                finally:
-                    os.close(write)
-                    theirs.close()
-                ours.sendall(Codec().frame(Trial(load, self._cache_folder)))
-                ours.setblocking(False)
-                return await _read_trial_result(ours)
+            with self._run_once(template, Trial(load, self._cache_folder), facts) as sock:
+                return await _read_trial_result(sock)
+
+    async def complete_config(self, template: Template, load: Load, facts: Mapping[str, str]) -> str:
+        """Return what the code of a model completes of its configuration, as JSON text.
+
+        A process of its own runs that code, for as long as a worker may take to start. Raises ``ModelLoadFailed`` and
+        ``OSError``.
+        """
+        limit = load.spec.timeouts.startup_timeout
+        try:
+            with self._run_once(template, CompleteConfig(load), facts) as sock:
+                async with asyncio.timeout(limit):
+                    said = await _read_to_end(sock)
+            answer = msgspec.msgpack.decode(said, type=str | ErrorRecord)
+        except TimeoutError:
+            raise ModelLoadFailed(f"auto_complete_config took longer than {limit:g} s") from None
+        except (ConnectionError, msgspec.DecodeError):
+            raise ModelLoadFailed("the process that ran auto_complete_config ended") from None
+        if isinstance(answer, ErrorRecord):
+            raise answer.error(model=load.spec.name, version=load.spec.version)
+        return answer
+
+    @contextmanager
+    def _run_once(
+        self, template: Template, order: Trial | CompleteConfig, facts: Mapping[str, str]
+    ) -> Iterator[socket.socket]:
+        """Start a process that finds out one thing of a model; it says it over this socket, and is ended at the end."""
+        with ExitStack() as closed:
+            ours, theirs = socket.socketpair()
+            closed.enter_context(ours)
+            read, write = os.pipe()
+            output = WorkerOutput(read, facts)
+            closed.callback(output.close)
+            process = ForkedProcess(output)
+            closed.callback(process.kill)
+            try:
+                template.fork_trial(process, [write, theirs.fileno()])
+            finally:
+                os.close(write)
+                theirs.close()
+            ours.sendall(Codec().frame(order))
+            ours.setblocking(False)
+            yield ours
+            output.read()
 
     def template(self, modules: Sequence[str]) -> LibraryTemplate:
         """The template for these modules, started if need be: worth calling early, it imports meanwhile."""
@@ -496,13 +526,18 @@ class LocalWorkers:
             template.close()
 
 
+async def _read_to_end(sock: socket.socket) -> bytes:
+    loop, said = asyncio.get_running_loop(), b""
+    while part := await loop.sock_recv(sock, 65_536):
+        said += part
+    return said
+
+
 async def _read_trial_result(sock: socket.socket) -> Joining:
     """What a trial says before it ends, or that it said nothing in time."""
-    loop, said = asyncio.get_running_loop(), b""
     try:
         async with asyncio.timeout(_TRIAL):
-            while part := await loop.sock_recv(sock, _MOST_RESULT):
-                said += part
+            said = await _read_to_end(sock)
         return msgspec.msgpack.decode(said, type=Joining)
     except TimeoutError:
         why = f"the trial took longer than {_TRIAL:g} s"

@@ -57,6 +57,16 @@ class Spawner:
         load = Load(self._spec, LoadContext(threads=self._threads))
         return await self._local.try_joining(template, load, {**self._facts, "trial": "joining"})
 
+    async def complete_config(self) -> str:
+        """Return what the model's code completes of its configuration, as JSON text.
+
+        Raises ``ModelLoadFailed``, and ``OSError`` without room for the process.
+        """
+        async with self._loading:
+            template = await self._choose_template()
+        load = Load(self._spec, LoadContext(threads=self._threads, debug=shows_debug()))
+        return await self._local.complete_config(template, load, self._facts)
+
     def close(self) -> None:
         """Dismiss the template: it ends when its last worker has."""
         model, self._model = self._model, None
