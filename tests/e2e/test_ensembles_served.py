@@ -395,16 +395,17 @@ def test_only_what_is_requested_is_computed(infer, server):
     }
 
 
-def test_every_datatype_goes_through(infer):
+@pytest.mark.parametrize("count", [3, 0])
+def test_every_datatype_goes_through(infer, count):
     sent = {
-        f"A_{name}": np.array([[b"a", b"", b"b" * 9]], np.object_)
+        f"A_{name}": np.array([[b"a", b"", b"b" * 9][:count]], np.object_)
         if name == "STRING"
-        else np.array([[0, 1, 1]]).astype(dtype)
+        else np.array([[0, 1, 1][:count]]).astype(dtype)
         for name, dtype in DATATYPES.items()
     }
     found = infer("simple", **sent)
-    assert {name.replace("B_", "A_"): array.tolist() for name, array in found.items()} == {
-        name: array.tolist() for name, array in sent.items()
+    assert {name.replace("B_", "A_"): (array.shape, array.tolist()) for name, array in found.items()} == {
+        name: (array.shape, array.tolist()) for name, array in sent.items()
     }
 
 
@@ -651,6 +652,15 @@ def test_an_ensemble_comes_and_goes_with_its_models(explicit):
     assert post(explicit, "/v2/repository/models/outer/unload", dependents).status_code == 200
     assert [name for name, state in states(explicit).items() if state == "READY"] == []
     assert post(explicit, "/v2/repository/models/outer/load", {}).status_code == 200  # with all that it needs
+    assert answers("outer")
+    override = {"parameters": {"config": json.dumps({"max_batch_size": 1})}}
+    assert post(explicit, "/v2/repository/models/both/load", override).status_code == 200
+    two = {"inputs": [{"name": "A", "datatype": "FP32", "shape": [2, 2], "data": [1, 2, 3, 4]}]}
+    assert "batch-size must be <= 1 for 'both'" in post(explicit, "/v2/models/both/infer", two).text
+    assert "allows a max_batch_size of 8, and model 'both' only 1" in str(
+        post(explicit, "/v2/models/outer/infer", ROWS).text
+    )
+    assert post(explicit, "/v2/repository/models/both/load", {}).status_code == 200
     assert answers("outer")
     circle = post(explicit, "/v2/repository/models/first/load", {})
     assert circle.status_code == 400

@@ -22,6 +22,8 @@ from mooring.repository.triton_config import TritonConfig
 # configurations may say, in milliseconds as well.
 SMALLEST, LARGEST = -(1 << 63), (1 << 63) - 1
 _MAX_SECONDS = 2e13
+# Of an ensemble. What fits together is looked at for every pair of them.
+_MAX_STEPS = 1000
 _Positive = Annotated[int, Meta(ge=1, le=LARGEST)]
 _Size = Annotated[int, Meta(ge=-1, le=LARGEST)]
 _Count = Annotated[int, Meta(ge=0, le=LARGEST)]
@@ -131,7 +133,7 @@ class EnsembleStepTable(Table, frozen=True):
 
 
 class EnsembleTable(Table, frozen=True):
-    steps: list[EnsembleStepTable] = []
+    steps: Annotated[list[EnsembleStepTable], Meta(max_length=_MAX_STEPS)] = []
     max_inflight_requests: _Count = 0
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
+from mooring.core.paths import leads_out
 from mooring.core.tensors import TensorSpec
 from mooring.repository.declaration import Declaration, EnsembleStepTable
 from mooring.repository.spec import EnsembleStep, ModelSpec
@@ -71,6 +72,8 @@ def find_step_fault(declared: Declaration) -> str:
             if not value:
                 name = {"model": "model_name", "inputs": "input_map", "outputs": "output_map"}[key]
                 return f"step {index} of the ensemble has no {name}"
+        if "/" in step.model or leads_out(step.model):
+            return f"step {index} of the ensemble names {step.model!r}, which cannot be the name of a model"
     return next(_tensor_faults(declared, steps), "")
 
 

@@ -5,7 +5,7 @@ from ensemble_kit import Steps, ensemble_spec, step
 
 from mooring.core.buffers import HeapAllocator
 from mooring.core.errors import InvalidInput, ModelFailed, Unsupported
-from mooring.core.requests import Form, InferenceRequest, Operation
+from mooring.core.requests import BodyKind, Form, InferenceRequest, Operation, UndecodedBody
 from mooring.core.tensors import Tensor
 from mooring.engine.graphs.ensemble_forms import observe_run, run_ensemble
 from mooring.observability.statistics import ModelStatistics
@@ -44,6 +44,23 @@ def test_no_rows_are_no_predictions():
     steps = Steps(SPEC)
     ask(steps, instances())
     assert (steps.outcomes[0].outputs[0].shape, steps.asked) == ([0], [])
+
+
+def test_so_many_samples_are_under_way_at_a_time():
+    spec = ensemble_spec(step("first", "x=A", "y=C"), inputs="A", outputs="C", batch=1, max_inflight=2)
+    steps = Steps(spec)
+    ask(steps, instances(*[[each, 0] for each in range(5)]))
+    assert steps.waiting() == ["first"] * 2
+    steps.answer("first", steps.tensor("y"))
+    assert steps.waiting() == ["first"] * 2
+    answer_all(steps)
+    assert steps.outcomes[0].outputs[0].shape == [5]
+
+
+def test_an_undecoded_body_without_rows_is_answered():
+    steps = Steps(SPEC)
+    ask(steps, [], body=UndecodedBody(BodyKind.V1, b'{"instances": []}'))
+    assert steps.outcomes[0].outputs[0].shape == [0]
 
 
 def test_a_body_is_answered_with_a_body():

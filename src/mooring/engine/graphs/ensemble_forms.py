@@ -1,6 +1,7 @@
 """Requests to an ensemble, in whatever form: tensors go their way at once, bodies and instances by a codec process."""
 
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ from mooring.codecs.ensemble_forms import (
 )
 from mooring.codecs.nonfinite import writes_null
 from mooring.core.buffers import Buffer
-from mooring.core.errors import InvalidInput, MooringError, Unsupported
+from mooring.core.errors import MooringError, Unsupported
 from mooring.core.requests import INFER, INSTANCES, TENSORS, InferenceRequest, InferenceResponse
 from mooring.core.service import Done, Outcome, Ticket
 from mooring.core.tensors import Tensor, release
@@ -67,8 +68,8 @@ def observe_run(request: InferenceRequest, statistics: ModelStatistics, done: Do
 class _FormRun:
     """A request that is no tensors yet; the ``Ticket`` of its caller.
 
-    How this works: a codec process makes samples of the body. Each sample is a run of its own through the ensemble, all
-    at once, and of all their outputs a codec process makes the answer. The first failure ends all.
+    How this works: a codec process makes samples of the body. Each sample is a run of its own through the ensemble, some
+    at a time, and of all their outputs a codec process makes the answer. The first failure ends all.
     """
 
     def __init__(
@@ -85,7 +86,9 @@ class _FormRun:
         self._context = context
         self._allocate = allocate
         self._job: Ticket | None = None  # what a codec process does for this request
-        self._tickets: list[Ticket] = []
+        self._tickets: dict[int, Ticket] = {}  # by sample
+        self._running: set[int] = set()
+        self._waiting: deque[tuple[int, list[Tensor]]] = deque()
         self._head = FormHead(False, [])
         self._outputs: list[list[Tensor]] = []  # by sample
         self._left = 0
@@ -140,23 +143,28 @@ class _FormRun:
             self._job = ticket
 
     def _on_read(self, response: InferenceResponse) -> None:
-        request, tensors = self._request, response.tensors
-        self._head = head = read_head(tensors)
+        tensors = response.tensors
+        head = read_head(tensors)
         move_to_arena(tensors, self._allocate)
+        start = 1
+        for index, sample in enumerate(head.samples):
+            end = start + sample.counts[0]
+            self._waiting.append((index, tensors[start:end]))
+            start = end
         self._outputs = [[] for _ in head.samples]
         self._left = len(head.samples)
-        start = 1
-        samples = []
-        for sample in head.samples:
-            samples.append(tensors[start : start + sample.counts[0]])
-            start += sample.counts[0]
         self._head = FormHead(
             head.is_rows, [FormSample([], each.rows, each.batch_added) for each in head.samples]
         )
-        for index, inputs in enumerate(samples):
-            if self._done is None:  # a sample before it has failed at once
-                release(inputs)
-                continue
+        self._start_samples()
+
+    def _start_samples(self) -> None:
+        """Start samples that wait, as many as may be under way, or have the answer written after the last one."""
+        if not self._left:
+            self._write_answer()
+        while self._done is not None and self._waiting and len(self._tickets) < self._plan.max_inflight:
+            index, inputs = self._waiting.popleft()
+            request = self._request
             part = InferenceRequest(
                 request.model,
                 request.version,
@@ -167,7 +175,10 @@ class _FormRun:
                 headers=request.headers,
                 priority=request.priority,
             )
-            self._tickets.append(EnsembleRun(self._plan, part, self._collect_sample(index), self._context))
+            self._running.add(index)
+            ticket = EnsembleRun(self._plan, part, self._collect_sample(index), self._context)
+            if index in self._running:  # it may have been answered at once
+                self._tickets[index] = ticket
 
     def _collect_sample(self, index: int) -> Done:
         def done(outcome: Outcome) -> None:
@@ -176,7 +187,7 @@ class _FormRun:
                     release(outcome.outputs)
                 return
             if isinstance(outcome, MooringError):
-                self._end_with_error(self._sample_error(index, outcome))
+                self._end_with_error(outcome)
                 return
             counts = self._head.samples[index].counts
             if outcome.outputs:
@@ -188,16 +199,11 @@ class _FormRun:
                 )
             elif outcome.final:
                 self._left -= 1
-                if not self._left:
-                    self._write_answer()
+                self._running.discard(index)
+                self._tickets.pop(index, None)
+                self._start_samples()
 
         return done
-
-    def _sample_error(self, index: int, error: MooringError) -> MooringError:
-        """An error of a request that has several samples says which of them it is about."""
-        if isinstance(error, InvalidInput) and len(self._outputs) > 1:
-            return InvalidInput(f"instance {index}: {error.message}", model=error.model)
-        return error
 
     def _write_answer(self) -> None:
         outputs, self._outputs = [each for sample in self._outputs for each in sample], []
@@ -224,12 +230,13 @@ class _FormRun:
         self._context.runs.discard(self)
         if self._job is not None:
             self._job.cancel()
-        tickets, self._tickets = self._tickets, []
-        for ticket in tickets:
+        tickets, self._tickets = self._tickets, {}
+        for ticket in tickets.values():
             ticket.cancel()
-        for outputs in self._outputs:
-            release(outputs)
+        for tensors in (*self._outputs, *(inputs for _, inputs in self._waiting)):
+            release(tensors)
         self._outputs = []
+        self._waiting.clear()
 
 
 def _do_nothing() -> None:

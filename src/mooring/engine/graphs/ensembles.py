@@ -117,25 +117,20 @@ class Ensembles:
 
     def _find_cycle(self, version: ModelVersion) -> str:
         """Say how an ensemble leads back to itself; empty where it does not."""
-        name = version.spec.name
+        name, seen = version.spec.name, set[str]()
 
-        def path_from(model: str, seen: list[str]) -> list[str]:
+        def path_from(model: str) -> list[str]:
+            if model == name:
+                return [name]
             entry = self._registry.models.get(model)
             default = entry.versions.get(entry.default) if entry is not None else None
-            if default is None or default.spec.ensemble is None:
+            if model in seen or default is None or default.spec.ensemble is None:
                 return []
-            for step in default.spec.ensemble.steps:
-                if step.model == name:
-                    return [*seen, model, name]
-                if step.model not in seen and (found := path_from(step.model, [*seen, model])):
-                    return found
-            return []
+            seen.add(model)
+            return next(([model, *path] for step in default.spec.stages if (path := path_from(step))), [])
 
-        for step in version.spec.stages:
-            found = [name] if step == name else path_from(step, [])
-            if found:
-                return f"the ensemble is a step of itself: {' -> '.join([name, *found])}"
-        return ""
+        path = next((path for step in version.spec.stages if (path := path_from(step))), [])
+        return f"the ensemble is a step of itself: {' -> '.join([name, *path])}" if path else ""
 
 
 def _state_fault(version: ModelVersion | None) -> str:
