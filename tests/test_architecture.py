@@ -42,6 +42,7 @@ WITHOUT_TESTS = {
     "worker_process/concurrent.py",
     "worker_process/model_client.py",
     "worker_process/preloaded.py",
+    "worker_process/rank.py",  # test_group.py starts it
     "worker_process/trial.py",  # test_joining_trial.py: two files of tests may not have one name
     "worker_process/warmup.py",
     "workers/library_process.py",

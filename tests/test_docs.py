@@ -27,7 +27,7 @@ from mooring.repository.declaration import (
     SequencesTable,
     WorkersTable,
 )
-from mooring.repository.model_config import _KEYS, _WITHOUT_EFFECT
+from mooring.repository.model_config import _KEYS, _OF_GROUPS
 from mooring.repository.platforms import BACKENDS
 from mooring.server.server import Server
 from mooring.tokens import Access
@@ -137,7 +137,7 @@ def test_each_key_of_a_models_configuration_is_documented_and_no_other():
 
 
 def test_each_platform_key_and_worker_is_documented():
-    assert {*BACKENDS, *WORKERS, *_KEYS, *_WITHOUT_EFFECT} <= quoted(guide("models"))
+    assert {*BACKENDS, *WORKERS, *_KEYS, *_OF_GROUPS} <= quoted(guide("models"))
 
 
 @pytest.mark.parametrize(

@@ -232,6 +232,42 @@ def test_keys_of_a_models_config_are_judged_by_line(root, mar):
     assert list(told(root, "differs")) == ["store/bell.mar/c.yaml:3"]
 
 
+GROUP = "parallelType: tp\ntorchrun:\n  nproc-per-node: 2\n"
+
+
+@pytest.mark.parametrize(
+    ("config", "verdict", "what"),
+    [
+        (
+            GROUP,
+            "differs",
+            "each worker is a parallel group of 2 processes on this machine, under torchrun's environment",
+        ),
+        (GROUP + "continuousBatching: true\n", "change", "continuousBatching cannot run in a parallel group"),
+        (
+            GROUP + "  nnodes: 2\n",
+            "change",
+            "torchrun.nnodes is 2, and a parallel group runs on one machine here",
+        ),
+    ],
+)
+def test_a_parallel_group_is_named_with_what_it_needs_or_why_it_cannot_run(root, mar, config, verdict, what):
+    mar(files={"c.yaml": config}, configFile="c.yaml")
+    assert list(told(root, verdict)) == ["store/bell.mar/c.yaml:2"]
+    assert what in told(root, verdict)["store/bell.mar/c.yaml:2"]
+
+
+def test_a_parallel_group_without_torch_needs_a_change(root, mar, monkeypatch):
+    monkeypatch.setattr("mooring.doctor.model_archive.find_spec", lambda _: None)
+    mar(files={"c.yaml": GROUP}, configFile="c.yaml")
+    assert "need torch; it is not installed here" in told(root, "change")["store/bell.mar/c.yaml:2"]
+
+
+def test_a_handler_with_processes_of_its_own_is_served_as_any_other(root, mar):
+    mar(files={"c.yaml": "parallelType: custom\nparallelLevel: 2\n"}, configFile="c.yaml")
+    assert "starts its processes by itself" in told(root, "differs")["store/bell.mar/c.yaml:1"]
+
+
 def test_more_workers_than_the_machine_bears_are_a_line_to_change(root, mar):
     mar(files={"c.yaml": "batchSize: 4\nminWorkers: 100000\n"}, configFile="c.yaml")
     assert (

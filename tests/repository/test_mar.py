@@ -259,11 +259,7 @@ def test_one_bound_on_workers_is_enough(folder, config, workers):
 
 
 def test_what_is_asked_for_in_vain_is_said(folder, caplog):
-    read(
-        write(
-            folder, config="torchrun: {}\nuseVenv: false\ndeviceType: gpu\nparallelType: tp\nparallelLevel: 1"
-        )
-    )
+    read(write(folder, config="torchrun: {}\nuseVenv: false\ndeviceType: gpu\nparallelType: tp"))
     assert 'keys="deviceType, parallelType"' in caplog.text
 
 

@@ -11,7 +11,7 @@ from mooring.core.service import Joining, JoiningState
 from mooring.ipc.arena import Arena
 from mooring.ipc.messages import EnableJoining, Load
 from mooring.workers import handle as handle_module
-from mooring.workers import heartbeat
+from mooring.workers import heartbeat, recycling
 from mooring.workers import local as local_module
 from mooring.workers import pool as pool_module
 from mooring.workers.handle import WorkerState
@@ -511,15 +511,16 @@ async def test_nobody_is_recycled_while_workers_are_missing():
 
 @virtual_time
 async def test_a_worker_over_its_memory_is_recycled_and_one_over_twice_of_it_is_ended(monkeypatch):
-    memory = {4000: 50 * MB}
+    memory = {4000: 20 * MB, 4001: 30 * MB}
 
     async def to_thread(work, *args):
         return work(*args)
 
-    monkeypatch.setattr(pool_module, "memory_of", lambda pid: memory.get(pid, 0))
+    monkeypatch.setattr(recycling, "memory_of", lambda pid: memory.get(pid, 0))
     monkeypatch.setattr(asyncio, "to_thread", to_thread)
     stage = Stage(memory_limit=100 * MB)
     await stage.start(1)
+    stage.pool.workers[0].ranks = [4001]  # of a parallel group all processes count
 
     async def look():
         await stage.wait(1.1)
@@ -528,11 +529,11 @@ async def test_a_worker_over_its_memory_is_recycled_and_one_over_twice_of_it_is_
 
     await look()
     assert len(stage.processes) == 1
-    memory[4000] = 101 * MB
+    memory[4000] = 71 * MB
     await look()
     await look()
     assert (len(stage.processes), stage.processes[0].kills) == (2, 0)
-    memory[4000] = 201 * MB
+    memory[4001] = 131 * MB
     await look()
     assert stage.processes[0].kills == 1
     assert "its limit is 104857600" in stage.owner.failures[0].detail

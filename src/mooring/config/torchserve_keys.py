@@ -91,7 +91,7 @@ WITHOUT_EFFECT: Mapping[str, UnusedKey] = {
     "cpu_launcher_args": UnusedKey(_LAUNCHER),
     "cpu_launcher_enable": UnusedKey(_LAUNCHER, ("false",)),
     "debug": UnusedKey("workers are always started by the server; see log_level", ("false",)),
-    "initial_distribution_port": UnusedKey("no model runs under torchrun"),
+    "initial_distribution_port": UnusedKey("a parallel group takes a free port, or torchrun's master-port"),
     "io_ratio": UnusedKey(_LOOP),
     "ipex_enable": UnusedKey(_IPEX, ("false",)),
     "ipex_gpu_enable": UnusedKey("set TS_IPEX_GPU_ENABLE in the server's environment", ("false",)),

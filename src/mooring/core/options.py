@@ -242,6 +242,41 @@ class RuntimeOptions(OptionGroup, frozen=True, kw_only=True):
     channels_last: bool = False
 
 
+class ParallelType(enum.StrEnum):
+    """How a model is split over the processes of a group (TorchServe's parallelType)."""
+
+    UNNAMED = ""
+    TENSOR = "tp"
+    PIPELINE = "pp"
+    PIPELINE_TENSOR = "pptp"
+    CUSTOM = "custom"  # by the handler itself: its worker is one process
+
+
+class Parallel(msgspec.Struct, frozen=True, kw_only=True):
+    """Several processes that are one worker of a model, as torchrun would start them: its *group* of ``level`` ranks.
+
+    ``threads`` is OMP_NUM_THREADS of each; 0 divides those of the worker. ``master`` and ``master_port`` are where they
+    meet; by default this machine, and a free port. ``devices`` are numbers of GPUs, of which each worker gets ``level``.
+    """
+
+    type: ParallelType = ParallelType.UNNAMED
+    level: int = 1
+    threads: int = 0
+    master: str = ""
+    master_port: int = 0
+    device_type: str = ""
+    devices: list[int] = []
+
+    @property
+    def grouped(self) -> bool:
+        """Whether the server starts the processes."""
+        return self.type is not ParallelType.CUSTOM
+
+    def count_processes(self, workers: int) -> int:
+        """The number of processes of so many workers: that which the server knows, and the ranks of its group."""
+        return workers * (1 + self.level) if self.grouped else workers
+
+
 class ModelOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Every option of a model, by group."""
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import msgspec
 
 from mooring.core.errors import MooringError
+from mooring.core.options import Parallel
 from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.tensors import Parameter, TensorSpec
 from mooring.core.versions import VersionPolicy
@@ -22,6 +23,7 @@ class LoadContext(msgspec.Struct, frozen=True):
 
     With ``debug`` what the model logs is taken from DEBUG up, else from INFO.
     ``calls`` is the path of the socket over which the model's code may call other models; empty for code that does not.
+    ``place`` is the worker's number among those of its version, from 0.
     """
 
     worker: str = ""
@@ -29,6 +31,7 @@ class LoadContext(msgspec.Struct, frozen=True):
     gpu: int | None = None
     debug: bool = False
     calls: str = ""
+    place: int = 0
 
 
 class ModelMetadata(msgspec.Struct, frozen=True):
@@ -230,6 +233,7 @@ class ModelDescription(msgspec.Struct, frozen=True):
     workers: list[WorkerDescription]
     default_rule: str = ""
     version_policy: VersionPolicy | None = None
+    parallel: Parallel | None = None
     sequences: SequenceDescription | None = None
     joining: Joining | None = None  # None for models with code of their own, which decide by themselves
     use_venv: bool = False

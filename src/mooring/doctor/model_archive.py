@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import msgspec
 from mooring.backends.handler.absent import REASONS
 from mooring.backends.handler.entry import DEFAULT_HANDLERS
 from mooring.core.errors import ModelLoadFailed
+from mooring.core.options import Parallel
 from mooring.doctor.findings import Finding, Verdict, at, change, differs, line_of, runs
 from mooring.doctor.libraries import Requirements, library_findings
 from mooring.doctor.python_source import (
@@ -24,6 +26,7 @@ from mooring.doctor.weights import more_than_tensors
 from mooring.repository.archives import find_model_root, unpack
 from mooring.repository.mar import MANIFEST, check_name, file_in_archive, model_name_of, read_manifest
 from mooring.repository.model_config import check_server_keys, read_model_config
+from mooring.repository.parallel import GROUPS_TAKE_NO_STEPS, read_parallel, refusal_of
 from mooring.workers.capacity import machine_capacity
 
 _WEIGHTS = (".pt", ".pth", ".bin", ".ckpt")
@@ -169,12 +172,38 @@ def _config_findings(model: _Model, file: Path, config: dict[str, Any]) -> Itera
     for key, fault in judged.faults.items():
         where = model.place(file, line_of(text, key, ": \t"))
         yield change(where, f"{key} is {config[key]!r} and is ignored: {fault}", f"give {key} such a value")
-    if refusal := machine_capacity().refusal_reason(judged.chosen.get("minWorkers", 1)):
+    parallel = read_parallel(config)
+    if parallel is not None:
+        where = model.place(
+            file, line_of(text, "torchrun" if "torchrun" in config else "parallelType", ": \t")
+        )
+        yield from _parallel_findings(parallel, config, where)
+    processes = parallel.count_processes(1) if parallel is not None else 1
+    if refusal := machine_capacity().refusal_reason(judged.chosen.get("minWorkers", 1) * processes):
         where = model.place(file, line_of(text, "minWorkers", ": \t"))
         yield change(where, f"minWorkers is refused: {refusal}", "give minWorkers a smaller number")
     for key in judged.without_effect:
         where = model.place(file, line_of(text, key, ": \t"))
         yield differs(where, f"{key} has no effect here", "remove it if the model does not read it itself")
+
+
+def _parallel_findings(parallel: Parallel, config: dict[str, Any], where: str) -> Iterator[Finding]:
+    if not parallel.grouped:
+        yield differs(where, "the handler starts its processes by itself, in a worker as any other")
+    elif refusal := refusal_of(config):
+        yield change(
+            where, refusal, "set nnodes to 1, or serve the parts of the model as models of their own"
+        )
+    elif config.get("continuousBatching"):
+        yield change(where, GROUPS_TAKE_NO_STEPS, "take continuousBatching out")
+    elif find_spec("torch") is None:
+        text = f"each worker is a parallel group of {parallel.level} processes, which need torch; it is not installed here"
+        yield change(where, text, 'pip install "mooring[torchserve]"')
+    else:
+        text = f"each worker is a parallel group of {parallel.level} processes on this machine, under torchrun's environment"
+        yield differs(
+            where, f"{text}; rank 0 answers, and torchrun's own restarts and rendezvous have no effect"
+        )
 
 
 def _weights_findings(

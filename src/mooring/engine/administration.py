@@ -317,7 +317,7 @@ class Administration(ModelAdministration):
         spec = await asyncio.to_thread(self._catalog.read_registration, registration)
         least, most = spec.scaling.min_workers, spec.scaling.max_workers
         try:
-            self._engine.check_capacity(least)
+            self._engine.check_capacity(spec.count_processes(least))
             version = await self._engine.deploy_version(spec.with_options(declare(Scaling, min_workers=0)))
         except (InvalidInput, ModelExists):
             self._catalog.release(spec)
@@ -544,6 +544,7 @@ def _describe_version(version: ModelVersion, model: Model, pending: int) -> Mode
         pending=pending,
         loaded_at_startup=version.loaded_at_startup,
         workers=_describe_workers(pool) if pool is not None else [],
+        parallel=spec.parallel,
         sequences=describe_sequences(spec),
         joining=_joining_of(version),
         stepwise=spec.batching.stepwise,
@@ -561,7 +562,7 @@ def _describe_workers(pool: WorkerPool) -> list[WorkerDescription]:
             worker.process.pid,
             worker.state.name,
             worker.started,
-            resident_memory(worker.process.pid),
+            sum(map(resident_memory, worker.pids)),
         )
         for worker in pool.workers
     ]

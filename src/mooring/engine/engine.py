@@ -364,7 +364,8 @@ class Engine(InferenceService):
                 return version
         scheduler, pool = self._make_scheduler(version)
         version.start_loading(scheduler, pool)
-        refusal = self._capacity.refusal_reason(spec.scaling.min_workers, self._workers_beside(version))
+        wanted = spec.count_processes(spec.scaling.min_workers)
+        refusal = self._capacity.refusal_reason(wanted, self._workers_beside(version))
         if refusal:
             version.on_worker_event(ModelLoadFailed(refusal, model=spec.name, version=spec.version))
             return version
@@ -428,7 +429,8 @@ class Engine(InferenceService):
 
     def check_capacity(self, workers: int, version: ModelVersion | None = None) -> None:
         """Raise ``InvalidInput`` where so many workers of ``version``, or of a new one, exceed the bound of all models."""
-        refusal = self._capacity.refusal_reason(workers, self._workers_beside(version))
+        wanted = version.spec.count_processes(workers) if version is not None else workers
+        refusal = self._capacity.refusal_reason(wanted, self._workers_beside(version))
         if refusal:
             raise InvalidInput(refusal)
 
@@ -440,7 +442,7 @@ class Engine(InferenceService):
             # Those that may be scaled to zero make room for others.
             if each is not version and not may_scale_to_zero(each.spec)
         ]
-        return sum(pool.wanted for pool in pools if pool is not None)
+        return sum(pool.spec.count_processes(pool.wanted) for pool in pools if pool is not None)
 
     async def _unload_version(self, version: ModelVersion) -> None:
         """Refuse new requests, wait for those in flight for ``drain_limit`` seconds at most, and end the workers."""

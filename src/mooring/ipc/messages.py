@@ -82,6 +82,12 @@ class LoadFailed(msgspec.Struct, array_like=True, tag="failed"):
     lasting: bool = False
 
 
+class GroupStarted(msgspec.Struct, array_like=True, tag="group"):
+    """The worker has started the processes of its parallel group."""
+
+    pids: list[int]
+
+
 class Results(msgspec.Struct, array_like=True, tag="results", gc=False):
     """Answers, in any order. ``batches`` has the rows and seconds of every call of the model among them.
 
@@ -127,7 +133,7 @@ class InAnswerSlot:
 
 
 ToWorker = Load | Batch | Cancel | EnableJoining | Trial | CompleteConfig
-ToServer = Loaded | LoadFailed | Results | Piece | Unstarted | MetricRecords | JoiningMissed
+ToServer = Loaded | LoadFailed | GroupStarted | Results | Piece | Unstarted | MetricRecords | JoiningMissed
 
 
 class MessageEncoder:

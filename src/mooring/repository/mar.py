@@ -23,10 +23,12 @@ from mooring.core.options import (
     Timeouts,
     declare,
     or_undeclared,
+    override,
     resolve_options,
 )
 from mooring.observability.logs import get_logger
 from mooring.repository.model_config import WarmupRequest, read_model_config, server_settings
+from mooring.repository.parallel import check_machines, read_parallel
 from mooring.repository.requirements import install_in_venv, install_requirements, packages_of
 from mooring.repository.spec import Defaults, ModelSpec, Warmup
 
@@ -75,12 +77,18 @@ def read_model(
     if model.get("configFile"):
         file = file_in_archive(folder, model["configFile"], url)
         config = read_model_config(file)
+        check_machines(config, str(file))
         settings = server_settings(config, str(file))
     packages, venv = "", ""
     if requirements := model.get("requirementsFile"):
         packages, venv = _install_requirements(
             requirements, folder, model["modelName"], url, settings, defaults
         )
+    options = archive_options(settings, defaults, defaults.settings.get(model["modelName"], {}).get(version))
+    parallel = read_parallel(config)
+    if parallel is not None and parallel.grouped and options.scaling.workers_by_default:
+        workers = max(options.scaling.max_workers // parallel.level, 1)
+        options = override(options, declare(Scaling, min_workers=workers, max_workers=workers))
     return ModelSpec(
         name=model["modelName"],
         version=version,
@@ -88,9 +96,8 @@ def read_model(
         location=str(folder),
         entry=model["handler"],
         url=url,
-        options=archive_options(
-            settings, defaults, defaults.settings.get(model["modelName"], {}).get(version)
-        ),
+        options=options,
+        parallel=parallel,
         warmup=_warmup_requests(settings, folder, url),
         packages=packages,
         venv=venv,

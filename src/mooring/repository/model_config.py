@@ -13,6 +13,7 @@ import yaml
 
 from mooring.core.errors import ModelLoadFailed
 from mooring.observability.logs import get_logger
+from mooring.repository.parallel import find_faults, read_parallel
 
 log = get_logger(__name__)
 
@@ -103,14 +104,8 @@ _KEYS: Mapping[str, _Number | _Switch | _Warmups] = {
     "warmupRequests": _Warmups(),
 }
 
-# TorchServe's keys whose meaning would be missed; asking for one is said to be in vain.
-_WITHOUT_EFFECT = (
-    "deviceIds",
-    "deviceType",
-    "parallelLevel",
-    "parallelType",
-    "torchrun",
-)
+# TorchServe's keys whose meaning would be missed without a parallel group; asking for one is said to be in vain then.
+_OF_GROUPS = ("deviceIds", "deviceType", "parallelLevel", "parallelType")
 
 # Of these values nobody misses anything: a model runs on the CPU, in one process.
 _HARMLESS: tuple[object, ...] = (None, False, 0, 1, "", "cpu", "NONE", [], {})
@@ -173,7 +168,10 @@ def check_server_keys(config: Mapping[str, Any]) -> ServerKeys:
     if chosen.get("minWorkers", 1) > chosen.get("maxWorkers", 1 << 53):
         faults["minWorkers"] = "it is above maxWorkers"
         del chosen["minWorkers"], chosen["maxWorkers"]
-    return ServerKeys(chosen, faults, [key for key in _WITHOUT_EFFECT if _would_be_missed(config.get(key))])
+    faults |= dict(find_faults(config))
+    alone = () if read_parallel(config) is not None else _OF_GROUPS
+    in_vain = [key for key in alone if key not in faults and _would_be_missed(config.get(key))]
+    return ServerKeys(chosen, faults, in_vain)
 
 
 def _would_be_missed(value: object) -> bool:

@@ -25,6 +25,7 @@ _LIBRARIES: Mapping[str, tuple[str, ...]] = {
 # What torch imports to read an exported program: a second of every worker's start (1.05 s, with it 0.19).
 _READS_PROGRAMS = "torch._export.serde.serialize"
 _SOURCE_READ = 1_048_576
+_GROUP = "mooring.worker_process.group"
 _NATIVE = ("onnx", "pytorch")
 # How many folders of a repository, or archives of a store, are looked at before they are read.
 _MAX_FILES = 32
@@ -35,6 +36,8 @@ def preload(spec: "ModelSpec") -> tuple[str, ...]:
 
     torch takes seconds and hundreds of megabytes, so it is only there for models whose code names it.
     """
+    if spec.ranks:  # they import what they need; their worker only watches them
+        return (_GROUP,)
     modules = libraries(spec.backend, spec.entry)
     return ("torch", *modules) if _names_torch(spec) else modules
 
@@ -72,6 +75,8 @@ def fork_unsafe_reason(spec: "ModelSpec", threads: int) -> str:
     A user's code may do anything while it loads (open files, ask for its pid, start threads). A model with such code is
     loaded before the fork only where its configuration says so.
     """
+    if spec.ranks:
+        return "the processes of a parallel group load it"
     why = unshared_reason(
         spec.backend, module=bool(spec.parameters.get("module")), preload=spec.runtime.preload
     )

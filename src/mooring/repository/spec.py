@@ -12,6 +12,7 @@ from mooring.core.options import (
     ModelLimits,
     ModelOptions,
     OptionGroup,
+    Parallel,
     RuntimeOptions,
     Scaling,
     SequenceOptions,
@@ -135,6 +136,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     following: list[str] = []
     # A configuration for Triton as it was written, which clients are shown again.
     triton: dict[str, Any] = {}
+    parallel: Parallel | None = None  # of an archive whose workers are groups of processes
     packages: str = ""  # a folder that the model's code imports from before all others: its own requirements
     venv: str = ""  # the virtual environment that those packages are in, where they are in one
     manifest: dict[str, Any] = {}
@@ -174,6 +176,15 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     def runtime(self) -> RuntimeOptions:
         """How the library runs the model."""
         return self.options.runtime
+
+    @property
+    def ranks(self) -> int:
+        """The number of processes of one worker's group; 0 where a worker is a process of its own."""
+        return self.parallel.level if self.parallel is not None and self.parallel.grouped else 0
+
+    def count_processes(self, workers: int) -> int:
+        """The number of processes of so many workers, with those of their groups."""
+        return self.parallel.count_processes(workers) if self.parallel is not None else workers
 
     def with_options(self, *layers: OptionGroup) -> "ModelSpec":
         """The same version with what the layers declare in place of its own options."""

@@ -21,6 +21,7 @@ from mooring.ipc.messages import (
     Batch,
     Cancel,
     EnableJoining,
+    GroupStarted,
     JoiningMissed,
     Load,
     Loaded,
@@ -298,7 +299,7 @@ class Worker:
             else:
                 if message.context.debug:
                     show_debug()
-                backend = create_backend(message.spec.backend)
+                backend = self._create_backend(message.spec)
                 if message.context.calls:
                     from mooring.worker_process.model_client import ModelCalls  # noqa: PLC0415 - most call no models
 
@@ -329,6 +330,13 @@ class Worker:
             return True
         channel.send(LoadFailed(record, lasting))
         return False
+
+    def _create_backend(self, spec: ModelSpec) -> Backend:
+        if not spec.ranks:
+            return create_backend(spec.backend)
+        from mooring.worker_process.group import GroupBackend  # noqa: PLC0415 - for the few that have several processes
+
+        return GroupBackend(lambda pids: self._first_channel.send(GroupStarted(pids)))
 
     def _join_requests(self) -> None:
         assert self._backend is not None

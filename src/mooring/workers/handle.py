@@ -17,6 +17,7 @@ from mooring.ipc.messages import (
     Batch,
     Cancel,
     Codec,
+    GroupStarted,
     InAnswerSlot,
     JoiningMissed,
     Loaded,
@@ -199,6 +200,7 @@ class WorkerHandle:
         self.timed_out = False
         self.served = 0  # requests that it was sent
         self.memory = 0  # bytes, where a limit is watched
+        self.ranks: Sequence[int] = ()  # pids of the processes of its parallel group
         self.stamp = ""  # of the model's file that it has loaded (``Joining``)
         self.capacity = 0
         self.retiring = False
@@ -346,6 +348,8 @@ class WorkerHandle:
             self._pool.on_load_failed(self, message)
         elif isinstance(message, MetricRecords):
             self._pool.on_records(message.records)
+        elif isinstance(message, GroupStarted):
+            self.ranks = message.pids
 
     def _handle_results(self, results: Results, *, large: bool) -> None:
         if self.capacity:
@@ -454,9 +458,15 @@ class OwnedWorker(WorkerHandle):
         self.start_permit = start_permit
         self.stop_watch = stop_watch
         self.frozen = False  # and ended for it
+        self.place = 0  # among the workers of its pool
         process.on_end = self._on_process_end
         self.started = time.time()
         self.begun = time.monotonic()  # with the process that it is forked from
+
+    @property
+    def pids(self) -> Sequence[int]:
+        """The pid of its process, and those of its parallel group; empty while it is still to be forked."""
+        return (self.process.pid, *self.ranks) if self.process.pid else ()
 
     def _on_process_end(self: Self) -> None:
         """The process has ended. What its model's code forked may hold its end of the channel open for ever."""

@@ -76,7 +76,7 @@ class Heartbeat:
 
 
 class StopWatch:
-    """Whether a signal has stopped one process for too long, whatever it was doing. With ``timeout`` 0.0 it never has.
+    """Whether a signal has stopped a process for too long, whatever it was doing. With ``timeout`` 0.0 it never has.
 
     A process that a debugger has stopped is in another state, and left alone.
     """
@@ -86,11 +86,11 @@ class StopWatch:
         self._clock = Clock(timeout)
         self._stopped = 0.0
 
-    def is_frozen(self, now: float, pid: int) -> bool:
-        """Call this a few times a second."""
+    def is_frozen(self, now: float, *pids: int) -> bool:
+        """Call this a few times a second. ``pids`` are processes that work together, one of which may be stopped."""
         if not self._timeout or not (step := self._clock.step(now)):
             return False
-        self._stopped = self._stopped + step if is_stopped(pid) else 0.0
+        self._stopped = self._stopped + step if any(map(is_stopped, pids)) else 0.0
         return self._stopped >= self._timeout
 
 

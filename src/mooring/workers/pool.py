@@ -20,7 +20,7 @@ from mooring.workers.heartbeat import Clock, StopWatch
 from mooring.workers.joining import JoiningTrial
 from mooring.workers.local import LocalWorkers, StartPermit
 from mooring.workers.output import shows_debug
-from mooring.workers.recycling import Recycler, memory_of
+from mooring.workers.recycling import Recycler, sum_memory
 from mooring.workers.retries import backoff, files_changed
 from mooring.workers.spawner import Spawner
 
@@ -113,12 +113,13 @@ class WorkerPool:
     @property
     def pids(self) -> Sequence[int]:
         """The pids of the workers, and of the template that has the model, if there is one."""
-        return [pid for pid in (*(worker.process.pid for worker in self._workers), self._spawner.pid) if pid]
+        pids = [pid for worker in self._workers for pid in worker.pids]
+        return [*pids, self._spawner.pid] if self._spawner.pid else pids
 
     @property
     def processes(self) -> int:
         """The number of these processes."""
-        return len(self._workers) + (self._spawner.pid > 0)
+        return self.spec.count_processes(len(self._workers)) + (self._spawner.pid > 0)
 
     @property
     def served(self) -> int:
@@ -299,7 +300,7 @@ class WorkerPool:
         for worker in self._workers:
             if worker.process.stale:
                 self._recycler.active = True
-            if not worker.frozen and worker.stop_watch.is_frozen(now, worker.process.pid):
+            if not worker.frozen and worker.stop_watch.is_frozen(now, *worker.pids):
                 self._end_frozen(worker)
 
     def _end_frozen(self, worker: OwnedWorker) -> None:
@@ -350,7 +351,7 @@ class WorkerPool:
         for worker in list(self._workers):
             if not worker.loaded:
                 continue
-            worker.memory = await asyncio.to_thread(memory_of, worker.process.pid)
+            worker.memory = await asyncio.to_thread(sum_memory, worker.pids)
             if self._recycler.is_over_limit(worker) and worker in self._workers:
                 log.error(
                     "worker has too much memory, ending it",
@@ -438,13 +439,19 @@ class WorkerPool:
             permit.end()
             self._replace()
             return
+        worker.place = min(set(range(len(self._workers) + 1)) - {each.place for each in self._workers})
         self._workers.append(worker)
         if len(self._workers) > self._allowed_workers:
             self._dismiss(worker)
             return
         try:
-            calls = self._local.calls if calls_models(self.spec.backend) else ""
-            context = LoadContext(worker=worker.id, threads=self._threads, debug=shows_debug(), calls=calls)
+            context = LoadContext(
+                worker=worker.id,
+                threads=self._threads,
+                debug=shows_debug(),
+                calls=self._local.calls if calls_models(self.spec.backend) else "",
+                place=worker.place,
+            )
             worker.send_message(Load(self.spec, context))
         except (ArithmeticError, TypeError, ValueError) as error:
             # What the model is told cannot be written down: without this it would be loading for ever.

@@ -86,6 +86,11 @@ def memory_of(pid: int) -> int:
     return int(getattr(told, "pss", told.uss))
 
 
+def sum_memory(pids: Iterable[int]) -> int:
+    """Bytes of memory of some processes, each as ``memory_of`` says it."""
+    return sum(map(memory_of, pids))
+
+
 def resident_memory(pid: int) -> int:
     """Bytes of memory that a process has in use, what it shares included; 0 when it is gone."""
     try:

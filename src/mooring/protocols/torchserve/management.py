@@ -8,6 +8,7 @@ import orjson
 
 from mooring.core.buffers import view_of
 from mooring.core.errors import InvalidInput, ModelNotFound, MooringError, Unsupported
+from mooring.core.options import Parallel
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse, Operation
 from mooring.core.service import (
     InferenceService,
@@ -302,6 +303,17 @@ def parse_metadata(text: bytes) -> object:
         return {}
 
 
+def _parallel_document(parallel: Parallel | None) -> dict[str, Any]:
+    if parallel is None:
+        return {"parallelType": "", "parallelLevel": 0, "deviceType": "cpu"}
+    document = {
+        "parallelType": parallel.type.value,
+        "parallelLevel": parallel.level,
+        "deviceType": parallel.device_type or "cpu",
+    }
+    return document | ({"deviceIds": parallel.devices} if parallel.devices else {})
+
+
 def version_document(model: ModelDescription, metadata: object = None) -> dict[str, Any]:
     """Return a version's description: TorchServe's keys in their order, then those that only this server has."""
     document: dict[str, Any] = {
@@ -317,9 +329,7 @@ def version_document(model: ModelDescription, metadata: object = None) -> dict[s
         "startupTimeout": round(model.startup_timeout),
         "maxRetryTimeoutInSec": round(model.retry_timeout),
         "clientTimeoutInMills": round(model.client_timeout * 1000),
-        "parallelType": "",
-        "parallelLevel": 0,
-        "deviceType": "cpu",
+        **_parallel_document(model.parallel),
         "continuousBatching": model.stepwise,
         "useJobTicket": model.job_ticket,
         "useVenv": model.use_venv,
