@@ -97,7 +97,34 @@ class TritonPythonModel:
             responses.append(pb_utils.InferenceResponse(outputs))
         return responses
 """
+# A request is called again, until all its responses are given.
+ITERATIVE = """
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def initialize(self, args):
+        self.left = {}
+
+    def execute(self, requests):
+        for request in requests:
+            name = request.correlation_id()
+            if request.flags() == pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_START:
+                self.left[name] = int(pb_utils.get_input_tensor_by_name(request, "INPUT").as_numpy()[0, 0])
+            self.left[name] -= 1
+            final = not self.left[name]
+            flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0
+            if not final:
+                request.set_release_flags(pb_utils.TRITONSERVER_REQUEST_RELEASE_RESCHEDULE)
+            output = pb_utils.Tensor("OUTPUT", np.array([[self.left[name]]], np.int32))
+            request.get_response_sender().send(pb_utils.InferenceResponse([output]), flags)
+"""
 CONFIGS = {
+    "iterative": f"""
+        backend: "python" max_batch_size: 4 {tensors("INT32")}
+        model_transaction_policy {{ decoupled: true }}
+        sequence_batching {{ iterative_sequence: true }}
+    """,
     "requests": f"""
         backend: "python" max_batch_size: 2 {tensors("INT32")}
         sequence_batching {{ max_sequence_idle_microseconds: 5000000 control_input [ {START}, {READY} ] }}
@@ -173,7 +200,12 @@ def repository(tmp_path_factory):
     for name in ("kept", "states"):
         (folder / f"{name}/initial_state").mkdir()
         (folder / f"{name}/initial_state/hundred").write_bytes(np.array([100], np.int32).tobytes())
-    for name, source in (("slots", SLOTS), ("requests", REQUESTS), ("states", STATES)):
+    for name, source in (
+        ("slots", SLOTS),
+        ("requests", REQUESTS),
+        ("states", STATES),
+        ("iterative", ITERATIVE),
+    ):
         (folder / f"{name}/1/model.py").write_text(source)
     return folder
 
@@ -440,6 +472,14 @@ def test_many_clients_at_once_lose_no_step(server):
     for thread in threads:
         thread.join()
     assert told == {number: [1, 2, 3, 4, 5] for number in range(1, 13)}
+
+
+def test_a_request_may_be_a_sequence_by_itself_that_is_called_again(server):
+    with Stream(server) as stream:
+        for name, count in ((1, 5), (2, 3)):
+            stream.client.async_stream_infer("iterative", [tensor(count)], request_id=str(name))
+        found = stream.read(8)
+    assert found == {"1": [4, 3, 2, 1, 0], "2": [2, 1, 0]}
 
 
 def test_the_configuration_is_shown_whole(server):

@@ -294,8 +294,8 @@ def state(more=""):
             "has a tensor that is another's",
         ),
         (
-            "sequence_batching { iterative_sequence: true }",
-            "iterative_sequence is not served: a request runs once",
+            'sequence_batching { iterative_sequence: true control_input [ { name: "S" } ] }',
+            "with iterative_sequence gets no control_input",
         ),
         (
             'sequence_batching { control_input [ { name: "S" control [ { kind: NONE } ] } ] }',

@@ -109,8 +109,6 @@ def test_what_is_unknown_or_wrong_is_named_with_its_path(text, said):
         (f"input {{ {TENSOR} is_shape_tensor: true }}", "input[0].is_shape_tensor"),
         (f"input {{ {TENSOR} allow_ragged_batch: true }}", "input[0].allow_ragged_batch"),
         (f"output {{ {TENSOR} is_non_linear_format_io: true }}", "output[0].is_non_linear_format_io"),
-        ("sequence_batching { iterative_sequence: true }", "sequence_batching.iterative_sequence"),
-        ("sequence_batching { generative_sequence: true }", "sequence_batching.generative_sequence"),
     ],
 )
 def test_what_would_change_the_answers_is_refused_by_its_path(text, path):
@@ -120,7 +118,6 @@ def test_what_would_change_the_answers_is_refused_by_its_path(text, path):
 
 def test_what_is_refused_may_be_said_to_be_off():
     assert read(f"input {{ {TENSOR} is_shape_tensor: false allow_ragged_batch: false }}")
-    assert read("sequence_batching { iterative_sequence: false }")
 
 
 def test_what_only_tunes_is_listed_with_the_reason():

@@ -95,6 +95,12 @@ def declaration_table(config: TritonConfig, *, batched: bool | None = None) -> d
     return table
 
 
+def is_iterative(config: Mapping[str, Any]) -> bool:
+    """Whether every request is a sequence by itself, which the model has called again until it is answered."""
+    batching = config.get("sequence_batching", {})
+    return bool(batching.get("iterative_sequence") or batching.get("generative_sequence"))
+
+
 def parse_version_policy(policy: Mapping[str, Any]) -> VersionPolicy:
     """Parse a version_policy. Raises ``ValueError`` where it serves no version."""
     if "all" in policy:
@@ -126,6 +132,12 @@ def _scheduling_tables(config: TritonConfig) -> dict[str, Any]:
         delay = batching.get("max_queue_delay_microseconds", 0)
         table |= _queue_tables(batching)
         table["batching"] = {"mode": "concat", "max_delay_ms": delay / 1000}
+    elif is_iterative(config):
+        if any(config["sequence_batching"].get(key) for key in ("control_input", "state")):
+            raise ValueError(
+                "sequence_batching: a model with iterative_sequence gets no control_input and no state here; its requests "
+                "have the flag of a start and a correlation id"
+            )
     elif "sequence_batching" in config:
         batching = config["sequence_batching"]
         table["sequences"] = _sequences_table(batching)

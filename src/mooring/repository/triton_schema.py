@@ -72,7 +72,6 @@ ENUMS: Mapping[str, tuple[str, ...]] = {
 
 _SHAPE_TENSOR = "only TensorRT has shape tensors; leave the line out, and the tensor is an ordinary one"
 _LINEAR = "only TensorRT has formats that are not linear; leave the line out"
-_ITERATIVE = "a request runs once, and is not scheduled again until the model says that it is done"
 _RAGGED = (
     "Triton joins requests of different lengths end to end, which is not done here; leave the line out where the model "
     "takes each request by itself"
@@ -259,8 +258,10 @@ MESSAGES: Mapping[str, Mapping[str, Key]] = {
         "state": _served(
             "ModelSequenceBatching.State", "a tensor that the server keeps of every sequence", many=True
         ),
-        "iterative_sequence": _refused("bool", _ITERATIVE),
-        "generative_sequence": _refused("bool", _ITERATIVE),
+        "iterative_sequence": _served(
+            "bool", "a request is a sequence by itself: a `TritonPythonModel` may have it called again"
+        ),
+        "generative_sequence": _served("bool", "the older name of `iterative_sequence`"),
     },
     "ModelSequenceBatching.StrategyDirect": {
         "max_queue_delay_microseconds": _served(

@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import inspect
+import itertools
 import json
 import logging
 import sys
@@ -35,6 +36,7 @@ from mooring.core.requests import InferenceRequest as CoreRequest
 from mooring.core.requests import InferenceResponse as CoreResponse
 from mooring.core.service import LoadContext, ModelMetadata, Outcome, Reply
 from mooring.repository.spec import ModelSpec
+from mooring.repository.triton import is_iterative
 from mooring.repository.triton_document import config_document, model_config
 
 _log = logging.getLogger(__name__)
@@ -59,6 +61,10 @@ class TritonPythonBackend(TensorBackend):
     _model: Any = None
     _thread: ModelThread | None = None
     _joins = True
+    _iterative = False
+
+    def __init__(self) -> None:
+        self._sequence_ids = itertools.count(1)
 
     def load(self, spec: ModelSpec, context: LoadContext) -> ModelMetadata:
         """Load the model; where that fails, close it."""
@@ -79,6 +85,7 @@ class TritonPythonBackend(TensorBackend):
             raise ModelLoadFailed(f"{path}: class {CLASS} has no method execute")
         # Without dynamic_batching or sequences a call has one request, as in Triton.
         self._joins = "dynamic_batching" in spec.triton or "sequence_batching" in spec.triton
+        self._iterative = is_iterative(spec.triton)
         if spec.decoupled:
             self._thread = ModelThread(asynchronous=inspect.iscoroutinefunction(kind.execute))
             self.overlap = Overlapping(self._infer_decoupled)
@@ -167,6 +174,8 @@ class TritonPythonBackend(TensorBackend):
         step = request.sequence
         if step is None:  # the model keeps no state, and its clients may name a sequence all the same
             name, start, end = (parameters.pop(key, None) for key in _SEQUENCE)
+            if self._iterative and not name:  # the request is a sequence by itself
+                name, start = next(self._sequence_ids), True
         else:
             name, start, end = step.id, step.start, step.end
         flags = TRITONSERVER_REQUEST_FLAG_SEQUENCE_START if start else 0
@@ -293,18 +302,24 @@ class TritonPythonBackend(TensorBackend):
             raise
 
     async def _call_decoupled(self, exchanges: Sequence[StreamExchange]) -> None:
+        """Call ``execute`` with these, and again with those that it reschedules."""
         assert self._thread is not None
-        try:
-            returned = await self._thread.call(self._model.execute, [each.request for each in exchanges])
-            if returned is not None:
-                raise InvalidOutput(
-                    f"Python model '{self.spec.name}' is using the decoupled mode and the execute function must "
-                    "return None."
-                )
-        except Exception as error:
-            failure = error if isinstance(error, MooringError) else to_model_failure(error)
-            for each in exchanges:
-                each.fail(failure)
+        waiting = list(exchanges)
+        while waiting:
+            for each in waiting:
+                each.request.release_flags = TRITONSERVER_REQUEST_RELEASE_ALL
+            try:
+                returned = await self._thread.call(self._model.execute, [each.request for each in waiting])
+                if returned is not None:
+                    raise InvalidOutput(
+                        f"Python model '{self.spec.name}' is using the decoupled mode and the execute function must "
+                        "return None."
+                    )
+            except Exception as error:
+                failure = error if isinstance(error, MooringError) else to_model_failure(error)
+                for each in waiting:
+                    each.fail(failure)
+            waiting = [each for each in waiting if each.rescheduled and not each.drop_if_cancelled()]
 
     def predict(self, arrays: Arrays, parameters: Parameters) -> ModelOutput:
         """Call ``execute`` with one request of these arrays, for an explanation."""

@@ -155,6 +155,23 @@ class StreamExchange:
     def is_cancelled(self) -> bool:
         return self.withdrawn or self._cancelled()
 
+    @property
+    def rescheduled(self) -> bool:
+        """Whether the request is to come back in another call."""
+        return (
+            self.request.release_flags == TRITONSERVER_REQUEST_RELEASE_RESCHEDULE
+            and not self._closed
+            and not self._answered
+        )
+
+    def drop_if_cancelled(self) -> bool:
+        """End the request where nobody waits for it; whether that is so."""
+        if self.is_cancelled():
+            self.fail(RequestCancelled("nobody waits for the answer"))
+            return True
+        self.request.set_flags(0)  # only the first call is a sequence's first
+        return False
+
     def open_sender(self) -> None:
         """Nothing to note: a decoupled model answers by senders only."""
 
