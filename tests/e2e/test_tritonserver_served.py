@@ -114,6 +114,15 @@ def test_a_model_of_the_start_that_is_in_no_repository_ends_it(tmp_path, reposit
         assert "there is no folder 'nobody' in the model repository" in server.log
 
 
+def test_the_log_goes_to_its_file(tmp_path):
+    add(tmp_path / "models", "good")
+    with triton(tmp_path, tmp_path / "models", flags=[f"--log-file={tmp_path / 'triton.log'}"]) as server:
+        assert "model ready model=good" in (tmp_path / "triton.log").read_text()
+        assert "model ready" not in server.log
+        settings = requests.get(f"{server.url}/v2/logging", timeout=PATIENCE).json()
+        assert settings["log_file"] == str(tmp_path / "triton.log")
+
+
 def test_every_repository_is_followed_with_poll(tmp_path, repositories):
     first, second = repositories
     flags = ["--model-control-mode=poll", "--exit-on-error=false"]

@@ -71,7 +71,7 @@ TRITON_FLAGS: tuple[Flag, ...] = (
     _obeyed("log-warning", _BOOL, "false, with `--log-info=false`: errors are logged"),
     _ignored("log-error", _BOOL, "errors are always logged"),
     _ignored("log-format", _TEXT, "the log has a form of its own"),
-    _ignored("log-file", _TEXT, "the log goes to standard error; `2> FILE` writes it to a file"),
+    _obeyed("log-file", _TEXT, "the file for the log, in place of standard error"),
     _obeyed(
         "model-repository",
         _TEXT,

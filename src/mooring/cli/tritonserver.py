@@ -145,6 +145,7 @@ def _read_addresses(given: Mapping[str, Any], stack: ExitStack) -> dict[str, Any
         "enable_metrics_api": given.get("allow_metrics"),
         "disable_system_metrics": None if given.get("allow_cpu_metrics", True) else True,
         "server_name": given.get("id"),
+        "log_file": given.get("log_file"),
     }
 
 

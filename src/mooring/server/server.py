@@ -230,7 +230,7 @@ class Server:
             server=control,
             workflows=self._workflows,
             metrics=self._metrics,
-            log_settings=LogSettings(control),
+            log_settings=LogSettings(control, str(config.log_file or "")),
             trace_settings=TraceSettings(),
             worker_extensions=worker_extensions(),
             tokens=self._tokens,

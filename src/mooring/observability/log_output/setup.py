@@ -18,7 +18,7 @@ from pathlib import Path
 from mooring.config.settings import Config
 from mooring.config.torchserve_keys import system_properties
 from mooring.observability.log_output.console import Console
-from mooring.observability.log_output.files import RotatedFile
+from mooring.observability.log_output.files import NO_ROTATION, RotatedFile
 from mooring.observability.log_output.layouts import JsonLayout, TextLayout
 from mooring.observability.log_output.log4j import read_log_config
 from mooring.observability.log_output.routes import NAMES, Output, Routes, torchserve_routes
@@ -35,14 +35,14 @@ def setup_logging(config: Config) -> list[str]:
     warnings: list[str] = []
     routes = _find_routes(config, warnings)
     if routes is None:
-        console = Console(sys.stderr)
-        console.setFormatter(JsonLayout() if config.log_format == "json" else TextLayout())
-        _connect("", logging.WARNING, [console])
+        output, refused_file = _open_log(config.log_file)
+        output.setFormatter(JsonLayout() if config.log_format == "json" else TextLayout())
+        _connect("", logging.WARNING, [output])
         for name in NAMES:
             if name:
                 _connect(name, logging.INFO if name in LOGS else logging.NOTSET, None)
         set_log_level(config.log_level)
-        refused = _open_metrics_files(config)
+        refused = refused_file | _open_metrics_files(config)
     else:
         refused = _apply_routes(routes, LEVELS[config.log_level])
     for reason, files in refused.items():
@@ -68,6 +68,16 @@ def _find_routes(config: Config, warnings: list[str]) -> Routes | None:
         folder = config.log_folder
         return torchserve_routes(folder, config.metrics_folder or folder, config.log_format)
     return None
+
+
+def _open_log(file: Path | None) -> tuple[logging.Handler, dict[str, list[Path]]]:
+    """Return the log's output; standard error where there is no file, or one that cannot be opened, with the reason."""
+    if file is None:
+        return Console(sys.stderr), {}
+    try:
+        return RotatedFile(file, NO_ROTATION), {}
+    except OSError as error:
+        return Console(sys.stderr), {str(error.strerror): [file]}
 
 
 def _open_metrics_files(config: Config) -> dict[str, list[Path]]:

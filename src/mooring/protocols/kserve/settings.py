@@ -32,10 +32,14 @@ _LOWEST = {"trace_rate": 0, "trace_count": -1, "log_frequency": 0}
 
 
 class LogSettings:
-    """The server's log level in Triton's five settings. Levels include each other here: errors are always logged."""
+    """The server's log level in Triton's five settings. Levels include each other here: errors are always logged.
 
-    def __init__(self, server: ServerAdministration) -> None:
+    ``file`` is where the log goes, empty for standard error.
+    """
+
+    def __init__(self, server: ServerAdministration, file: str = "") -> None:
         self._server = server
+        self._file = file
         self._verbose = 1
         self._format = "default"
 
@@ -43,7 +47,7 @@ class LogSettings:
         """Return all settings by their names in Triton."""
         level = self._server.log_level()
         return {
-            "log_file": "",
+            "log_file": self._file,
             "log_info": level in {"debug", "info"},
             "log_warning": level in {"debug", "info", "warning"},
             "log_error": True,
@@ -67,8 +71,9 @@ class LogSettings:
         log_format = changes.get("log_format", self._format)
         if log_format not in _FORMATS:
             raise InvalidInput(f"'log_format' must be one of {', '.join(_FORMATS)}, not {log_format!r}")
-        if changes.get("log_file"):
-            raise InvalidInput("'log_file' cannot be changed: the log goes to the server's standard error")
+        if changes.get("log_file", self._file) != self._file:
+            where = f"'{self._file}'" if self._file else "the server's standard error"
+            raise InvalidInput(f"'log_file' cannot be changed while the server runs: the log goes to {where}")
         self._verbose, self._format = verbose or 1, log_format
         if verbose:
             self._server.set_log_level("debug")
