@@ -2,23 +2,15 @@
 
 import json
 import re
-import socket
 
 import grpc
 import pytest
-from e2e_kit import Server, Wire, free_ports, pack, request, serving, until
+from drop_in_kit import ACCESS, MODEL_METRIC, TS_METRIC, drop_in, page
+from e2e_kit import Wire, pack, request, serving, until
 from websockets.sync.client import connect
 
 from mooring.codecs.proto import torchserve_inference_pb2 as messages
 
-HOST = socket.gethostname()
-# TorchServe's log4j2.xml: ``%d{ISO8601} - %m%n``.
-HEAD = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d,\d{3} - "
-ACCESS = re.compile(HEAD + r'/127\.0\.0\.1:\d+ "(\w+ \S* HTTP/[\d.]+)" (\d+) (\d+)')
-TS_METRIC = re.compile(HEAD + rf"(\w+)\.(\w+):(\d+\.\d+)\|#([^|]+)\|#hostname:{HOST},timestamp:\d{{10}}")
-MODEL_METRIC = re.compile(
-    HEAD + rf"(\w+)\.(\w+):(\d+\.\d+)\|#([^|]+)\|#hostname:{HOST},requestID:([^,]+),timestamp:\d{{10}}"
-)
 GRPC = "gRPC org.pytorch.serve.grpc.inference.InferenceAPIsService"
 BY_MODEL = {
     "ts_inference_requests_total", "ts_inference_latency_microseconds", "ts_queue_latency_microseconds",
@@ -34,51 +26,6 @@ def store(tmp_path_factory):
     return folder
 
 
-class DropIn(Server):
-    """A start by TorchServe's command, and what its files say."""
-
-    def lines(self, name, pattern):
-        """What a pattern finds in each line of a file; every line must match it."""
-        found = []
-        for line in (self.folder / "logs" / f"{name}.log").read_text().splitlines():
-            match = pattern.fullmatch(line)
-            assert match, line
-            found.append(match.groups())
-        return found
-
-    def log_of(self, name):
-        return (self.folder / "logs" / f"{name}.log").read_text()
-
-    def accessed(self):
-        return self.lines("access_log", ACCESS)
-
-    def told(self, call, status):
-        """Wait for the line of a call, and return the milliseconds that it names."""
-        until(lambda: [each for each in self.accessed() if each[:2] == (call, str(status))])
-        return int(next(each[2] for each in reversed(self.accessed()) if each[:2] == (call, str(status))))
-
-
-def drop_in(folder, store, *more):
-    ports = free_ports(5)
-    keys = (
-        f"inference_address=http://127.0.0.1:{ports[0]}", f"management_address=http://127.0.0.1:{ports[1]}",
-        f"metrics_address=http://127.0.0.1:{ports[2]}", f"grpc_inference_port={ports[3]}",
-        f"grpc_management_port={ports[4]}", "default_workers_per_model=1", *more,
-    )  # fmt: skip
-    (folder / "config.properties").write_text("\n".join(keys))
-    flags = ["--start", "--foreground", "--ncs", "--disable-token-auth", "--model-store", store]
-    server = DropIn(
-        folder,
-        *flags,
-        "--models",
-        "measured.mar",
-        command="torchserve",
-        ports=ports,
-        environ={"TMPDIR": str(folder)},
-    )
-    return server.started("Model server started.")
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory, store):
     server = drop_in(tmp_path_factory.mktemp("server"), store, "max_request_size=1000")
@@ -86,12 +33,6 @@ def server(tmp_path_factory, store):
         yield server
     finally:
         server.kill()
-
-
-def page(server):
-    with Wire(server.ports[2]) as wire:
-        wire.send(request("GET", "/metrics"))
-        return wire.answer().body.decode()
 
 
 def manage(server, method, target):

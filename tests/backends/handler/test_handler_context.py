@@ -273,6 +273,27 @@ def test_what_was_recorded_can_be_had_by_its_name_and_fed_on():
     assert store.cache_keys() == ["counter:Seen", "gauge:Took"]
 
 
+def test_where_metrics_are_lines_each_value_is_told_with_its_requests_in_torchserves_units():
+    store = MetricsStore(model_name="m", each=True)
+    store.add_counter("Loads", 1)
+    heard = []
+    store.set_listener(lambda *metric, request_id: heard.append((*metric, request_id)))
+    store.request_ids = {0: "a", 1: "b", 2: "b"}
+    store.add_counter("Rows", 3)
+    store.add_time("Took", 2, 1)
+    store.add_error("Odd", 1)
+    for _ in range(2):
+        store.record_time("PredictionTime", 0.0)
+    own = {"ModelName": "m", "Level": "Model"}
+    assert heard[:4] == [
+        ("Loads", 1.0, "Count", "counter", own, ""),
+        ("Rows", 3.0, "Count", "counter", own, "a,b"),
+        ("Took", 2.0, "Milliseconds", "gauge", own, "b"),
+        ("Odd", 1.0, "unit", "counter", {"Level": "Error"}, ""),
+    ]
+    assert [(each[0], each[2], each[5]) for each in heard[4:]] == [("PredictionTime", "ms", "a,b")] * 2
+
+
 def test_a_handlers_own_model_name_and_level_are_kept():
     store = MetricsStore(model_name="m")
     heard = []

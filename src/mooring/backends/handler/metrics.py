@@ -28,6 +28,9 @@ class MetricTypes(enum.Enum):
     HISTOGRAM = "histogram"
 
 
+# What TorchServe's own metrics.yaml declares of models.
+_DECLARED_BY_TORCHSERVE = frozenset({"HandlerTime", "PredictionTime"})
+
 _GAUGE = MetricTypes.GAUGE  # looked up for every call of a handler (core/requests.py says what that costs)
 
 
@@ -105,7 +108,6 @@ class CachingMetric:
         self.dimension_names = list(dimension_names)
         self.metric_type = MetricTypes(metric_type)
         self.store = store
-        self.in_file = False
 
     def add_or_update(self, value: float, dimension_values: Sequence[Any] = (), request_id: str = "") -> None:
         """Record a value. What does not fit the declaration is logged and left out, as in TorchServe."""
@@ -119,9 +121,8 @@ class CachingMetric:
             )
         elif self.store is not None:
             dimensions = dict(zip(self.dimension_names, map(str, values), strict=True))
-            unit = self.unit if self.in_file else self.store.long_unit(self.unit)
             self.store.record_value(
-                self.metric_name, value, unit, self.metric_type, dimensions, request_id or ""
+                self.metric_name, value, self.unit, self.metric_type, dimensions, request_id or ""
             )
 
     def update(self, value: float, request_id: str = "", dimensions: Iterable[Dimension] = ()) -> None:
@@ -175,9 +176,16 @@ class MetricsStore:
         if self.listener is not None and not self.each:
             self.listener(name, value, unit, kind, dimensions)
         elif self.listener is not None:
-            self.listener(name, value, unit, kind, dimensions, request_id=request_id)
+            self.listener(name, value, self._line_unit(name, unit), kind, dimensions, request_id=request_id)
         elif len(self._waiting) < _KEPT_BEFORE_FIRST_BATCH:
             self._waiting.append((name, value, unit, metric_type, dimensions, request_id))
+
+    def _line_unit(self, name: str, unit: str) -> str:
+        """Return a unit as TorchServe's lines have it: that of a metrics.yaml as it stands there, others by their names."""
+        declared = self._in_files.get(name)
+        if declared is not None:
+            return declared.unit
+        return unit if name in _DECLARED_BY_TORCHSERVE else UNITS.get(unit or "", unit)
 
     def record_time(self, name: str, started: float) -> None:
         """Record the milliseconds since ``started`` (of ``time.perf_counter``), but of a gauge at most once a second.
@@ -190,11 +198,7 @@ class MetricsStore:
             self._next_sample[name] = now + _SAMPLE_INTERVAL
             milliseconds = round((now - started) * 1000, 2)
             labels = {"ModelName": self.model_name, "Level": "Model"}
-            self._record_under(labels, name, milliseconds, "ms", _GAUGE, None, long_unit=False)
-
-    def long_unit(self, unit: str) -> str:
-        """Return a unit as TorchServe's lines have that of a metric which no file declares; elsewhere as it is."""
-        return UNITS.get(unit or "", unit) if self.each else unit
+            self._record_under(labels, name, milliseconds, "ms", _GAUGE, None)
 
     def _adds_up(self, name: str) -> bool:
         declared = self._in_files.get(name)
@@ -202,7 +206,7 @@ class MetricsStore:
 
     def add_declared(self, metric: CachingMetric) -> None:
         """Add a metric that a file declares. Its unit and type then replace those of the handler's calls."""
-        metric.store, metric.in_file = self, True
+        metric.store = self
         self.cache[metric.metric_type][metric.metric_name] = metric
         self._in_files[metric.metric_name] = metric
 
@@ -229,17 +233,12 @@ class MetricsStore:
         unit: str,
         metric_type: MetricTypes,
         idx: int | None,
-        *,
-        long_unit: bool = True,
     ) -> None:
         declared = self._in_files.get(name)
         if declared is not None:
             unit, metric_type = declared.unit, declared.metric_type
-        else:
-            if name not in (known := self.cache[metric_type]):
-                known[name] = CachingMetric(name, unit, list(labels), metric_type, self)
-            if long_unit:
-                unit = self.long_unit(unit)
+        elif name not in (known := self.cache[metric_type]):
+            known[name] = CachingMetric(name, unit, list(labels), metric_type, self)
         request_id = self._find_request_id(idx) if self.each and "ModelName" in labels else ""
         self.record_value(name, value, unit, metric_type, labels, request_id)
 

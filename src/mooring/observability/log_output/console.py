@@ -24,10 +24,11 @@ class Console(logging.Handler):
         super().__init__()
         self._stream = stream
         self._left_out = 0
-        self._poll = select.poll()
+        self._poll, self._poll_for_many = select.poll(), select.poll()
         try:
             self._fd = self._stream.fileno()
-            self._poll.register(self._fd, select.POLLOUT)
+            for poll in (self._poll, self._poll_for_many):
+                poll.register(self._fd, select.POLLOUT)
         except (
             OSError,
             ValueError,
@@ -57,19 +58,21 @@ class Console(logging.Handler):
             self._write_gathered(gathered)
 
     def _write_gathered(self, lines: list[str]) -> None:
+        if self._fd >= 0 and not self._left_out:
+            # Here, where it does not hold the lock: whoever logs a line meanwhile does not wait for these.
+            self._poll_for_many.poll(_PATIENCE)
         with self.lock or contextlib.nullcontext(), contextlib.suppress(OSError):
             left_out = self._left_out
-            self._write_line("\n".join(lines))
+            self._write_line("\n".join(lines), patience=0)
             if self._left_out > left_out:
                 self._left_out += len(lines) - 1
 
-    def _write_line(self, line: str) -> None:
+    def _write_line(self, line: str, patience: int = _PATIENCE) -> None:
         if self._fd < 0:
             print(line, file=self._stream, flush=True)
             return
         data = line.encode("utf-8", "backslashreplace") + b"\n"
-        patience = 0 if self._left_out else _PATIENCE
-        if not self._poll.poll(patience):
+        if not self._poll.poll(0 if self._left_out else patience):
             self._left_out += 1
             return
         if self._left_out:
