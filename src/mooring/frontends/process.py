@@ -266,7 +266,7 @@ def main(arguments: Sequence[str]) -> None:
     end_with_parent(parent)
     leave_to_first_process()
     settings = FrontendSettings.decoded(sys.stdin.buffer.read())
-    setup_logging(settings.config)
+    setup_logging(settings.config, first=False)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_run(number, descriptors, settings))
 

@@ -109,7 +109,7 @@ def test_what_is_not_understood_is_named_with_its_line_and_the_rest_obeyed(read)
     <PatternLayout pattern="%d{ISO8601} %swallow{x} %m"/>
     <RegexFilter regex="x" onMatch="ACCEPT"/>
   </Console>
-  <RollingFile name="file" fileName="${ctx:folder}a.log" filePattern="a.%i.log.zip">
+  <RollingFile name="file" fileName="${ctx:folder}a.log" filePattern="a.%d{QQQ}.%i.log.zip">
     <HtmlLayout/>
     <CronTriggeringPolicy schedule="0 0 * * *"/>
     <SizeBasedTriggeringPolicy size="many"/>
@@ -124,7 +124,7 @@ def test_what_is_not_understood_is_named_with_its_line_and_the_rest_obeyed(read)
     expected = [
         "monitorInterval (the file is read at the start) in line 1", "<Kafka> in line 3", "%swallow in line 5",
         "<RegexFilter> in line 6", "${ctx:folder} in line 8", "<HtmlLayout> (its lines have TorchServe's pattern) in line 9",
-        "the compression .zip (.gz is known) in line 8", "<CronTriggeringPolicy> in line 10",
+        "'QQQ' in the date QQQ in line 8", "the compression .zip (.gz is known) in line 8", "<CronTriggeringPolicy> in line 10",
         "the size 'many' in line 11", "<Delete> in line 12",
         "the logger org.pytorch.serve.wlm (what the server logs is org.pytorch.serve as a whole) in line 16",
         "the appender 'gone', which is not there in line 17",

@@ -48,6 +48,11 @@ class Rotation(msgspec.Struct, frozen=True):
 NO_ROTATION = Rotation()
 
 
+def find_dates(pattern: str) -> list[DateFormat]:
+    """Return the dates in the pattern of a file's name. Raises ``UnknownPattern``."""
+    return [DateFormat(text or "yyyy-MM-dd", zone) for text, zone in _DATE.findall(pattern)]
+
+
 class RotatedFile(logging.Handler):
     """Appends records to a file. Raises ``OSError`` where it cannot be opened.
 
@@ -58,9 +63,7 @@ class RotatedFile(logging.Handler):
         super().__init__()
         self.path = path
         self._rotation = rotation
-        self._dates = [
-            DateFormat(text or "yyyy-MM-dd", zone) for text, zone in _DATE.findall(rotation.pattern)
-        ]
+        self._dates = find_dates(rotation.pattern)
         self._dated = (-1, "")
         self._fd = -1
         self._identity = (0, 0)

@@ -10,11 +10,11 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from mooring.observability.log_output.files import NO_ROTATION, Rotation
+from mooring.observability.log_output.files import NO_ROTATION, Rotation, find_dates
 from mooring.observability.log_output.log4j_layouts import find_layout
 from mooring.observability.log_output.log4j_lookups import Lookups
 from mooring.observability.log_output.log4j_tree import BrokenLogConfig, Node, read_tree
-from mooring.observability.log_output.patterns import PatternLayout
+from mooring.observability.log_output.patterns import PatternLayout, UnknownPattern
 from mooring.observability.log_output.routes import ALL, NAMES, OFF, Output, Route, Routes
 
 _LEVELS = {
@@ -107,6 +107,11 @@ class _Reader:
         pattern = self._resolve(node, node.get("filePattern"), keep_dates=True)
         if pattern.endswith(_COMPRESSIONS):
             self._note(node, f"the compression {Path(pattern).suffix} (.gz is known)")
+        try:
+            find_dates(pattern)
+        except UnknownPattern as error:
+            self._note(node, str(error))
+            pattern = ""
         size, by_time, at_start, keep = 0, False, False, 7
         for each in [*_of_kind(node, "policy"), *_inside(node, "policies")]:
             if each.kind == "sizebasedtriggeringpolicy":

@@ -2,9 +2,11 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
+
+import msgspec
 
 from mooring.observability.log_output.files import NO_ROTATION, Rotation
 from mooring.observability.log_output.layouts import JsonLayout, TextLayout
@@ -67,6 +69,16 @@ class Routes:
             if not route.additive:
                 break
         return found
+
+    def appending(self) -> "Routes":
+        """Return the same for a process that writes to files which another has opened before."""
+        outputs = {
+            name: replace(
+                output, append=True, rotation=msgspec.structs.replace(output.rotation, at_start=False)
+            )
+            for name, output in self.outputs.items()
+        }
+        return Routes(outputs, self.loggers)
 
     def _chain(self, name: str) -> Iterator[Route]:
         while name:

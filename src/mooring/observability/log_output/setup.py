@@ -25,12 +25,12 @@ from mooring.observability.log_output.routes import NAMES, Output, Routes, torch
 from mooring.observability.logs import LEVELS, LOGS, MODEL_LOG, MODEL_METRICS, TS_METRICS
 
 
-def setup_logging(config: Config) -> list[str]:
+def setup_logging(config: Config, *, first: bool = True) -> list[str]:
     """Send the log of this process where the settings say; return what is to be warned of, a line each.
 
     The server's and the models' lines count from ``log_level`` up, where a configuration of log4j asks for no less, those of
-    libraries from warnings up. A file that cannot be opened is left out. Raises ``ConfigError`` for a configuration that
-    cannot be read.
+    libraries from warnings up. A file that cannot be opened is left out. Only the ``first`` process empties files or begins
+    new ones at the start. Raises ``ConfigError`` for a configuration that cannot be read.
     """
     warnings: list[str] = []
     routes = _find_routes(config, warnings)
@@ -44,7 +44,7 @@ def setup_logging(config: Config) -> list[str]:
         set_log_level(config.log_level)
         refused = refused_file | _open_metrics_files(config)
     else:
-        refused = _apply_routes(routes, LEVELS[config.log_level])
+        refused = _apply_routes(routes if first else routes.appending(), LEVELS[config.log_level])
     for reason, files in refused.items():
         warnings.append(f"log files left out: {', '.join(map(str, files))} ({reason})")
     return warnings
