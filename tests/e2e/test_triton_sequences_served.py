@@ -1,6 +1,5 @@
 """Sequences as Triton's own example clients ask for them, of the models of its quick start: direct, oldest, and implicit state."""
 
-import json
 import os
 import queue
 import signal
@@ -483,11 +482,15 @@ def test_a_request_may_be_a_sequence_by_itself_that_is_called_again(server):
 
 
 def test_the_configuration_is_shown_whole(server):
-    shown = requests.get(f"http://127.0.0.1:{server.port}/v2/models/kept/config", timeout=PATIENCE).json()
-    (state,) = shown["sequence_batching"]["state"]
+    shown = requests.get(f"{server.url}/v2/models/kept/config", timeout=PATIENCE).json()["sequence_batching"]
+    (state,) = shown["state"]
     assert (state["input_name"], state["output_name"]) == ("INPUT_STATE", "OUTPUT_STATE")
+    assert state["initial_state"][0]["data_file"] == "hundred"
     with closing(tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{server.rpc}")) as client:
-        config = client.get_model_config("simple_dyna_sequence").config
-    assert config.sequence_batching.max_sequence_idle_microseconds == 5_000_000
-    assert config.sequence_batching.oldest.preferred_batch_size == [2]
-    assert json.dumps(shown)
+        found = {name: client.get_model_config(name).config.sequence_batching for name in CONFIGS}
+    dyna = found["simple_dyna_sequence"]
+    assert (dyna.max_sequence_idle_microseconds, dyna.oldest.preferred_batch_size) == (5_000_000, [2])
+    # What is left out is shown as Triton completes it.
+    assert found["states"].oldest.preferred_batch_size == [2]
+    assert found["unbatched"].max_sequence_idle_microseconds == 1_000_000
+    assert found["iterative"].iterative_sequence

@@ -24,7 +24,7 @@ _SHARED = frozenset({"name", "platform", "backend", "max_batch_size", "parameter
 _PLATFORMS = frozenset({"onnxruntime_onnx", "pytorch_libtorch"})
 _BACKENDS = frozenset({"onnxruntime", "pytorch", "python"})
 # Microseconds after which Triton ends a sequence that nobody goes on with, where nothing is said.
-_DEFAULT_IDLE = 1_000_000
+DEFAULT_SEQUENCE_IDLE = 1_000_000
 _CONTROLS = {
     "CONTROL_SEQUENCE_START": "start",
     "CONTROL_SEQUENCE_END": "end",
@@ -234,7 +234,7 @@ def _warmup_table(warmup: Mapping[str, Any]) -> dict[str, Any]:
 
 def _sequences_table(batching: Mapping[str, Any]) -> dict[str, Any]:
     """The table for how sequences share the instances; direct is the strategy where none is named."""
-    idle = batching.get("max_sequence_idle_microseconds", 0) or _DEFAULT_IDLE
+    idle = batching.get("max_sequence_idle_microseconds", 0) or DEFAULT_SEQUENCE_IDLE
     oldest = batching.get("oldest")
     table: dict[str, Any] = {
         "max_idle": idle / _MICROSECONDS,

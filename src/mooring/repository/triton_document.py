@@ -11,6 +11,7 @@ from mooring.core.tensors import TensorSpec
 from mooring.core.versions import VersionPolicy
 from mooring.repository.platforms import SUFFIXES
 from mooring.repository.spec import ModelSpec
+from mooring.repository.triton import DEFAULT_SEQUENCE_IDLE
 from mooring.repository.triton_schema import ENUMS, MESSAGES, Key, Verdict
 
 # Triton's names for what runs a model.
@@ -116,8 +117,10 @@ def config_document(config: ModelConfig) -> dict[str, Any]:
     }
     if joining is not None:
         document["parameters"]["batching"] = {"string_value": f"{joining.state}: {joining.reason}"}
-    if config.sequences is not None:
-        document.setdefault("sequence_batching", _sequence_batching(config.sequences))
+    if "sequence_batching" in declared:
+        document["sequence_batching"] = _complete_sequences(declared["sequence_batching"], config)
+    elif config.sequences is not None:
+        document["sequence_batching"] = _sequence_batching(config.sequences)
     elif config.backend != "ensemble" and (
         (config.max_batch_size > 1 and not unbatched) or "dynamic_batching" in declared
     ):
@@ -188,6 +191,16 @@ def _instance_groups(config: ModelConfig) -> list[dict[str, Any]]:
 
 _FALSE_TRUE = {"INT32": ("int32_false_true", [0, 1]), "FP32": ("fp32_false_true", [0, 1]),
                "BOOL": ("bool_false_true", [False, True])}  # fmt: skip
+
+
+def _complete_sequences(declared: Mapping[str, Any], config: ModelConfig) -> dict[str, Any]:
+    """Return what the owner wrote of sequences with the defaults that Triton shows."""
+    idle = declared.get("max_sequence_idle_microseconds") or DEFAULT_SEQUENCE_IDLE
+    document = {**declared, "max_sequence_idle_microseconds": idle}
+    if "oldest" in declared and not declared["oldest"].get("preferred_batch_size"):
+        sizes = [config.max_batch_size] if _has_batch(config) else []
+        document["oldest"] = {**declared["oldest"], "preferred_batch_size": sizes}
+    return document
 
 
 def _sequence_batching(sequences: SequenceDescription) -> dict[str, Any]:
