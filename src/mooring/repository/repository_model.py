@@ -277,9 +277,9 @@ def apply_triton_config(spec: ModelSpec, config: TritonConfig) -> ModelSpec:
     declared = msgspec.convert({**table, "configuration": theirs}, TritonDeclaration)
     where = f"version {spec.version}"
     check_declaration(declared, where)
-    named = _declared_backend(declared, where)
+    named = _declared_backend(declared, where) if declared.backend != spec.backend else ""
     # Python is the name of two backends, and which one it is shows in the file.
-    if declared.backend != spec.backend and named not in ("", spec.backend, _generic_name(spec.backend)):
+    if named not in ("", spec.backend, _generic_name(spec.backend)):
         raise ValueError(f"backend: the model is run by {spec.backend}, which cannot be changed")
     place = Path(spec.location)
     home = ModelLocation(place.parent, spec.url, where, Defaults(), VersionPolicy())
