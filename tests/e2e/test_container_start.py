@@ -4,6 +4,7 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -32,17 +33,24 @@ for model in rows second; do
     curl -sf "http://localhost:$INFERENCE/predictions/$model" -T large | wc -c
 done
 grep "ModelName:rows" logs/model_metrics.log
+grep "Requests2XX" logs/ts_metrics.log
+grep "POST /predictions/rows" logs/access_log.log
 torchserve --stop
 """
-# Leaves a process to process 1 with every request.
+# Leaves a process to process 1 with every request; one takes its time and says that it has begun.
 ORPHANS = """
 import os
 import subprocess
+import time
+from pathlib import Path
 
 
 def handle(data, context):
     if data is None:
         return None
+    if "slow" in data[0]:
+        Path(os.environ["TMPDIR"], "begun").touch()
+        time.sleep(0.5)
     shell = ["sh", "-c", "sleep 0.1 & echo $!"]
     return [subprocess.run(shell, stdout=subprocess.PIPE, start_new_session=True, text=True).stdout for _ in data]
 """
@@ -57,7 +65,6 @@ load_models=rows.mar
 default_workers_per_model=1
 max_request_size=100000000
 max_response_size=100000000
-metrics_mode=log
 """
 
 
@@ -163,7 +170,11 @@ def test_process_1_drains_when_it_is_told_to_stop_and_leaves_no_zombies(home):
         left = [int(container.execute(*ask).stdout) for _ in range(3)]
         assert len(set(left)) == 3
         until(lambda: zombies(container) == [])
-        container.first.terminate()
+        with ThreadPoolExecutor() as pool:
+            last = pool.submit(container.execute, *ask[:-1], "slow=1")
+            until((home / "tmp/begun").exists)
+            container.first.terminate()
+            assert last.result().stdout.strip().isdigit()
         assert container.process.wait(PATIENCE) == 0
         assert "stopped" in container.log
     finally:
