@@ -38,6 +38,8 @@ from ts.handler_utils.utils import send_intermediate_predict_response
 def handle(data, context):
     if data is None:
         return None
+    if len(data[0]["body"]) > 1_000_000:
+        return [bytes(row["body"]) for row in data]
     context.metrics.add_counter("Asked", len(data))
     if bytes(data[0]["body"]) == b"slow":
         print("sleeping")
@@ -142,6 +144,13 @@ def test_pieces_and_metrics_are_those_of_rank_0(server):
         metrics = wire.answer().body.decode()
     (line,) = [line for line in metrics.splitlines() if line.startswith("Asked{")]
     assert float(line.rpartition(" ")[2]) == 1.0
+
+
+def test_large_payloads_reach_the_ranks_and_come_back(server):
+    body = os.urandom(3_000_000)
+    for _ in range(3):  # the first large answer shows that the next ones want a slot of the shared memory
+        answer = server.predict("stream", body)
+        assert (answer.code, answer.body == body) == (200, True)
 
 
 def test_a_rank_that_dies_takes_its_group_along_and_another_comes(server):

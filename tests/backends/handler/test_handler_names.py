@@ -91,14 +91,14 @@ def test_memory_of_processes_is_printed_and_one_that_is_gone_has_none(capsys):
     assert gone == "999999999:0"
 
 
-def test_a_service_calls_a_handler_with_a_context(capsys):
+def test_a_service_calls_a_handler_with_a_context(caplog):
     service = Service("m", "/nowhere", {"model": {}}, lambda data, context: [context.model_name] * len(data))
     assert service.predict([{}, {}]) == ["m", "m"]
     assert service.context.get_request_id(1) == "1"
-    emit_metrics([Metric("Took", 2, "ms", [Dimension("Level", "Model")])])
-    assert re.fullmatch(
-        r"\[METRICS]Took\.Milliseconds:2\|#Level:Model\|#hostname:\S+,\d+\n", capsys.readouterr().out
-    )
+    with caplog.at_level("INFO"):
+        emit_metrics([Metric("Took", 2, "ms", [Dimension("Level", "Model")])])
+    (message,) = caplog.messages
+    assert re.fullmatch(r"\[METRICS]Took\.Milliseconds:2\|#Level:Model\|#hostname:\S+,\d+", message)
 
 
 @pytest.fixture

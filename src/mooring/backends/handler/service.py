@@ -1,5 +1,6 @@
 """A handler outside of the server, as TorchServe's users call it in their own tests."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from mooring.backends.handler.worker_wire import create_predict_response
 from mooring.core.errors import OutOfResources
 
 PREDICTION_METRIC = "PredictionTime"
+
+_log = logging.getLogger(__name__)
 
 
 class Service:
@@ -30,7 +33,7 @@ class Service:
         metrics_cache: Any = None,
     ) -> None:
         config_file = ((manifest or {}).get("model") or {}).get("configFile")
-        self.context = Context(
+        self._context = Context(
             model_name,
             model_dir,
             manifest or {},
@@ -40,7 +43,11 @@ class Service:
             metrics=metrics_cache or MetricsStore(model_name=model_name),
             model_yaml_config=get_yaml_config(str(Path(model_dir) / config_file)) if config_file else {},
         )
-        self.entry_point = entry_point
+        self._entry_point = entry_point
+
+    @property
+    def context(self) -> Context:
+        return self._context
 
     def set_cl_socket(self, cl_socket: Any) -> None:
         self.context.cl_socket = cl_socket
@@ -54,14 +61,14 @@ class Service:
         if batch and isinstance(batch[0], dict) and "requestId" in batch[0]:
             return self._answer_frontend(batch)
         self.context.request_ids = {index: str(index) for index in range(len(batch))}
-        return self.entry_point(list(batch), self.context)
+        return self._entry_point(list(batch), self.context)
 
     def _answer_frontend(self, batch: Sequence[dict[str, Any]]) -> bytearray:
         processors, rows, ids = self.retrieve_data_for_inference(batch)
         self.context.request_ids = ids
         self.context.request_processor = processors
         try:
-            returned = self.entry_point(rows, self.context)
+            returned = self._entry_point(rows, self.context)
         except PredictionException as error:
             return create_predict_response(None, ids, error.message, error.error_code)
         except Exception as error:  # the handler's own code
@@ -95,6 +102,6 @@ class Service:
 
 
 def emit_metrics(metrics: Any) -> None:
-    """Print metrics as TorchServe's logs hold them, a line each."""
+    """Log metrics as TorchServe's logs hold them, a line each."""
     for metric in metrics if isinstance(metrics, list) else metrics.values():
-        print(f"[METRICS]{metric}")  # noqa: T201 - it is meant for the log
+        _log.info("[METRICS]%s", metric)
