@@ -295,6 +295,20 @@ def test_keys_of_the_configuration_are_judged_by_line(root):
     assert suggestion(root, "config.properties:8") == "did you mean max_request_size?"
 
 
+def test_a_log_configuration_is_read_as_the_server_reads_it(root):
+    good = '<Configuration><Appenders><Console name="o"/>{}</Appenders><Loggers><Root level="info"/></Loggers></Configuration>'
+    (root / "log4j2.xml").write_text(good.format('<Kafka name="k"/>'))
+    assert "<Kafka> in line 1" in told(root, "differs")["log4j2.xml"]
+    assert "log4j2.xml" in told(root, "runs")
+    (root / "log4j2.xml").write_text("<Configuration>\n")
+    assert "2: no XML" in told(root, "change")["log4j2.xml"]
+    (root / "log4j2.xml").unlink()
+    (root / "config.properties").write_text("job_queue_size=5\nvmargs=-Dlog4j.configurationFile=logs.xml\n")
+    assert "no log configuration 'logs.xml'" in told(root, "differs")["config.properties:2"]
+    (root / "logs.xml").write_text(good.format(""))
+    assert "obeyed" in told(root, "runs")["logs.xml"]
+
+
 def test_a_management_address_for_everybody_has_tokens_as_in_torchserve(root):
     (root / "config.properties").write_text("job_queue_size=5\nmanagement_address=http://0.0.0.0:8081\n")
     assert not told(root, "change")

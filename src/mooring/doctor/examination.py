@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mooring.doctor.findings import Finding, Report, change, differs, make_report
+from mooring.doctor.log_configs import is_log_config, log_config_findings
 from mooring.doctor.model_archive import archive_findings, folder_findings
 from mooring.doctor.repositories import is_repository_model, mlserver_findings, repository_findings
 from mooring.doctor.settings import Settings
@@ -160,6 +161,8 @@ def _examine_file(
     elif file.suffix == ".jar":
         hint = "do what it did in a handler, or in a proxy in front"
         yield change(shown, "is a plugin in Java, which is not run here", hint)
+    elif is_log_config(file):
+        yield from log_config_findings(file, shown)
     elif file.name == _KEY_FILE:
         what = "holds tokens of a running TorchServe, which end with it"
         yield differs(shown, what, "delete it, and give clients the tokens of the new server")

@@ -9,8 +9,15 @@ from mooring.config.properties import format_properties, parse_properties
 from mooring.config.settings import ConfigError
 from mooring.config.sources.loading import load_config
 from mooring.config.sources.torchserve import TORCHSERVE_DEFAULTS
-from mooring.config.torchserve_keys import WRITTEN, is_effective, known_keys, no_effect_reason
+from mooring.config.torchserve_keys import (
+    WRITTEN,
+    is_effective,
+    known_keys,
+    log_config_file,
+    no_effect_reason,
+)
 from mooring.doctor.findings import Finding, at, change, differs, line_of, runs
+from mooring.doctor.log_configs import is_log_config, log_config_findings
 
 # Keys without effect here whose absence clients notice -> what to do.
 _MISSED = {
@@ -74,6 +81,7 @@ class Settings:
                 honored += 1
             else:
                 yield self._no_effect_finding(key)
+        yield from self._log_config_findings()
         whole = "" if wrong else _find_fault(self.file)
         if whole:
             yield change(
@@ -83,6 +91,19 @@ class Settings:
             yield self._default_token_finding()
         if honored:
             yield runs(self.shown, f"{honored} of its keys mean the same here")
+
+    def _log_config_findings(self) -> Iterator[Finding]:
+        """The file that ``vmargs`` name, unless the walk through the folder finds it by its name."""
+        vmargs = self.values.get("vmargs", "")
+        named = log_config_file(vmargs)
+        file = self.file.parent / named
+        if named and not file.is_file():
+            what = f"no log configuration '{named}', so the default one is used"
+            yield differs(self.where("vmargs"), what, "give the path of the file")
+        elif named and not (
+            is_log_config(file) and file.resolve().is_relative_to(self.file.parent.resolve())
+        ):
+            yield from log_config_findings(file, named, vmargs)
 
     def _default_token_finding(self) -> Finding:
         if demanding := load_config({}, {}, self.file, defaults=TORCHSERVE_DEFAULTS).demanding_addresses:
