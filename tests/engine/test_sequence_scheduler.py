@@ -264,11 +264,16 @@ def test_everyone_who_waits_is_told_when_the_model_is_given_up(stage):
     assert stage.scheduler.idle
 
 
-def v2_step(stage, sequence, step, *, rows=1, **said):
+def v2_step(stage, sequence, step, *, rows=1, deadline=None, **said):
     """A step of a client of the Open Inference Protocol."""
     parameters = {"sequence_id": sequence, **{f"sequence_{key}": value for key, value in said.items()}}
     request = InferenceRequest(
-        "m", "", step, [Tensor("x", "FP32", [rows, 1], b"1234" * rows)], parameters=parameters
+        "m",
+        "",
+        step,
+        [Tensor("x", "FP32", [rows, 1], b"1234" * rows)],
+        deadline=deadline,
+        parameters=parameters,
     )
     outcomes = []
     return stage.scheduler.submit(request, outcomes.append, rows), outcomes
@@ -359,3 +364,23 @@ def test_all_who_wait_get_the_reason_for_which_a_model_is_given_up():
     told = [v2_step(stage, 7, step, start=step == "a")[1] for step in "abc"]
     stage.scheduler.refuse_all(ModelNotReady("gone"))
     assert [[type(each) for each in outcomes] for outcomes in told] == [[ModelNotReady]] * 3
+
+
+def test_a_first_step_whose_time_is_over_while_it_waits_for_a_slot_takes_its_followers_with_it():
+    stage = made(max_sequences=0, max_per_worker=1)
+    (worker,) = stage.pool.workers
+    v2_step(stage, 1, "a1", start=True)
+    _, late = v2_step(stage, 2, "b1", start=True, deadline=stage.clock.now + 1)
+    _, follower = v2_step(stage, 2, "b2", end=True)
+    v2_step(stage, 3, "c1", start=True)
+    stage.loop.turn()
+    stage.scheduler.check_deadlines(stage.clock.now + 2)
+    stage.loop.turn()
+    assert [type(each) for each in late] == [DeadlineExceeded]
+    assert "must specify the START flag" in follower[0].message
+    v2_step(stage, 1, "a2", end=True)
+    worker.answer()
+    stage.loop.turn()
+    worker.answer()
+    stage.loop.turn()
+    assert worker.names == [["a1"], ["a2"], ["c1"]]
