@@ -79,6 +79,7 @@ def test_every_setting_reads_the_same_from_file_environment_and_flag(tmp_path, n
         "cors_allowed_headers": ("X-Own", ["X-Own"]),
         "allowed_urls": ("https://models[.]example/.*", ["https://models[.]example/.*"]),
         "enable_model_api": ("false", False),
+        "forward_headers": ("x-own.*", "x-own.*"),
         "grpc_typed_outputs": ("true", True),
         "number_of_gpu": ("2", 2),
         "frontends": ("2", 2),

@@ -66,6 +66,11 @@ def test_without_further_flags_all_is_as_in_triton(start):
         (["--exit-on-error=false", "--strict-readiness", "0"], {"exit_on_error": False, "strict_readiness": False}),
         (["--exit-timeout-secs=5"], {"drain_timeout": 5}),
         (["--id=mine"], {"server_name": "mine"}),
+        (["--http-header-forward-pattern=x-.*"], {"forward_headers": "x-.*"}),
+        (
+            ["--http-header-forward-pattern=a", "--grpc-header-forward-pattern=(?-i)b"],
+            {"forward_headers": "(?:a)|(?-i:b)"},
+        ),
         (["--log-file=triton.log"], {"log_file": Path("triton.log")}),
         (["--log-verbose=1"], {"log_level": "debug"}),
         (["--log-verbose=0"], {"log_level": "info"}),

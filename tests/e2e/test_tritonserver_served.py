@@ -1,7 +1,9 @@
 """``mooring tritonserver`` with several repositories, in its three modes of control, and with models that do not load."""
 
+import json
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import requests
 import tritonclient.grpc
@@ -112,6 +114,56 @@ def test_a_model_of_the_start_that_is_in_no_repository_ends_it(tmp_path, reposit
     with triton(tmp_path, *repositories, flags=flags, status=1) as server:
         assert server.process.wait(PATIENCE) == 1
         assert "there is no folder 'nobody' in the model repository" in server.log
+
+
+TELLS = {
+    "model": """
+import json
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def execute(self, requests):
+        return [
+            pb_utils.InferenceResponse([pb_utils.Tensor("y", np.array([request.parameters()], object))])
+            for request in requests
+        ]
+""",
+    "function": """
+import json
+
+def infer(x, parameters):
+    return {"y": [json.dumps(parameters)]}
+""",
+}
+
+
+def test_headers_that_match_a_pattern_become_parameters(tmp_path):
+    for name, source in TELLS.items():
+        add(tmp_path / "models", name, source)
+        config = CONFIG.replace('"y" data_type: TYPE_FP32', '"y" data_type: TYPE_STRING').replace(
+            "[ 1 ]", "[ -1 ]"
+        )
+        (tmp_path / "models" / name / "config.pbtxt").write_text(config)
+    flags = ["--http-header-forward-pattern=x-own.*"]
+    with triton(tmp_path, tmp_path / "models", flags=flags) as server:
+        for name in TELLS:
+            for size in (1, 100_000):  # a large body is decoded in the worker
+                given = {"name": "x", "shape": [size], "datatype": "FP32", "data": [1.5] * size}
+                answer = requests.post(
+                    f"{server.url}/v2/models/{name}/infer", timeout=PATIENCE, headers={"X-Own-Tenant": "a", "other": "b"},
+                    json={"inputs": [given], "parameters": {"mine": 3}},
+                ).json()  # fmt: skip
+                (told,) = answer["outputs"][0]["data"]
+                assert {key.lower(): value for key, value in json.loads(told).items()} == {
+                    "x-own-tenant": "a",
+                    "mine": 3,
+                }
+            tensor = tritonclient.grpc.InferInput("x", [1], "FP32")
+            tensor.set_data_from_numpy(np.float32([1]))
+            with tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{server.ports[1]}") as client:
+                result = client.infer(name, [tensor], headers={"x-own-tenant": "c"})
+            assert json.loads(result.as_numpy("y")[0]) == {"x-own-tenant": "c"}
 
 
 def test_the_log_goes_to_its_file(tmp_path):

@@ -2,6 +2,7 @@
 
 import abc
 import functools
+import re
 import traceback
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
@@ -29,6 +30,7 @@ from mooring.backends.uniform_batches import UniformBatch, UniformBatches
 from mooring.codecs.bodies import NO_CLASSES, Classes
 from mooring.codecs.images import ImageSettings
 from mooring.codecs.nonfinite import writes_null
+from mooring.codecs.open_inference import decode_v2_body
 from mooring.codecs.requested_outputs import encode_outputs
 from mooring.codecs.signature import Signature
 from mooring.core.errors import (
@@ -41,7 +43,7 @@ from mooring.core.errors import (
     RequestCancelled,
     Unsupported,
 )
-from mooring.core.options import CONCAT, Control
+from mooring.core.options import CONCAT, Control, header_pattern
 from mooring.core.requests import (
     DESCRIBE,
     EXPLAIN,
@@ -98,6 +100,7 @@ class TensorBackend(Backend):
     # Other names that outputs may be asked for by.
     output_aliases: Mapping[str, str] = MappingProxyType({})
     _uniform_batches: UniformBatches | None = None
+    _forwarded: re.Pattern[str] | None = None  # the headers that become parameters
     _reshaping: Reshaping | None = None
     controls: Sequence[Control] = ()
     # Of a model whose sequences have slots: with the direct strategy, or with implicit state.
@@ -160,6 +163,8 @@ class TensorBackend(Backend):
             classes=self.classes,
             null=self._writes_null(),
         )
+        forwarded = spec.handler.forward_headers if self.takes_values else ""
+        self._forwarded = header_pattern(forwarded) if forwarded else None
         borrows_type = any(output.datatype in WITHOUT_NUMPY_TYPE for output in metadata.outputs)
         if (
             self.standard_outputs
@@ -168,6 +173,7 @@ class TensorBackend(Backend):
             and self.slots is None
             and not self.takes_cancelled
             and self.overlap is None
+            and self._forwarded is None
         ):
             self._uniform_batches = UniformBatches(self)
         if spec.explain:
@@ -211,6 +217,10 @@ class TensorBackend(Backend):
         """Return the samples of a request, and whether they are KServe v1 instances. Raises ``MooringError``."""
         if request.operation is DESCRIBE:
             raise Unsupported(f"model '{request.model}' has no description of its own")
+        if self._forwarded is not None and request.headers:
+            if request.form is TENSORS:
+                decode_v2_body(request)  # which has parameters, too
+            request.parameters = _forward_headers(self._forwarded, request) or None
         samples, rows = reader.read_samples(index, request)
         if request.parameters and not self.takes_values:
             _check_plain(request, reader.signature.aside)
@@ -358,6 +368,13 @@ def _has_equal_rows(spec: ModelSpec, signature: Signature) -> bool:
 
 def _no_labels(_output: str) -> Mapping[str, Any]:
     return {}
+
+
+def _forward_headers(pattern: re.Pattern[str], request: InferenceRequest) -> dict[str, Any]:
+    """Return a request's parameters with the headers that match; a parameter of the request itself stays."""
+    headers = ((name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers or ())
+    forwarded = {name: value for name, value in headers if pattern.search(name)}
+    return {**forwarded, **(request.parameters or {})}
 
 
 def _check_plain(request: InferenceRequest, aside: str) -> None:

@@ -105,8 +105,10 @@ TRITON_FLAGS: tuple[Flag, ...] = (
     _obeyed("http-address", _TEXT, "where REST is served; 0.0.0.0"),
     _obeyed("http-port", _INTEGER, "its port; 8000"),
     _refused("reuse-http-port", _BOOL, _ONE_SERVER),
-    _refused(
-        "http-header-forward-pattern", _TEXT, "headers do not become parameters; a handler reads them itself"
+    _obeyed(
+        "http-header-forward-pattern",
+        _TEXT,
+        "headers that become parameters of a request, over both protocols",
     ),
     _ignored("http-thread-count", _INTEGER, "one event loop serves all connections"),
     _obeyed("http-max-input-size", _INTEGER, "bytes of the largest request; 1 GiB"),
@@ -115,9 +117,7 @@ TRITON_FLAGS: tuple[Flag, ...] = (
     _obeyed("grpc-address", _TEXT, "where gRPC is served; 0.0.0.0"),
     _obeyed("grpc-port", _INTEGER, "its port; 8001"),
     _refused("reuse-grpc-port", _BOOL, _ONE_SERVER),
-    _refused(
-        "grpc-header-forward-pattern", _TEXT, "headers do not become parameters; a handler reads them itself"
-    ),
+    _obeyed("grpc-header-forward-pattern", _TEXT, "the same; of two patterns either may match"),
     _ignored("grpc-infer-allocation-pool-size", _INTEGER, "memory for requests is taken as they come"),
     _obeyed("grpc-use-ssl", _BOOL, "whether gRPC is served over TLS; false"),
     _obeyed(

@@ -146,7 +146,19 @@ def _read_addresses(given: Mapping[str, Any], stack: ExitStack) -> dict[str, Any
         "disable_system_metrics": None if given.get("allow_cpu_metrics", True) else True,
         "server_name": given.get("id"),
         "log_file": given.get("log_file"),
+        "forward_headers": _read_header_pattern(given),
     }
+
+
+def _read_header_pattern(given: Mapping[str, Any]) -> str | None:
+    found = [given.get(f"{each}_header_forward_pattern") for each in ("http", "grpc")]
+    patterns = list(dict.fromkeys(filter(None, found)))
+    if len(patterns) < 2:
+        return patterns[0] if patterns else None
+    exact = "(?-i)"
+    return "|".join(
+        f"(?-i:{each.removeprefix(exact)})" if each.startswith(exact) else f"(?:{each})" for each in patterns
+    )
 
 
 def _private_socket(stack: ExitStack) -> str:

@@ -37,6 +37,7 @@ def model_options(config: Config) -> ModelOptions:
             metrics_config="" if config.metrics_config is None else str(config.metrics_config.resolve()),
             metric_lines=config.metrics_mode != "prometheus",
             json_nan=config.json_nan,
+            forward_headers=config.forward_headers,
         ),
     )
 

@@ -490,6 +490,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     limit_max_image_pixels: Annotated[
         bool, Meta(description="whether Pillow refuses huge images, true or false")
     ] = True
+    forward_headers: Annotated[
+        str,
+        Meta(
+            description="headers of requests that become parameters of functions and of Triton's Python models: a regular"
+            " expression for a part of their names, in any case"
+        ),
+    ] = ""
     service_envelope: Annotated[
         Literal["", "body", "json", "kserve", "kservev2"],
         Meta(description="TorchServe's envelope around every handler: body, json, kserve or kservev2"),

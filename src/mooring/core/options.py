@@ -8,6 +8,7 @@ layers over each other. Times are in seconds, sizes in bytes, and 0 is no limit 
 """
 
 import enum
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -217,7 +218,7 @@ class HandlerOptions(OptionGroup, frozen=True, kw_only=True):
     ``decode_input`` is decode_input_request, ``limit_image_pixels`` limit_max_image_pixels, ``envelope``
     service_envelope; ``metrics_config`` is the path of a metrics.yaml for every handler. ``metric_lines``: what it
     records becomes lines of a log, a line for each value. ``json_nan`` is how JSON writes NaN and Infinity: by_protocol,
-    null or nan.
+    null or nan. ``forward_headers`` is the pattern of headers that become parameters, empty for none.
     """
 
     decode_input: bool = True
@@ -226,6 +227,16 @@ class HandlerOptions(OptionGroup, frozen=True, kw_only=True):
     metrics_config: str = ""
     metric_lines: bool = False
     json_nan: str = "by_protocol"
+    forward_headers: str = ""
+
+
+def header_pattern(text: str) -> re.Pattern[str]:
+    """Compile the pattern of headers that become parameters. As in Triton, case counts only after ``(?-i)``.
+
+    Raises ``re.error``.
+    """
+    rest = text.removeprefix("(?-i)")
+    return re.compile(text if rest == text else f"(?-i:{rest})", re.IGNORECASE)
 
 
 class RuntimeOptions(OptionGroup, frozen=True, kw_only=True):

@@ -59,8 +59,9 @@ class Scheduler(Generic[W]):
         self._offload = JsonOffload(codecs, self, spec, allocate) if codecs is not None else None
         self._wake = wake
         self._on_worker_free = on_worker_free
-        # Only handlers read a request's headers, and they are half of what the worker must decode of a small request.
-        self._drops_headers = spec.backend != "handler"
+        # Only handlers read a request's headers, or models that get some as parameters, and they are half of what the
+        # worker must decode of a small request.
+        self._drops_headers = spec.backend != "handler" and not spec.handler.forward_headers
         self._clock = clock
         self._timer = DispatchTimer(self.dispatch, loop)
         self._dispatcher = Dispatcher(spec, self, make_pool, statistics, allocate, health, clock)

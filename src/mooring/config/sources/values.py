@@ -24,6 +24,7 @@ from mooring.config.settings import (
     Snapshot,
     Versions,
 )
+from mooring.core.options import header_pattern
 
 
 def parse_setting(name: str, value: Any, where: str, *, strict: bool = False) -> Any:
@@ -51,6 +52,8 @@ def parse_setting(name: str, value: Any, where: str, *, strict: bool = False) ->
             value = json.loads(value)
         if name == "blacklist_env_vars":
             (value,) = _check_patterns([msgspec.convert(value, str)])
+        if name == "forward_headers":
+            (value,) = _check_patterns([msgspec.convert(value, str)], header_pattern)
         return msgspec.convert(value, TYPES[name], strict=strict)
     except ValueError as error:
         shown = (
@@ -67,10 +70,12 @@ def _split_names(texts: Iterable[str]) -> Iterator[str]:
         yield from (part.strip() for part in text.split(",") if part.strip())
 
 
-def _check_patterns(texts: Iterable[str]) -> Iterator[str]:
+def _check_patterns(
+    texts: Iterable[str], compile_pattern: Callable[[str], object] = re.compile
+) -> Iterator[str]:
     for text in texts:
         try:
-            re.compile(text)
+            compile_pattern(text)
         except re.error as error:
             raise ValueError(f"'{text}' is no regular expression: {error}") from None
         yield text
