@@ -103,6 +103,32 @@ DATATYPES = {
     "FP64": np.float64, "STRING": np.object_,
 }  # fmt: skip
 SAME = "def infer(inputs, parameters): return {'OUT' + name[2:]: value for name, value in inputs.items()}"
+# Of Triton's Python backend: one that leaves an output out, and one that sends its responses by itself.
+CHOOSING = """
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def execute(self, requests):
+        responses = []
+        for request in requests:
+            x = pb_utils.get_input_tensor_by_name(request, "X").as_numpy()
+            found = [pb_utils.Tensor("LEFT", x + 1)]
+            if x[0, 0] > 0:
+                found.append(pb_utils.Tensor("RIGHT", x + 2))
+            responses.append(pb_utils.InferenceResponse(found))
+        return responses
+"""
+SENDING = """
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def execute(self, requests):
+        for request in requests:
+            sender = request.get_response_sender()
+            for each in pb_utils.get_input_tensor_by_name(request, "IN").as_numpy():
+                sender.send(pb_utils.InferenceResponse([pb_utils.Tensor("OUT", each[None])]))
+            sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+"""
 FOUR = ("BOOL", "FP32", "INT64", "STRING")
 MORE = {
     "four": (
@@ -196,6 +222,39 @@ MORE = {
             inputs=[("IN", "INT32", [-1])],
             outputs=[("OUT", "INT32", [1])],
             more="model_transaction_policy { decoupled: true }",
+        ),
+    ),
+    "choosing": (
+        CHOOSING,
+        python(
+            inputs=[("X", "FP32", [2])], outputs=[("LEFT", "FP32", [2]), ("RIGHT", "FP32", [2])], batch=8
+        ),
+    ),
+    "chosen": (
+        None,
+        ensemble(
+            step("choosing", {"X": "A"}, {"LEFT": "left", "RIGHT": "right"}),
+            step("add", {"X": "left", "Y": "right"}, {"SUM": "B"}),
+            inputs=[("A", "FP32", [2])],
+            outputs=[("B", "FP32", [2]), ("right", "FP32", [2])],
+            batch=8,
+        ),
+    ),
+    "sending": (
+        SENDING,
+        python(
+            inputs=[("IN", "INT32", [-1])],
+            outputs=[("OUT", "INT32", [1])],
+            more="model_transaction_policy { decoupled: true }",
+        ),
+    ),
+    "sent": (
+        None,
+        ensemble(
+            step("sending", {"IN": "A"}, {"OUT": "each"}),
+            step("delayed", {"X": "each"}, {"Y": "B"}),
+            inputs=[("A", "INT32", [-1])],
+            outputs=[("B", "INT32", [1])],
         ),
     ),
     "delayed": (
@@ -482,6 +541,15 @@ def test_pieces_go_on_by_themselves_and_come_in_order(server, grpc):
     assert post(server, "/v2/models/streaming/infer", {"inputs": [{"name": "A", "datatype": "INT32", "shape": [1], "data": [7]}]}).json()["outputs"][0]["data"] == [70]  # fmt: skip
     events = post(server, "/v2/models/streaming/generate_stream", {"A": [1, 2]}).text.split("\n\n")
     assert [json.loads(each.removeprefix("data: "))["B"] for each in events if each] == [10, 20]
+
+
+def test_models_of_tritons_python_backend_are_steps(server, infer):
+    assert infer("chosen", ["B"], A=np.float32([[1, 2]]))["B"].tolist() == [[5, 7]]
+    assert infer("chosen", ["B"], A=np.float32([[0, 2]]))["B"].tolist() == [[1, 3]]
+    with pytest.raises(InferenceServerException, match="step 'choosing': there is no output 'right'"):
+        infer("chosen", ["right"], A=np.float32([[0, 2]]))
+    events = post(server, "/v2/models/sent/generate_stream", {"A": [1, 2, 3]}).text.split("\n\n")
+    assert [json.loads(each.removeprefix("data: "))["B"] for each in events if each] == [10, 20, 30]
 
 
 def test_the_other_protocols_ask_it_too(server):

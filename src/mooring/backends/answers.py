@@ -150,14 +150,18 @@ def _select_outputs(
     declared: Mapping[str, TensorSpec],
     aliases: Mapping[str, str],
 ) -> list[Tensor]:
-    """Return the requested outputs as tensors, in the request's order and under its names; all outputs where it names none."""
+    """Return the requested outputs as tensors, in the request's order and under its names; all outputs where it names none.
+
+    A model of Triton's Python backend may leave out outputs that it declares.
+    """
     names = [output.name for output in request.outputs] if request.outputs else list(outputs)
     for name in names:
         if name not in outputs and aliases.get(name) in outputs:
             outputs = {**outputs, name: outputs[aliases[name]]}
-        if name not in outputs:
+        if name not in outputs and name not in declared:
             raise InvalidInput(f"unexpected inference output '{name}' for model '{request.model}'")
     return [
         make_tensor(name, outputs[name], declared[name].datatype if name in declared else "")
         for name in names
+        if name in outputs
     ]
