@@ -478,7 +478,8 @@ def test_large_tensors_go_through(infer):
         assert (found[f"B_{name}"] == sent[f"A_{name}"]).all()
 
 
-def test_large_json_goes_through(server):
+@pytest.mark.parametrize("path", ["infer", "generate"])
+def test_large_json_goes_through(server, path):
     values = [each / 2 for each in range(60_000)]
     tensors = [
         {"name": f"A_{name}", "datatype": "BYTES" if name == "STRING" else name, "shape": [1, 1], "data": ["1"] if name == "STRING" else [1]}
@@ -487,7 +488,7 @@ def test_large_json_goes_through(server):
     ]  # fmt: skip
     tensors.append({"name": "A_BOOL", "datatype": "BOOL", "shape": [1, 1], "data": [True]})
     tensors.append({"name": "A_FP32", "datatype": "FP32", "shape": [1, 60_000], "data": values})
-    done = post(server, "/v2/models/simple/infer", {"inputs": tensors, "id": "mine"})
+    done = post(server, f"/v2/models/simple/{path}", {"inputs": tensors, "id": "mine"})
     assert done.status_code == 200, done.text[:500]
     outputs = {each["name"]: each["data"] for each in done.json()["outputs"]}
     assert outputs["B_FP32"] == values

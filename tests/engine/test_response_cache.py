@@ -16,6 +16,7 @@ from mooring.core.requests import (
     UndecodedBody,
 )
 from mooring.core.tensors import Tensor
+from mooring.engine import response_cache
 from mooring.engine.response_cache import CachingScheduler, ResponseCache, hash_request
 
 
@@ -178,3 +179,12 @@ async def test_a_large_request_is_hashed_in_a_thread_and_counts_meanwhile():
         await asyncio.sleep(0.001)
     assert made.statistics.counts.cache == [1, 1]
     assert made.scheduler.idle
+
+
+def test_a_request_that_takes_too_long_to_hash_is_not_looked_up(monkeypatch):
+    monkeypatch.setattr(response_cache, "_MAX_REQUEST", 8)
+    made = stage()
+    for name in ("first", "second"):
+        made.ask(name, inputs=[tensor(b"123456789")])
+        run(made)
+    assert made.statistics.counts.cache == [0, 0]

@@ -2,6 +2,8 @@
 
 import pytest
 from ensemble_kit import Steps, ensemble_spec, step
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mooring.core.errors import (
     InvalidInput,
@@ -229,3 +231,50 @@ def test_a_model_that_streams_where_others_are_not_behind_it_is_refused():
     steps.answer("left", steps.tensor("y"), final=False)
     assert isinstance(steps.outcomes[0], Unsupported)
     assert "step 'left'" in steps.outcomes[0].message
+
+
+def value_of(tensor):
+    return int.from_bytes(bytes(tensor.data)[:8], "little")
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_whatever_the_graph_and_the_order_of_answers_the_outputs_are_right(data):
+    count = data.draw(st.integers(1, 7))
+    steps, names = [], ["A"]
+    for index in range(count):
+        read = data.draw(st.lists(st.sampled_from(names), min_size=1, max_size=3))
+        written = [f"t{index}_{each}" for each in range(data.draw(st.integers(1, 2)))]
+        steps.append(
+            step(
+                f"m{index}",
+                " ".join(f"x{at}={name}" for at, name in enumerate(read)),
+                " ".join(f"y{at}={name}" for at, name in enumerate(written)),
+            )
+        )
+        names += written
+    order = data.draw(st.permutations(steps))
+    spec = ensemble_spec(*order, inputs="A", outputs=" ".join(names[1:]))
+    wanted = data.draw(st.lists(st.sampled_from(names[1:]), min_size=1, unique=True))
+    values = {"A": 3}
+    for (
+        each
+    ) in steps:  # what each tensor must be: the sum of what its step reads, and its place among the outputs
+        total = sum(values[name] for name in each.inputs.values())
+        values |= {name: (total + at) % (1 << 60) for at, name in enumerate(each.outputs.values())}
+    ran = Steps(spec)
+    first = ran.tensor("A")
+    first.data = (3).to_bytes(8, "little")
+    ran.run(first, outputs=[RequestedOutput(name) for name in wanted])
+    while ran.asked:
+        request, done = ran.asked.pop(data.draw(st.integers(0, len(ran.asked) - 1)))
+        total = sum(map(value_of, request.inputs)) % (1 << 60)
+        found = []
+        for output in request.outputs:
+            made = ran.tensor(output.name)
+            made.data = ((total + int(output.name[1:])) % (1 << 60)).to_bytes(8, "little")
+            found.append(made)
+        done(InferenceResponse(found))
+    (answer,) = ran.outcomes
+    assert {each.name: value_of(each) for each in answer.outputs} == {name: values[name] for name in wanted}
+    assert ran.runs == set()

@@ -355,11 +355,12 @@ class EnsembleRun:
 
     def _present_here(self, response: InferenceResponse, then: Callable[[], None]) -> None:
         try:
-            response.outputs = present_outputs(response.tensors, self._request, self._plan).outputs
+            presented = present_outputs(response.tensors, self._request, self._plan)
         except MooringError as error:
             release(response.outputs)
             self._end_with_error(error)
             return
+        response.outputs, response.parameters = presented.outputs, presented.parameters
         then()
 
     def _present_in_thread(self, response: InferenceResponse) -> None:
