@@ -196,3 +196,33 @@ def test_a_group_on_several_machines_is_refused(server):
     answer = ask_management(server, "POST", "/models?url=two.mar&initial_workers=1&synchronous=true")
     assert answer.code >= 400
     assert "torchrun.nnodes is 2, and a parallel group runs on one machine here" in answer.body.decode()
+
+
+def test_a_signal_to_the_servers_process_group_leaves_the_ranks_to_it(tmp_path):
+    slow = "import time\n\ndef handle(data, context):\n    if data:\n        print('begun')\n        time.sleep(1.0)\n    return data and ['done'] * len(data)\n"
+    (tmp_path / "slow_handler.py").write_text(slow)
+    (tmp_path / "group.yaml").write_text(GROUP)
+    (tmp_path / "store").mkdir()
+    pack(
+        tmp_path / "store",
+        "slow",
+        str(tmp_path / "slow_handler.py"),
+        "--config-file",
+        tmp_path / "group.yaml",
+    )
+    server = Server(tmp_path, "--model-store=store", "--models=all")
+    try:
+        server.started()
+        family = server.family()
+        group = os.getpgid(server.process.pid)
+        with ThreadPoolExecutor(1) as threads:
+            running = threads.submit(server.predict, "slow", "x")
+            until(lambda: "[rank1] begun" in server.log)
+            for process in family:
+                if os.getpgid(process.pid) == group:
+                    process.terminate()
+            assert (running.result().code, running.result().body) == (200, b"done")
+        assert server.process.wait(20) == 0
+        assert_gone(family)
+    finally:
+        server.kill()

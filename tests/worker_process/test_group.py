@@ -176,13 +176,26 @@ def test_what_the_ranks_print_and_log_is_shown_with_their_number(start, capfd):
 IDLE = "def handle(data, context):\n    return data\n"
 FAILS = "import os\nif os.environ['RANK'] == '1':\n    raise OSError('no disk')\n" + IDLE
 DIES = "import os, time\nif os.environ['RANK'] == '1':\n    os.kill(os.getpid(), 9)\ntime.sleep(60)\n"
+# Rank 1 has loaded the model, and ends while rank 0 still loads it.
+DIES_LATE = (
+    """
+import os, threading, time
+
+if os.environ["RANK"] == "1":
+    threading.Timer(0.5, os._exit, (3,)).start()
+else:
+    time.sleep(1.5)
+"""
+    + IDLE
+)
 
 
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
         (FAILS, "rank 1: .*OSError: no disk"),
-        (DIES, "rank 1 was killed by signal 9 while it loaded the model"),
+        (DIES, "rank 1 was killed by signal 9 while the group loaded the model"),
+        (DIES_LATE, "rank 1 ended with status 3 while the group loaded the model"),
         (f"async {IDLE}", "an asynchronous handler cannot run in a parallel group"),
     ],
 )

@@ -158,6 +158,9 @@ class GroupBackend(Backend):
             )
         self._asked = self._ranks[:1] if parallel.type is ParallelType.PIPELINE else self._ranks
         self._loading = False
+        for rank in self._ranks:  # one that has ended since it loaded the model, while others still did
+            if rank.process.poll() is not None:
+                raise ModelLoadFailed(_ended_in_load(rank)) from RankFailed()
         return loaded[0].metadata
 
     def _await_loaded(self) -> dict[int, Loaded]:
@@ -173,10 +176,7 @@ class GroupBackend(Backend):
                     error = ModelLoadFailed(f"rank {rank.number}: {record.message}", detail=record.detail)
                     raise error from (None if message.lasting else RankFailed())
                 elif message is None:
-                    how = rank.await_end()
-                    raise ModelLoadFailed(
-                        f"rank {rank.number} {how} while it loaded the model"
-                    ) from RankFailed()
+                    raise ModelLoadFailed(_ended_in_load(rank)) from RankFailed()
         return loaded
 
     def infer(self, requests: Sequence[InferenceRequest], reply: Reply) -> Sequence[Outcome]:
@@ -273,6 +273,10 @@ class GroupBackend(Backend):
                 rank.process.kill()
 
 
+def _ended_in_load(rank: Rank) -> str:
+    return f"rank {rank.number} {rank.await_end()} while the group loaded the model"
+
+
 def torchrun_environment(
     model: str, parallel: Parallel, context: LoadContext, environment: Mapping[str, str]
 ) -> dict[str, str]:
@@ -280,6 +284,7 @@ def torchrun_environment(
     level = str(parallel.level)
     threads = parallel.threads or max(context.threads // parallel.level, 1)
     return {
+        "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",
         **environment,
         "OMP_NUM_THREADS": str(threads),
         "MASTER_ADDR": parallel.master or "127.0.0.1",
