@@ -1,6 +1,7 @@
 """TorchServe's own start, as a container has it: process 1, no rights, a read-only root, 64 MB of shared memory."""
 
 import os
+import shlex
 import subprocess
 import time
 from collections.abc import Iterator
@@ -69,9 +70,9 @@ max_response_size=100000000
 
 
 class Container:
-    """``torchserve --foreground`` as process 1, in a folder of its own; ``execute`` is what `docker exec` is."""
+    """A command as process 1, in a folder of its own; ``execute`` is what `docker exec` is."""
 
-    def __init__(self, home: Path, *, snapshots: bool = False, **environ: str) -> None:
+    def __init__(self, home: Path, command: str, **environ: str) -> None:
         self.home, self.ports = home, free_ports(5)
         (home / "config.properties").write_text(CONFIG.format(*self.ports))
         subprocess.run(
@@ -86,13 +87,11 @@ class Container:
             "MANAGEMENT": str(self.ports[1]),
             **environ,
         }
-        command = ["torchserve", "--start", "--foreground", "--ts-config", "config.properties"]
-        command += [] if snapshots else ["--ncs"]
         self.log_file = home / "container.log"
         around = namespace(home, read_only=True, container=True)
         with self.log_file.open("wb") as log:
             self.process = psutil.Popen(
-                [*around, *DROP_RIGHTS, *command], cwd=home, stdout=log, stderr=subprocess.STDOUT,
+                [*around, *DROP_RIGHTS, *shlex.split(command)], cwd=home, stdout=log, stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL, env=self.environ,
             )  # fmt: skip
 
@@ -141,8 +140,19 @@ def home() -> Iterator[Path]:
     remove_home(folder)
 
 
-def test_a_script_of_torchserves_pages_runs_unchanged(home):
-    container = Container(home, TMPDIR=str(home / "tmp"))
+FOREGROUND = "torchserve --start --foreground --ncs --ts-config config.properties"
+
+
+@pytest.mark.parametrize(
+    ("command", "ends"),
+    [
+        (FOREGROUND, True),
+        # As the entry point of TorchServe's own images does it.
+        ("sh -c 'torchserve --start --ncs --ts-config config.properties; exec sleep 600'", False),
+    ],
+)
+def test_a_script_of_torchserves_pages_runs_unchanged(home, command, ends):
+    container = Container(home, command, TMPDIR=str(home / "tmp"))
     try:
         container.started()
         family = [container.first, *container.first.children(recursive=True)]
@@ -150,8 +160,15 @@ def test_a_script_of_torchserves_pages_runs_unchanged(home):
         (home / "script.sh").write_text(SCRIPT)
         done = container.execute("sh", "-x", "script.sh")
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{container.log}"
-        assert container.process.wait(PATIENCE) == 0
-        assert_gone(family)
+        if ends:
+            assert container.process.wait(PATIENCE) == 0
+            assert_gone(family)
+        else:
+            (sleep,) = [
+                each for each in family if each.is_running() and each.status() != psutil.STATUS_ZOMBIE
+            ]
+            assert sleep.pid == container.first.pid
+            container.kill()
         assert not (home / "key_file.json").exists()
         assert "WARN" not in container.log, container.log
     finally:
@@ -159,7 +176,7 @@ def test_a_script_of_torchserves_pages_runs_unchanged(home):
 
 
 def test_process_1_drains_when_it_is_told_to_stop_and_leaves_no_zombies(home):
-    container = Container(home, TMPDIR=str(home / "tmp"))
+    container = Container(home, FOREGROUND, TMPDIR=str(home / "tmp"))
     try:
         container.started()
         ask = ["curl", "-sf", f"http://127.0.0.1:{container.ports[0]}/predictions/orphans", "-d", "data=1"]
@@ -195,7 +212,7 @@ def zombies(container: Container) -> list[psutil.Process]:
 def test_where_nothing_can_be_written_one_sentence_says_what_to_give(home):
     os.chown(home, 0, 0)
     home.chmod(0o755)
-    container = Container(home)
+    container = Container(home, FOREGROUND)
     try:
         assert container.process.wait(PATIENCE) == 1
         (line,) = container.log.splitlines()
@@ -208,7 +225,7 @@ def test_where_nothing_can_be_written_one_sentence_says_what_to_give(home):
 def test_with_a_folder_for_temporary_files_alone_it_serves_and_says_what_it_cannot_write(home):
     os.chown(home, 0, 0)
     home.chmod(0o755)
-    container = Container(home, snapshots=True, TMPDIR=str(home / "tmp"))
+    container = Container(home, FOREGROUND.replace(" --ncs", ""), TMPDIR=str(home / "tmp"))
     try:
         container.started()
         ask = ["curl", "-sf", f"http://127.0.0.1:{container.ports[0]}/predictions/rows", "-d", "data=1"]
