@@ -53,7 +53,7 @@ def namespace(home: Path, *, read_only: bool = False, container: bool = False) -
     if read_only:
         # Into the folder once more: the one that the command is started in lies below the mount.
         steps += [mount(home, home), "mount -o remount,bind,ro /", f"cd {quote(str(home))}"]
-    own = ["--pid", "--fork", "--mount-proc", "--kill-child"] if container else []
+    own = ["--pid", "--fork", "--mount-proc"] if container else []
     around = ["unshare", "--mount", *own, "sh", "-c", "\n".join([*steps, 'exec "$@"']), "sh"]
     tried = subprocess.run([*around, "true"], capture_output=True, text=True, timeout=60, check=False)
     if tried.returncode:

@@ -109,7 +109,8 @@ class Container:
 
     def kill(self) -> None:
         if self.process.poll() is None:
-            self.process.kill()  # and the kernel all others with it
+            for each in self.process.children():
+                each.kill()  # process 1, and the kernel all others with it
             self.process.wait(PATIENCE)
 
     @property
