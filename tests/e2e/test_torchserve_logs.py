@@ -1,7 +1,9 @@
 """The log files of TorchServe's command, and the output that a start in the background keeps."""
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import urllib.request
 from pathlib import Path
@@ -14,19 +16,45 @@ HEAD = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d,\d{3}"
 SAID = ("INIT-INFO weights from ", "A-PRINT", "AN-INFO batch of 1", "A-WARNING", "ROOT-INFO", "A-FAILURE")
 
 
-@pytest.fixture(scope="module")
-def started(tmp_path_factory):
-    """A server with a handler that logs, started in the background with its output in a pipe; the lines until it was up."""
-    folder = tmp_path_factory.mktemp("torchserve")
-    pack(folder, "m", "logging_handler.py")
+LOG4J2 = """<Configuration>
+<Properties><Property name="where">${env:LOG_LOCATION:-logs}</Property></Properties>
+<Appenders>
+  <File name="models" fileName="${where}/models.json"><JsonLayout compact="true" eventEol="true" properties="true"/></File>
+  <File name="requests" fileName="${where}/requests.log" append="false"><PatternLayout pattern="%m%n"/></File>
+  <Console name="out"><PatternLayout pattern="%level %X{model} %m%n"/></Console>
+</Appenders>
+<Loggers>
+  <Logger name="MODEL_LOG" level="warn" additivity="false"><AppenderRef ref="models"/></Logger>
+  <Logger name="ACCESS_LOG" level="info" additivity="false"><AppenderRef ref="requests"/></Logger>
+  <Root level="info"><AppenderRef ref="out"/></Root>
+</Loggers></Configuration>"""
+
+
+def install(folder: Path, *lines: str) -> str:
+    """Make a folder with a store and a configuration; return the URL of the inference address."""
     (folder / "store").mkdir()
-    (folder / "m.mar").rename(folder / "store/m.mar")
     inference, management, metrics, grpc, managing = free_ports(5)
     (folder / "config.properties").write_text(
         f"inference_address=http://127.0.0.1:{inference}\nmanagement_address=http://127.0.0.1:{management}\n"
         f"metrics_address=http://127.0.0.1:{metrics}\ngrpc_inference_port={grpc}\ngrpc_management_port={managing}\n"
-        "model_store=store\nload_models=m.mar\ndefault_workers_per_model=1\n"
+        + "".join(f"{line}\n" for line in ("model_store=store", *lines))
     )
+    return f"http://127.0.0.1:{inference}"
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("archive")
+    pack(folder, "m", "logging_handler.py")
+    return folder / "m.mar"
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory, archive):
+    """A server with a handler that logs, started in the background with its output in a pipe; the lines until it was up."""
+    folder = tmp_path_factory.mktemp("torchserve")
+    url = install(folder, "load_models=m.mar", "default_workers_per_model=1")
+    shutil.copy(archive, folder / "store")
     environ = os.environ | {"TMPDIR": str(folder), "LOG_LOCATION": "elsewhere", "METRICS_LOCATION": "figures"}
     command = [SCRIPTS / "mooring", "torchserve", "--start", "--ncs", "--disable-token-auth"]
     process = subprocess.Popen(
@@ -39,7 +67,7 @@ def started(tmp_path_factory):
             if "Model server started" in line:
                 break
         assert process.wait(PATIENCE) == 0, lines
-        yield folder, f"http://127.0.0.1:{inference}", process, lines
+        yield folder, url, process, lines
     finally:
         server = psutil.Process(int((folder / ".model_server.pid").read_text()))
         family = [server, *server.children(recursive=True)]
@@ -82,20 +110,46 @@ def test_the_output_of_the_start_goes_on_with_the_log(started):
 
 def test_a_folder_that_cannot_be_made_leaves_standard_output(tmp_path):
     (tmp_path / "logs").write_text("no folder")
-    (tmp_path / "store").mkdir()
-    inference, management, metrics, grpc, managing = free_ports(5)
-    (tmp_path / "config.properties").write_text(
-        f"inference_address=http://127.0.0.1:{inference}\nmanagement_address=http://127.0.0.1:{management}\n"
-        f"metrics_address=http://127.0.0.1:{metrics}\ngrpc_inference_port={grpc}\ngrpc_management_port={managing}\n"
-    )
-    environ = os.environ | {"TMPDIR": str(tmp_path)}
-    command = [SCRIPTS / "mooring", "torchserve", "--model-store", "store"]
+    install(tmp_path)
+    environ = os.environ | {"TMPDIR": str(tmp_path), "MOORING_LOG_FORMAT": "json"}
+    command = [SCRIPTS / "mooring", "torchserve"]
     done = run_to_end([*command, "--start", "--ncs"], tmp_path, environ)
     try:
         assert done.returncode == 0, done.stderr
-        (warning,) = [line for line in done.stdout.splitlines() if "log files left out" in line]
-        assert "[WARN ]" in warning
+        said = {each["message"]: each["level"] for each in map(json.loads, done.stdout.splitlines())}
+        assert said["Model server started."] == "info"
+        (warning,) = [message for message in said if "log files left out" in message]
         assert "logs/ts_log.log" in warning
-        assert "Model server started." in done.stdout
     finally:
-        run_to_end([SCRIPTS / "mooring", "torchserve", "--stop"], tmp_path, environ)
+        run_to_end([*command, "--stop"], tmp_path, environ)
+
+
+def test_a_configuration_of_log4j_is_obeyed_by_every_process(tmp_path, archive):
+    url = install(
+        tmp_path, "load_models=m.mar", "default_workers_per_model=2",
+        f"vmargs=-Xmx1g -Dlog4j.configurationFile=file://{tmp_path}/log4j2.xml",
+    )  # fmt: skip
+    shutil.copy(archive, tmp_path / "store")
+    (tmp_path / "log4j2.xml").write_text(LOG4J2)
+    environ = os.environ | {
+        "TMPDIR": str(tmp_path),
+        "MOORING_FRONTENDS": "2",
+        "LOG_LOCATION": str(tmp_path / "l"),
+    }
+    command = [SCRIPTS / "mooring", "torchserve"]
+    done = run_to_end([*command, "--start", "--ncs"], tmp_path, environ)
+    try:
+        assert done.returncode == 0, done.stderr
+        assert any(line.startswith("INFO m model ready") for line in done.stdout.splitlines()), done.stdout
+        for number in range(20):
+            asked = urllib.request.Request(f"{url}/predictions/m", b"x", {"x-request-id": f"r-{number}"})
+            assert urllib.request.urlopen(asked, timeout=PATIENCE).read() == b"ok"
+    finally:
+        run_to_end([*command, "--stop"], tmp_path, environ)
+    requests = (tmp_path / "l/requests.log").read_text().splitlines()
+    assert sum('"POST /predictions/m HTTP/1.1" 200' in line for line in requests) == 20
+    models = [json.loads(line) for line in (tmp_path / "l/models.json").read_text().splitlines()]
+    assert {each["level"] for each in models} == {"WARN", "ERROR"}
+    warned = [each["contextMap"]["request_id"] for each in models if each["message"] == "A-WARNING"]
+    assert sorted(warned) == sorted(f"r-{number}" for number in range(20))
+    assert not (tmp_path / "l/ts_log.log").exists()
