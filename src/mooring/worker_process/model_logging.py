@@ -146,5 +146,5 @@ def _to_model_record(record: logging.LogRecord) -> ModelRecord:
         record.getMessage(),
         "\n".join(parts),
         len(requests),
-        [request.id for request in requests[:MAX_REQUESTS]],
+        [request.id for request in requests[:MAX_REQUESTS] if request.id],
     )

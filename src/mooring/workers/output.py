@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-from mooring.ipc.log_records import MARK, ModelRecord, decode_record
+from mooring.ipc.log_records import MARK, MAX_REQUESTS, ModelRecord, decode_record
 from mooring.observability.logs import MODEL_LOG, Event, Throttle, get_logger, truncate_text
 
 log = get_logger(__name__)
@@ -86,7 +86,7 @@ class WorkerOutput:
         if record.request_ids:
             ids = record.request_ids
             facts["request_id"] = ids if len(ids) > 1 else ids[0]
-        if record.requests > len(record.request_ids):
+        if record.requests > MAX_REQUESTS:
             facts["requests"] = record.requests
         self.last_lines += [
             truncate_text(line, _KEPT_CHARACTERS)

@@ -92,5 +92,13 @@ def test_dates_are_cached_by_the_second_and_right():
 
 
 def test_a_zone_that_is_not_known_is_refused():
-    with pytest.raises(UnknownPattern, match=re.escape("Europe/Berlin")):
-        DateFormat("HH", "Europe/Berlin")
+    with pytest.raises(UnknownPattern, match=re.escape("Moon/Crater")):
+        DateFormat("HH", "Moon/Crater")
+
+
+def test_a_zone_counts_with_its_summer_time():
+    date = DateFormat("yyyy-MM-dd HH:mm XXX", "Europe/Berlin")
+    assert [date.format(moment) for moment in (1_700_000_000, 1_720_000_000)] == [
+        "2023-11-14 23:13 +01:00",
+        "2024-07-03 11:46 +02:00",
+    ]

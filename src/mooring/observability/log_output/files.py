@@ -7,7 +7,6 @@ such as logrotate, is opened anew.
 
 import contextlib
 import fcntl
-import gzip
 import logging
 import os
 import re
@@ -232,6 +231,8 @@ def _taken_numbers(before: str, after: str) -> Iterator[int]:
 
 def _compress_file(source: Path, target: Path) -> None:
     """Compress an old file. Where that fails it stays as it is."""
+    import gzip  # noqa: PLC0415 - once a day
+
     part = target.with_name(f".{target.name}.part")
     try:
         with source.open("rb") as plain, gzip.open(part, "wb") as compressed:

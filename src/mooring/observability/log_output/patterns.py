@@ -1,9 +1,11 @@
 """log4j's pattern layout: ``%d{ISO8601} [%-5p] %t %c - %m%n`` and its like, compiled once to a list of pieces."""
 
+import datetime as dt
+import functools
 import logging
+import operator
 import os
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 
@@ -34,7 +36,7 @@ _DATES = {
 _DATE_LETTERS = re.compile(r"'(?:[^']|'')*'|([A-Za-z])\1*")
 # SimpleDateFormat's letters by how many stand together -> strftime's.
 _STRFTIME = {
-    "y": "%Y", "yy": "%y", "yyy": "%Y", "yyyy": "%Y", "u": "%Y", "uuuu": "%Y",
+    "y": "%Y", "yy": "%y", "yyy": "%Y", "yyyy": "%Y", "YYYY": "%G", "u": "%Y", "uuuu": "%Y",
     "M": "%-m", "MM": "%m", "MMM": "%b", "MMMM": "%B", "d": "%-d", "dd": "%d", "D": "%-j", "DDD": "%j",
     "H": "%-H", "HH": "%H", "h": "%-I", "hh": "%I", "k": "%-H", "kk": "%H", "m": "%-M", "mm": "%M",
     "s": "%-S", "ss": "%S", "a": "%p", "E": "%a", "EE": "%a", "EEE": "%a", "EEEE": "%A",
@@ -49,61 +51,76 @@ class UnknownPattern(ValueError):
 class DateFormat:
     """A date in the letters of Java: ``yyyy-MM-dd'T'HH:mm:ss,SSS``, or one of log4j's names such as ISO8601.
 
-    ``zone`` is UTC or GMT, else the local time. Raises ``UnknownPattern``.
+    ``zone`` is a name such as UTC or Europe/Berlin; empty for the local time. Raises ``UnknownPattern``. Several threads may
+    format at once.
 
     >>> DateFormat("dd-MMM", "UTC").format(0.0)
     '01-Jan'
     """
 
     def __init__(self, text: str, zone: str = "") -> None:
-        if zone not in {"", "UTC", "GMT", "GMT+0", "Z"}:
-            raise UnknownPattern(f"time zone {zone}: only UTC and the local time are known")
-        self._utc = bool(zone)
+        self._zone = _find_zone(zone)
         self.text = _DATES.get(text, text)
         self._unix = {"UNIX": 1, "UNIX_MILLIS": 1000}.get(text, 0)
         self._pieces = [] if self._unix else list(self._compile(self.text))
-        self._second = -1
-        self._known: list[str] = []
+        self._known: tuple[int, list[str | int]] = (-1, [])  # the texts of the second that was asked for last
 
     def format(self, moment: float) -> str:
         """Return the text for a moment in seconds since 1970."""
         if self._unix:
             return str(int(moment * self._unix))
-        second = int(moment)
-        if second != self._second:
-            clock = time.gmtime(second) if self._utc else time.localtime(second)
-            self._known = [time.strftime(format_, clock) if format_ else "" for format_, _ in self._pieces]
-            self._second = second
-        fraction = f"{int((moment - second) * 1e9):09d}"
-        return "".join(
-            text + fraction[:digits] for text, (_, digits) in zip(self._known, self._pieces, strict=True)
-        )
+        second, texts = self._known
+        if int(moment) != second:
+            second = int(moment)
+            clock = dt.datetime.fromtimestamp(second, dt.UTC).astimezone(self._zone)
+            self._known = (
+                second,
+                [piece if isinstance(piece, int) else piece(clock) for piece in self._pieces],
+            )
+            texts = self._known[1]
+        fraction = f"{min(round((moment - second) * 1e6), 999_999):06d}000"
+        return "".join([fraction[:text] if isinstance(text, int) else text for text in texts])
 
-    def _compile(self, text: str) -> Iterator[tuple[str, int]]:
-        """Yield what strftime formats and how many digits of the second's fraction follow it."""
-        done, format_ = 0, ""
+    def _compile(self, text: str) -> Iterator[Callable[[dt.datetime], str] | int]:
+        """Yield what formats a second, and how many digits of its fraction stand between."""
+        done = 0
         for match in _DATE_LETTERS.finditer(text):
-            format_ += text[done : match.start()].replace("%", "%%")
+            yield _constant(text[done : match.start()])
             done = match.end()
             letters = match[0]
-            if letters[0] == "S" or letters[0] == "n":
-                yield format_, min(len(letters), 9)
-                format_ = ""
+            if letters[0] in "Sn":
+                yield min(len(letters), 9)
+            elif letters[0] == "'":
+                yield _constant(letters[1:-1].replace("''", "'") or "'")
+            elif letters[0] in "Xx":
+                yield functools.partial(_format_offset, letters=letters)
+            elif letters in _STRFTIME:
+                yield operator.methodcaller("strftime", _STRFTIME[letters])
             else:
-                format_ += self._translate(letters)
-        yield format_ + text[done:].replace("%", "%%"), 0
+                raise UnknownPattern(f"'{letters}' in the date {self.text}")
+        yield _constant(text[done:])
 
-    def _translate(self, letters: str) -> str:
-        if letters.startswith("'"):
-            return (letters[1:-1].replace("''", "'") or "'").replace("%", "%%")
-        if set(letters) <= {"X", "x"}:
-            offset = "+0000" if self._utc else time.strftime("%z")
-            if letters[0] == "X" and offset == "+0000":
-                return "Z"
-            return {1: offset[:3], 2: offset, 3: f"{offset[:3]}:{offset[3:]}"}[min(len(letters), 3)]
-        if letters not in _STRFTIME:
-            raise UnknownPattern(f"'{letters}' in the date {self.text}")
-        return _STRFTIME[letters]
+
+def _find_zone(name: str) -> dt.tzinfo | None:
+    if not name:
+        return None
+    import zoneinfo  # noqa: PLC0415 - few patterns name a zone
+
+    try:
+        return dt.UTC if name in {"GMT+0", "Z"} else zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError) as error:
+        raise UnknownPattern(f"the time zone {name}") from error
+
+
+def _constant(text: str) -> Callable[[dt.datetime], str]:
+    return lambda _clock: text
+
+
+def _format_offset(clock: dt.datetime, letters: str) -> str:
+    offset = clock.strftime("%z")
+    if letters[0] == "X" and offset == "+0000":
+        return "Z"
+    return {1: offset[:3], 2: offset, 3: f"{offset[:3]}:{offset[3:]}"}[min(len(letters), 3)]
 
 
 class PatternLayout(logging.Formatter):

@@ -20,7 +20,6 @@ from mooring.config.torchserve_keys import system_properties
 from mooring.observability.log_output.console import Console
 from mooring.observability.log_output.files import NO_ROTATION, RotatedFile
 from mooring.observability.log_output.layouts import JsonLayout, TextLayout
-from mooring.observability.log_output.log4j import read_log_config
 from mooring.observability.log_output.routes import NAMES, Output, Routes, torchserve_routes
 from mooring.observability.logs import LEVELS, LOGS, MODEL_LOG, MODEL_METRICS, TS_METRICS
 
@@ -59,6 +58,8 @@ def set_log_level(level: str) -> None:
 def _find_routes(config: Config, warnings: list[str]) -> Routes | None:
     """Return what goes to which output; None where all of it goes to standard error."""
     if config.log_config is not None:
+        from mooring.observability.log_output.log4j import read_log_config  # noqa: PLC0415 - most starts have none
+
         system = system_properties(config.vmargs)
         routes, not_understood = read_log_config(config.log_config, os.environ, system)
         if not_understood:
