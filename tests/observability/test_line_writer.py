@@ -39,15 +39,15 @@ def test_lines_are_in_torchserves_files_and_in_order(tmp_path, capfd):
     writer = LineWriter()
     for number in range(3):
         end_call(writer, b"/%d" % number)
-        writer.add(TS_METRICS, f"m{number}")
-    writer.add(MODEL_METRICS, "own")
+        writer.add(TS_METRICS, (f"m{number}", "n"))
+    writer.add(MODEL_METRICS, ("own",))
     writer.close()
     head = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d,\d{3}"
     accessed = (tmp_path / "access_log.log").read_text().splitlines()
     for number, line in enumerate(accessed):
         assert re.fullmatch(rf'{head} - /127\.0\.0\.1:5 "GET /{number} HTTP/1\.1" 200 \d+', line)
     assert len(accessed) == 3
-    assert re.fullmatch(rf"({head} - m\d\n){{3}}", (tmp_path / "ts_metrics.log").read_text())
+    assert re.fullmatch(rf"({head} - m\d\n{head} - n\n){{3}}", (tmp_path / "ts_metrics.log").read_text())
     whole = (tmp_path / "ts_log.log").read_text()
     assert re.findall(r"(?:/(\d) HTTP|(m\d|own)$)", whole, re.MULTILINE) == [
         ("0", ""), ("", "m0"), ("1", ""), ("", "m1"), ("2", ""), ("", "m2"), ("", "own"),
@@ -118,7 +118,7 @@ def test_a_pipe_that_nobody_reads_holds_nobody_up_and_costs_lines_that_are_count
     writer = LineWriter()
     began = time.monotonic()
     for _ in range(10_000):
-        writer.add(TS_METRICS, "line")
+        writer.add(TS_METRICS, ("line",))
     assert time.monotonic() - began < 1.0
     assert writer.left_out >= 9_000
     with caplog.at_level(logging.WARNING):

@@ -233,8 +233,8 @@ class Lines:
     def __init__(self):
         self.lines = []
 
-    def add(self, name, line):
-        self.lines.append((name, re.sub(r"timestamp:\d{10}$", "timestamp:N", line)))
+    def add(self, name, lines):
+        self.lines += [(name, re.sub(r"timestamp:\d{10}$", "timestamp:N", line)) for line in lines]
 
 
 def told(writer, name):

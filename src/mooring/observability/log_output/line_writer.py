@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from mooring.observability.logs import Event, get_logger
@@ -67,8 +67,8 @@ class LineRecord(logging.LogRecord):
 
 _TEMPLATE: Mapping[str, Any] = logging.LogRecord("", logging.INFO, "", 0, "", None, None).__dict__
 
-_Entry = tuple[str, float, str | Line]
-"""The name of a log, the time in seconds since 1970, and a line."""
+_Entry = tuple[str, float, tuple[str, ...] | Line]
+"""The name of a log, the time in seconds since 1970, and lines that were added together."""
 
 
 class LineWriter:
@@ -81,13 +81,13 @@ class LineWriter:
         self._awake = self._closing = False
         self._thread: threading.Thread | None = None
 
-    def add(self, name: str, line: str | Line) -> None:
-        """Write a line to the log ``name`` soon."""
+    def add(self, name: str, lines: tuple[str, ...] | Line) -> None:
+        """Write lines to the log ``name`` soon."""
         waiting = self._waiting
         if len(waiting) >= _MAX_WAITING:
             self.left_out += 1
             return
-        waiting.append((name, time.time(), line))
+        waiting.append((name, time.time(), lines))
         if not self._awake:
             self._awake = True
             if self._thread is None:
@@ -144,8 +144,8 @@ class _Outputs:
         for handler, entries in self._entries.items():
             layout = handler.formatter
             if not isinstance(handler, LineOutput) or layout is None:
-                for entry in entries:
-                    handler.handle(_to_record(entry))
+                for record in _to_records(entries):
+                    handler.handle(record)
                 continue
             # Two outputs may have the same lines, as standard output and ts_log.log do.
             key = id(layout), frozenset(self._names[handler])
@@ -162,30 +162,42 @@ class _Outputs:
 
 
 def _format_all(layout: logging.Formatter, entries: Sequence[_Entry]) -> list[str]:
-    if not isinstance(layout, LineLayout) or layout.surround(_to_record(entries[0])) is None:
-        return [layout.format(_to_record(entry)) for entry in entries]
-    lines = []
-    known: dict[tuple[str, int], tuple[str, str] | None] = {}
+    if not isinstance(layout, LineLayout) or layout.surround(LineRecord("", 0.0, "")) is None:
+        return [layout.format(record) for record in _to_records(entries)]
+    formatted = []
+    known: dict[tuple[str, int], tuple[str, str]] = {}
     torchserve = layout.torchserve
     for entry in entries:
-        name, created, line = entry
+        name, created, lines = entry
         moment = name, int(created * 1000)
         around = known.get(moment)
         if around is None:
-            around = known[moment] = layout.surround(_to_record(entry)) or ("", "")
-        if type(line) is str:
-            text = line if torchserve else f"{name} - {line}"
+            around = known[moment] = layout.surround(LineRecord(name, created, "")) or ("", "")
+        before, after = around
+        if not isinstance(lines, tuple):
+            text = lines.to_torchserve_line() if torchserve else lines.to_text()
+            printable = text.isprintable()
         else:
-            text = line.to_torchserve_line() if torchserve else line.to_text()  # type: ignore[union-attr]
-        whole = f"{around[0]}{text}{around[1]}"
-        lines.append(whole if whole.isprintable() else layout.format(_to_record(entry)))
-    return lines
+            printable = all(map(str.isprintable, lines))
+            if torchserve:
+                text = f"{after}\n{before}".join(lines)
+            else:
+                text = f"{after}\n{before}{name} - ".join(lines)
+                before += f"{name} - "
+        if printable:
+            formatted.append(f"{before}{text}{after}")
+        else:
+            formatted += [layout.format(record) for record in _to_records([entry])]
+    return formatted
 
 
-def _to_record(entry: _Entry) -> logging.LogRecord:
-    name, created, line = entry
-    event = Event(f"{name} - {line}", {}, line=line) if isinstance(line, str) else line.to_event()
-    return LineRecord(name, created, event)
+def _to_records(entries: Sequence[_Entry]) -> Iterator[logging.LogRecord]:
+    for name, created, lines in entries:
+        if isinstance(lines, tuple):
+            for line in lines:
+                yield LineRecord(name, created, Event(f"{name} - {line}", {}, line=line))
+        else:
+            yield LineRecord(name, created, lines.to_event())
 
 
 def _handlers_of(name: str) -> list[logging.Handler]:
