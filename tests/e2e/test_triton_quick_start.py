@@ -87,6 +87,7 @@ def server(repository, tmp_path_factory):
     )
     try:
         assert server.process.poll() is None, server.log
+        assert "ERROR" not in server.log  # of an ensemble that looks for its models before they are there
         yield server
         assert server.stop() == 0
         assert not server.faults()

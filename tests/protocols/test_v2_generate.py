@@ -175,3 +175,13 @@ async def test_no_response_is_an_empty_stream_and_no_answer_to_generate(llm):
     assert (reply.status, unchunked(reply.body)) == (200, b"")
     reply = await call(llm, GENERATE, PROMPT)
     assert (reply.status, "gave no response" in json.loads(reply.body)["error"]) == (400, True)
+
+
+@pytest.mark.parametrize("verb", ["generate", "generate_stream"])
+async def test_a_key_that_is_sent_twice_is_refused(llm, verb):
+    twice = b'{"text_input": "a", "id": "1", "text_input": "b"}'
+    reply = await llm.call("POST", f"/v2/models/echo/{verb}", twice)
+    assert reply.status == 400
+    assert "the key 'text_input' is sent twice" in json.loads(reply.body)["error"]
+    once = b'{"text_input": "text_input: \\"text_input\\"", "stop": ["text_input"]}'
+    assert (await llm.call("POST", f"/v2/models/echo/{verb}", once)).status == 200

@@ -1,6 +1,9 @@
 """The bodies of the generate extension: any JSON object whose keys are inputs, or an infer request of v2."""
 
-from collections.abc import Callable, Sequence
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -49,6 +52,7 @@ def decode_generate(body: Payload, declared: Callable[[], Sequence[TensorSpec]])
     Raises ``InvalidInput``, or what ``declared`` raises.
     """
     document = decode_object(body)
+    _check_keys(body, document)
     if isinstance(document.get("inputs"), list):
         request = decode_request(bytes(view_of(body)))
         outputs = None if request.outputs is None else [_without_binary(output) for output in request.outputs]
@@ -58,6 +62,23 @@ def decode_generate(body: Payload, declared: Callable[[], Sequence[TensorSpec]])
         raise InvalidInput('"id" must be a string')
     inputs, parameters = _sort_keys(document, declared())
     return GenerateBody(False, str(request_id), inputs, parameters)
+
+
+def _check_keys(body: Payload, document: Mapping[str, Any]) -> None:
+    """Raise ``InvalidInput`` for a key that the object of a body has twice: one of its values would be dropped."""
+    text = bytes(view_of(body))
+    if all(text.count(f'"{key}"'.encode()) < 2 for key in document):
+        return  # as good as always, and cheap however large the body is
+
+    def check(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+            raise InvalidInput(f"the key '{twice}' is sent twice")
+        return found
+
+    with suppress(ValueError, RecursionError):  # it has been decoded; this decoder may take less
+        json.loads(text, object_pairs_hook=check)
 
 
 def _without_binary(output: RequestedOutput) -> RequestedOutput:

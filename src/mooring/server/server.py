@@ -269,8 +269,10 @@ class Server:
         self._warn_of_descriptors(specs)
         self._model_calls.listen(self._startup.folder / "calls")
         self._stack.callback(self._model_calls.close)
+        # An ensemble looks for its models at once.
+        in_order = sorted(specs, key=lambda spec: spec.ensemble is not None)
         self._loading = [
-            asyncio.ensure_future(self.engine.deploy_version(spec, at_startup=True)) for spec in specs
+            asyncio.ensure_future(self.engine.deploy_version(spec, at_startup=True)) for spec in in_order
         ]
         if found.workflows:
             registering = self._workflows.register_at_start(

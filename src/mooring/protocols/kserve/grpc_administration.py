@@ -15,7 +15,12 @@ from mooring.protocols.grpc_messages import async_handler, parse_message, sync_h
 from mooring.protocols.grpc_server import UnaryMethod
 from mooring.protocols.kserve.repository import describe_state
 from mooring.protocols.kserve.settings import LogSettings, TraceSettings
-from mooring.protocols.kserve.shared_memory import SharedMemory, missing_cuda_region, no_cuda_region
+from mooring.protocols.kserve.shared_memory import (
+    SHARED_MEMORY_OFF,
+    SharedMemory,
+    missing_cuda_region,
+    no_cuda_region,
+)
 from mooring.protocols.kserve.statistics import usage_document
 from mooring.protocols.load_options import LoadOptions, parse_config
 from mooring.repository.triton_document import config_document
@@ -194,7 +199,7 @@ class GrpcSharedMemory:
 
     def _require_memory(self) -> SharedMemory:
         if self._memory is None:
-            raise Unsupported("shared memory is off: it is offered to clients of this machine alone")
+            raise Unsupported(SHARED_MEMORY_OFF)
         return self._memory
 
 

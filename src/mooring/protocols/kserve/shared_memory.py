@@ -30,11 +30,11 @@ _OBJECTS = Path("/dev/shm")  # noqa: S108 - where Linux keeps POSIX shared memor
 _MAX_REGIONS = 1024
 _NAME, _SIZE, _OFFSET = REGION
 _READING, _WRITING = frozenset({"GET", "HEAD"}), frozenset({"POST"})
-_OFF = Refusal(
-    501,
-    "UnsupportedOperationException",
-    "shared memory is off: it is offered to clients of this machine alone, or where the server's settings switch it on",
+SHARED_MEMORY_OFF = (
+    "shared memory is off, since other machines reach this address: listen on 127.0.0.1 or a unix socket, or set"
+    " insecure = true (--insecure)"
 )
+_OFF = Refusal(501, "UnsupportedOperationException", SHARED_MEMORY_OFF)
 
 
 class Region(msgspec.Struct, frozen=True):
