@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from mooring.cli.torchserve import torchserve
+
 TESTS = Path(__file__).parent
 DOCS = TESTS.parent / "docs"
 
@@ -22,6 +24,16 @@ SHOWN = {
         "a handler's `logger.info(...)` is in the log": "e2e/test_torchserve_logs.py::test_what_a_handler_logs_is_in_model_log_and_ts_log_with_its_level",
         "`print` of a handler is in the log": "e2e/test_torchserve_logs.py::test_what_a_handler_logs_is_in_model_log_and_ts_log_with_its_level",
         '`metrics.add_size(..., unit="kB")`': "backends/handler/test_handler_context.py::test_a_size_takes_torchserves_units_and_ours",
+        "one line per request in `access_log.log`": "e2e/test_access_log.py::test_every_prediction_has_a_line_and_not_one_a_second",
+        "metric lines of each request in `ts_metrics.log` and `model_metrics.log`": "e2e/test_access_log.py::test_a_request_leaves_its_lines_in_each_file_and_fills_the_page",
+        "`metrics_mode=log`, `prometheus` or `legacy`": "e2e/test_access_log.py::test_a_metrics_mode_of_a_file_means_what_it_means_there",
+        "`torchrun` and `parallelType`": "e2e/test_parallel_groups_served.py::test_every_rank_takes_part_in_an_answer_in_a_session_of_their_own",
+        "the background start goes on to write to its standard output": "e2e/test_torchserve_logs.py::test_the_output_of_the_start_goes_on_with_the_log",
+        "`--start` may be left out": "cli/test_torchserve.py::test_start_and_stop_exclude_each_other_and_start_may_be_left_out",
+        "`--log-config` with a file of log4j": "cli/test_torchserve.py::test_a_log_configuration_is_obeyed_from_the_flag_from_vmargs_and_from_javas_variables",
+        "process 1 of a container, read-only root, 64 MB of `/dev/shm`": "e2e/test_container_start.py::test_a_script_of_torchserves_pages_runs_unchanged",
+        "an envelope of one's own": "e2e/test_ts_package_served.py::test_an_envelope_of_ones_own_is_served_and_arguments_are_read_in_a_worker",
+        "`argparse` at the import of a handler": "e2e/test_ts_package_served.py::test_an_envelope_of_ones_own_is_served_and_arguments_are_read_in_a_worker",
         "`key_file.json` in the working directory, deleted at the end": "e2e/test_tokens_served.py::test_torchserves_start_writes_the_key_file_and_its_end_deletes_it",
         "tokens are checked from everywhere": "e2e/test_tokens_served.py::test_a_drop_in_start_on_loopback_needs_no_token_and_takes_those_of_the_key_file",
         "a wrong token is answered 400": "e2e/test_tokens_served.py::test_a_wrong_token_gets_torchserves_answer_in_a_drop_in_start",
@@ -30,6 +42,29 @@ SHOWN = {
         "links in the model store": "e2e/test_management_served.py::test_an_archive_that_is_a_link_in_the_store_is_registered_as_any_other",
         "`import ts` in tests and notebooks": "compat/test_ts.py::test_an_installed_mooring_has_ts_for_tests_and_notebooks",
         "plugins (`--plugins-path`)": "test_docs.py::test_each_key_of_torchserves_without_effect_is_documented",
+    },
+    "guide-triton.md": {
+        "the highest version answers by default": "engine/test_default_version.py::test_of_a_repository_the_highest_version_that_is_ready_answers",
+        "`model.py` with `TritonPythonModel`": "e2e/test_triton_python_served.py::test_model_adds_and_subtracts_as_it_does_in_triton",
+        "a model asks another model (BLS)": "e2e/test_triton_python_served.py::test_model_asks_another_and_passes_its_answer_on",
+        "`auto_complete_config`": "e2e/test_triton_python_served.py::test_configuration_is_completed_by_the_model",
+        "a decoupled model with any number of responses": "e2e/test_triton_python_served.py::test_decoupled_model_gives_any_number_of_responses",
+        "an ensemble with maps of inputs and outputs": "e2e/test_ensembles_served.py::test_the_documented_ensemble_answers",
+        "the direct strategy of sequences": "e2e/test_triton_sequences_served.py::test_a_sequence_has_one_row_of_the_batch_from_its_first_step_to_its_last",
+        "more sequences than slots wait": "e2e/test_triton_sequences_served.py::test_more_sequences_than_slots_wait_for_one",
+        "implicit state": "e2e/test_triton_sequences_served.py::test_the_server_keeps_the_state_of_each_sequence_in_its_worker",
+        "`response_cache { enable: true }`": "e2e/test_response_cache_served.py::test_an_equal_request_is_answered_as_before_and_the_statistics_say_so",
+        "`rate_limiter`": "test_docs.py::test_each_setting_and_each_error_is_documented_as_it_is",
+        "status and unregister of CUDA shared memory without a GPU": "protocols/test_v2_grpc_administration.py::test_a_gpus_shared_memory_is_as_where_there_is_none",
+        "typed contents are answered raw over gRPC": "e2e/test_triton_quick_start.py::test_a_program_written_for_triton_runs_as_it_is",
+        "`ModelConfig` over REST and gRPC": "e2e/test_triton_configurations_served.py::test_both_protocols_show_the_same_configuration_of_every_model",
+        "a load's configuration with numbers in quotes": "e2e/test_triton_quick_start.py::test_a_program_written_for_triton_runs_as_it_is",
+        "inputs of different batch sizes are refused": "backends/test_tensors.py::test_inputs_of_a_batched_model_have_as_many_rows",
+        "the server is called triton": "e2e/test_triton_quick_start.py::test_a_program_written_for_triton_runs_as_it_is",
+        "texts that clients look for": "e2e/test_triton_quick_start.py::test_a_program_written_for_triton_runs_as_it_is",
+        "`nv_` metrics": "e2e/test_triton_quick_start.py::test_metrics_have_tritons_names",
+        "clients load models only with `--model-control-mode=explicit`": "e2e/test_tritonserver_served.py::test_clients_load_and_unload_from_every_repository_where_that_is_allowed",
+        "several model repositories": "e2e/test_tritonserver_served.py::test_several_repositories_are_served_and_a_name_in_both_is_not",
     },
     "guide-amd.md": {
         "datatypes as in `data_types.hpp`: `STRING`, `String`, `Fp32`, `Uint8`": "e2e/test_amd_served.py::test_datatypes_may_be_spelled_as_amds_are",
@@ -53,10 +88,9 @@ SHOWN = {
 
 
 def rows_of(guide):
-    """The first cells of the table under "Habits"."""
-    text = (DOCS / guide).read_text().split("\n## Habits\n")[1].split("\n## ")[0]
-    cells = [re.split(r"(?<!\\)\|", line)[1].strip() for line in text.splitlines() if line.startswith("|")]
-    return cells[2:]
+    """The first cells of the first table under "Habits"."""
+    table = (DOCS / guide).read_text().split("\n## Habits\n")[1].split("| --- | --- |\n")[1].split("\n\n")[0]
+    return [line.split("|")[1].strip() for line in table.splitlines()]
 
 
 @pytest.mark.parametrize("guide", SHOWN)
@@ -65,3 +99,17 @@ def test_each_habit_is_shown_by_a_test(guide):
     for row, test in SHOWN[guide].items():
         file, _, name = test.partition("::")
         assert re.search(rf"^(async )?def {name}\(", (TESTS / file).read_text(), re.MULTILINE), (row, test)
+
+
+def test_torchserves_flags_are_those_of_the_command():
+    table = (DOCS / "guide-torchserve.md").read_text().split("| flag | meaning |")[1].split("\n\n")[0]
+    named = {
+        flag
+        for line in table.splitlines()
+        for flag in re.findall(r"`(--[a-z-]+)", line.split("|")[1] if "|" in line else "")
+    }
+    known = {
+        option for parameter in torchserve.params for option in parameter.opts if option.startswith("--")
+    }
+    explained = {"--version", "--dt", "--ppath", "--install-aliases", "--force"}
+    assert named == known - explained

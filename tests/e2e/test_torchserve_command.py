@@ -66,6 +66,9 @@ ts_open_inference_protocol=true
 """
 
 
+GUIDE = Path(__file__).parents[2] / "docs" / "guide-torchserve.md"
+
+
 class TorchServe:
     """The command in a folder of its own, as a user has it in a terminal."""
 
@@ -383,3 +386,52 @@ def test_mooring_serve_writes_snapshots_and_goes_on_from_one_where_it_is_told_to
         assert second.stop() == 0
     finally:
         second.kill()
+
+
+def guide_table(first: str) -> list[str]:
+    """The first column of the table of docs/guide-torchserve.md that begins with this cell."""
+    text = GUIDE.read_text().split(f"| {first} |")[1].split("\n\n")[0]
+    return [line.split("|")[1].strip(" `") for line in text.splitlines() if line.startswith("| `")]
+
+
+def test_the_variables_and_the_files_of_the_guide_are_there(torchserve):
+    places = {name: torchserve.folder / name.lower() for name in ("LOG_LOCATION", "METRICS_LOCATION", "TEMP")}
+    places["TEMP"].mkdir()
+    (torchserve.folder / "config.properties").rename(torchserve.folder / "named.properties")
+    with (torchserve.folder / "named.properties").open("a") as file:
+        file.write("\nenable_envvars_config=true\ndisable_token_authorization=false\nmetrics_mode=log\n")
+    environ = {name: str(place) for name, place in places.items()}
+    done = torchserve(
+        "--start", TS_CONFIG_FILE="named.properties", TS_DEFAULT_RESPONSE_TIMEOUT="77", **environ
+    )
+    assert done.returncode == 0, done.stderr
+    keys = json.loads((torchserve.folder / "key_file.json").read_text())
+    authorize = {"Authorization": f"Bearer {keys['inference']['key']}"}
+    url = f"http://127.0.0.1:{torchserve.ports[0]}/predictions/rows"
+    with urllib.request.urlopen(urllib.request.Request(url, b"x", authorize), timeout=PATIENCE) as answer:
+        assert answer.status == 200
+    files = guide_table("file")
+    assert len(files) == 8
+    for file in files:
+        head, _, rest = file.partition("/")
+        place = places.get(head, torchserve.folder)
+        pattern = rest if head in (*places, "TMPDIR") else file
+        until(lambda place=place, pattern=pattern: any(place.glob(pattern)))
+    shown = json.loads(
+        urllib.request.urlopen(
+            urllib.request.Request(
+                f"http://127.0.0.1:{torchserve.ports[1]}/models/rows",
+                headers={"Authorization": f"Bearer {keys['management']['key']}"},
+            ),
+            timeout=PATIENCE,
+        ).read()
+    )
+    assert shown[0]["responseTimeout"] == 77
+    variables = guide_table("variable")
+    assert variables == [
+        "TS_CONFIG_FILE",
+        "TS_ALLOWED_URLS`, and `TS_` with any key",
+        "LOG_LOCATION",
+        "METRICS_LOCATION",
+        "TEMP",
+    ]
