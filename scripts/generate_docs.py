@@ -9,7 +9,7 @@ from pathlib import Path
 from mooring.config.settings import SETTINGS, Config, is_switch
 from mooring.core.errors import MooringError
 from mooring.protocols.status import Target, grpc_v2, kserve_v1, kserve_v2, torchserve
-from mooring.repository.triton_schema import PARAMETERS, documented_keys
+from mooring.repository.triton_schema import PARAMETERS, SERVED_PARAMETERS, documented_keys
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -42,7 +42,12 @@ def with_table(text: str, rows: Iterable[str]) -> str:
 def triton_keys() -> list[str]:
     """A row for every key of Triton's configuration that decides something: what becomes of it, and why."""
     keys = [_row(f"`{path}`", key.verdict.value, key.note) for path, key in documented_keys()]
-    return keys + [_row(f"`parameters['{name}']`", "tunes", note) for name, note in PARAMETERS.items()]
+    named = (("served", SERVED_PARAMETERS), ("tunes", PARAMETERS))
+    return keys + [
+        _row(f"`parameters['{name}']`", verdict, note)
+        for verdict, notes in named
+        for name, note in notes.items()
+    ]
 
 
 TABLES = {

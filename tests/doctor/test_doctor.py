@@ -443,6 +443,11 @@ def test_a_repository_of_tritons_is_recognised(root):
         "import triton_python_backend_utils as pb\nclass TritonPythonModel:\n    def execute(self, requests): ...\n"
     )
     assert "runs as it is, by the backend triton_python" in told(root)["py/config.pbtxt"]
+    parameter = 'parameters { key: "EXECUTION_ENV_PATH" value { string_value: "env" } }'
+    (python / "config.pbtxt").write_text(f'backend: "python"\n{tensors}{parameter}\n')
+    assert "names an environment that is not there" in told(root, "change")["py/config.pbtxt"]
+    (python / "env").mkdir()
+    assert "in the environment env" in told(root)["py/config.pbtxt"]
     assert "tensorflow_graphdef" in told(root, "change")["old/config.pbtxt"]
 
 

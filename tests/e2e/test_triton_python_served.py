@@ -4,6 +4,8 @@ import json
 import queue
 import re
 import shutil
+import tarfile
+import venv
 from io import BytesIO
 from pathlib import Path
 
@@ -20,12 +22,26 @@ MODELS = Path(__file__).parent / "python_models"
 FIRST, SECOND = np.array([1, 2, 3, 4], np.float32), np.array([4, 4, 4, 4], np.float32)
 
 
+def bring_environment(env: Path, repository: Path) -> None:
+    """Give two models an environment with a module that is nowhere else: one its folder, the other a tar file."""
+    venv.create(env, symlinks=True, with_pip=False)
+    (packages,) = env.glob("lib/python*/site-packages")
+    (packages / "only_here.py").write_text("WORD = 'here'\n")
+    with tarfile.open(repository / "environment_tar" / "env.tar.gz", "w:gz") as file:
+        file.add(env, ".")
+    shutil.copytree(repository / "environment_tar/1", repository / "environment_folder/1")
+    text = (repository / "environment_tar/config.pbtxt").read_text()
+    text = text.replace("$$TRITON_MODEL_DIRECTORY/env.tar.gz", str(env))
+    (repository / "environment_folder/config.pbtxt").write_text(text)
+
+
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     folder = tmp_path_factory.mktemp("triton_python")
     (grpc_port,) = free_ports(1)
     repository = folder / "python_models"
     shutil.copytree(MODELS, repository)
+    bring_environment(folder / "env", repository)
     address = f"--grpc-address=127.0.0.1:{grpc_port}"
     server = Server(folder, f"--model-repository={repository}", address)
     try:
@@ -386,6 +402,25 @@ def test_fault_of_a_completion_is_named_and_loads_nothing(http, lines, why):
             files={"file:1/model.py": code.encode()},
         )
     assert not http.is_model_ready("bad")
+
+
+@pytest.mark.parametrize("model", ["environment_folder", "environment_tar"])
+def test_model_runs_in_the_environment_that_it_brings(http, model):
+    said = ask(http, model, IN=np.ones(1, np.int32)).as_numpy("OUT")[0].decode()
+    word, prefix = said.split()
+    assert word == "here"
+    assert prefix.endswith("/env")
+
+
+def test_environment_that_is_not_there_is_named(http):
+    code = (MODELS / "environment_tar/1/model.py").read_bytes()
+    config = {
+        "backend": "python",
+        "parameters": {"EXECUTION_ENV_PATH": {"string_value": "/nowhere/env.tar.gz"}},
+    }
+    why = "EXECUTION_ENV_PATH of model 'lost': /nowhere/env.tar.gz: No such file or directory"
+    with pytest.raises(InferenceServerException, match=why):
+        http.load_model("lost", config=json.dumps(config), files={"file:1/model.py": code})
 
 
 def test_finalize_is_called_when_the_model_is_unloaded(served, http):

@@ -19,6 +19,7 @@ from mooring.repository.repository_model import RepositoryModel, read_repository
 from mooring.repository.spec import ModelSpec
 from mooring.repository.triton_config import tuning_keys
 from mooring.workers.capacity import machine_capacity
+from mooring.workers.execution_env import environment_path, names_environment
 
 _LIBRARIES = {"onnx": "onnxruntime", "pytorch": "torch"}
 # MLServer's runtimes -> what a function here would call.
@@ -120,6 +121,9 @@ def _spec_findings(spec: ModelSpec, folder: Path, shown: str, where: str) -> Ite
             text = "class TritonPythonModel has no method execute"
             yield change(at(f"{inside}/{source.name}", line), text, "write it: execute(self, requests)")
             return
+        if names_environment(spec):
+            yield _environment_finding(spec, where)
+            return
         if source.is_file():
             found = list(
                 library_findings(Path(spec.location), inside, [source], Requirements(None, installed=False))
@@ -128,6 +132,14 @@ def _spec_findings(spec: ModelSpec, folder: Path, shown: str, where: str) -> Ite
                 yield from found
                 return
     yield runs(where, f"{name} runs as it is, by the backend {spec.backend}")
+
+
+def _environment_finding(spec: ModelSpec, where: str) -> Finding:
+    """Whether the environment that a model brings is there. Its libraries are not looked at: its own Python knows them."""
+    path, name = environment_path(spec), f"model {spec.name} {spec.version}"
+    if not path.exists():
+        return change(where, f"{name} names an environment that is not there: {path}", "put it there")
+    return runs(where, f"{name} runs as it is, by the backend {spec.backend}, in the environment {path.name}")
 
 
 def _ensemble_fault(spec: ModelSpec, folder: Path) -> str:

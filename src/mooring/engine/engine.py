@@ -45,6 +45,7 @@ from mooring.observability.metrics import Metrics
 from mooring.repository.preloads import preload
 from mooring.repository.spec import ModelSpec
 from mooring.workers.capacity import machine_capacity
+from mooring.workers.execution_env import names_environment
 from mooring.workers.handle import PoolOwner
 from mooring.workers.heartbeat import DEADLINES, Clock, Deadlines
 from mooring.workers.libraries import Libraries
@@ -76,8 +77,8 @@ class Engine(InferenceService):
     process. With ``strict_readiness`` the engine is not ready while anything is missing that was configured at the
     start; without it, the engine is ready once everything has been tried. ``cache_size`` bounds the answers that are kept
     for models with a response cache, in bytes; with 0 none is kept.
-    start; without it, the engine is ready once everything has been tried. ``calls`` is the path of the socket over which
-    the code of models calls other models (model_calls.py).
+    start; without it, the engine is ready once everything has been tried. ``private_folder`` is the server's
+    own, with the socket over which the code of models calls other models (model_calls.py).
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class Engine(InferenceService):
         budget: Budget | None = None,
         deadlines: Deadlines = DEADLINES,
         cache_size: int = 0,
-        calls: str = "",
+        private_folder: str = "",
     ) -> None:
         self.registry = Registry()
         # A registry of their own: a workflow may have the name of a model. Then only its own route reaches it.
@@ -122,7 +123,7 @@ class Engine(InferenceService):
             self._frontends.processes,
             cache_folder,
             deadlines,
-            calls,
+            private_folder,
         )
         self._cache = ResponseCache(cache_size)
         self._ensembles = Ensembles(self.registry)
@@ -325,7 +326,8 @@ class Engine(InferenceService):
     def expect_model(self, spec: ModelSpec) -> None:
         """Announce a model that will be deployed: its libraries are imported now, and the server is not ready before."""
         self._expected_models.add(spec.name)
-        self._workers.template(preload(spec))
+        if not names_environment(spec):
+            self._workers.template(preload(spec))
 
     async def deploy_version(self, spec: ModelSpec, *, at_startup: bool = False) -> ModelVersion:
         """Register a version and start its workers; return when the first of them has loaded it or has failed to.

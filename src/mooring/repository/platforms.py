@@ -86,6 +86,11 @@ def runs_user_code(backend: str, *, module: bool) -> bool:
     return backend not in LIBRARIES or module
 
 
+def runs_python(backend: str) -> bool:
+    """Whether such a model is a Python file of the user's, which may bring an environment of its own."""
+    return backend in ("function", "triton_python")
+
+
 def calls_models(backend: str) -> bool:
     """Whether the code of such models may call other models of the server."""
     return backend == "triton_python"

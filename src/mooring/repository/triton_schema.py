@@ -392,8 +392,10 @@ MESSAGES: Mapping[str, Mapping[str, Key]] = {
 _THREADS = "the threads of a worker are its share of the cores, or what `threads` in config.toml says"
 _RUNS_ON_CPU = "a worker uses the accelerators that the machine has"
 
+SERVED_PARAMETERS: Mapping[str, str] = {
+    "EXECUTION_ENV_PATH": "the environment, a folder or a tar file, whose interpreter runs the workers of a Python model",
+}
 PARAMETERS: Mapping[str, str] = {
-    "EXECUTION_ENV_PATH": "a Python model runs in the environment that the server runs in",
     "FORCE_CPU_ONLY_INPUT_TENSORS": "inputs are arrays in the memory of the CPU",
     "TRITON_BATCH_STRATEGY_PATH": "batches are made as for every model",
     "intra_op_thread_count": _THREADS,

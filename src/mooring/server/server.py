@@ -194,7 +194,7 @@ class Server:
             strict_readiness=config.strict_readiness,
             deadlines=deadlines,
             cache_size=config.response_cache_size // config.frontends,
-            calls=str(startup.folder / "calls"),
+            private_folder=str(startup.folder),
         )
         self.engine.listening = False
         self._stack = stack

@@ -40,6 +40,11 @@ class Libraries:
         """The process that imports these modules, or a new one. The caller ends it."""
         return self._begun.pop(modules, None) or self._new(modules)
 
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """The variables that all see."""
+        return self._environment
+
     def close(self) -> None:
         """End the processes that were not taken."""
         self._end_first()

@@ -24,16 +24,18 @@ ENVIRONMENT = {
 class LibraryProcess:
     """A process of template.py, which waits to be told what to import. ``environment`` is what it and its workers see.
 
+    Another ``interpreter`` is that of a model's own environment.
+
     ``control`` is the server's end of its control socket. What libraries print while they are imported is in a pipe, for
     whoever takes it. Raises ``OSError`` where there is no room for it.
     """
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self, environment: Mapping[str, str], interpreter: str = sys.executable) -> None:
         self.environment = dict(environment)
         self.control, theirs = socket.socketpair()
         self._output, write = os.pipe()
         words = [str(number) for number in (theirs.fileno(), os.getpid(), inherited_limit())]
-        command = [sys.executable, "-m", "mooring.worker_process.template", *words]
+        command = [interpreter, "-m", "mooring.worker_process.template", *words]
         with theirs, os.fdopen(write, "wb") as output, held_back():
             self._process = subprocess.Popen(  # noqa: S603 - our own module under our own interpreter
                 command,

@@ -35,6 +35,8 @@ from mooring.ipc.template_protocol import (
     TRIAL,
 )
 from mooring.observability.logs import get_logger
+from mooring.repository.spec import ModelSpec
+from mooring.workers.execution_env import ExecutionEnv, ExecutionEnvs
 from mooring.workers.heartbeat import DEADLINES, Deadlines, Heartbeat, StopWatch, cpu_seconds, has_ended
 from mooring.workers.libraries import Libraries
 from mooring.workers.library_process import LibraryProcess
@@ -392,8 +394,8 @@ class LocalWorkers:
     """Starts worker processes, each from the template that has its libraries, a few at a time over all models.
 
     ``numbers`` counts them from ``first`` on. Every worker gets a channel to each of the ``frontends``, too. What trials
-    of models find out is kept in ``cache_folder``; empty: nowhere. ``calls`` is the path of the socket over which models
-    call models.
+    of models find out is kept in ``cache_folder``; empty: nowhere. In the server's ``private_folder`` is the
+    socket over which models call models, and the environments that models bring are unpacked there.
     """
 
     def __init__(
@@ -404,9 +406,10 @@ class LocalWorkers:
         frontends: Sequence[SharingFrontend] = (),
         cache_folder: str = "",
         deadlines: Deadlines = DEADLINES,
-        calls: str = "",
+        private_folder: str = "",
     ) -> None:
-        self.calls = calls
+        self.calls = f"{private_folder}/calls" if private_folder else ""
+        self._execution_envs = ExecutionEnvs(f"{private_folder}/environments")
         self.numbers = itertools.count(first)
         self.deadlines = deadlines
         self._arena = arena
@@ -501,15 +504,22 @@ class LocalWorkers:
             yield ours
             output.read()
 
-    def template(self, modules: Sequence[str]) -> LibraryTemplate:
-        """The template for these modules, started if need be: worth calling early, it imports meanwhile."""
-        key = tuple(modules)
+    async def prepare_environment(self, spec: ModelSpec) -> ExecutionEnv | None:
+        """Return the environment that a model brings; None where it brings none. Raises ``ModelLoadFailed``."""
+        return await self._execution_envs.prepare(spec, self._libraries.environment)
+
+    def template(self, modules: Sequence[str], env: ExecutionEnv | None = None) -> LibraryTemplate:
+        """The template for these modules, started if need be: worth calling early, it imports meanwhile.
+
+        With ``env`` it is run by the interpreter of that environment.
+        """
+        key = tuple(modules) if env is None else (env.interpreter, *modules)
         template = self._templates.get(key)
         if template is None or template.dead:
             if template is not None and not template.closed:
                 self._given_up.append(template)
             template = self._templates[key] = LibraryTemplate(
-                self._libraries.take_process(key), self.deadlines
+                self._libraries.take_process(key) if env is None else _start_in(env, modules), self.deadlines
             )
         return template
 
@@ -524,6 +534,12 @@ class LocalWorkers:
         """End the templates; every worker must have been stopped before."""
         for template in [*self._templates.values(), *self._given_up]:
             template.close()
+
+
+def _start_in(env: ExecutionEnv, modules: Sequence[str]) -> LibraryProcess:
+    process = LibraryProcess(env.variables, env.interpreter)
+    process.load(modules)
+    return process
 
 
 async def _read_to_end(sock: socket.socket) -> bytes:

@@ -475,6 +475,9 @@ class WorkerPool:
         begun = time.monotonic()
         try:
             process = await self._spawner.start_worker()
+        except ModelLoadFailed as error:
+            self._report(error, loading=True)
+            return None
         except OSError as error:
             reason = f"no worker process could be started: {error}"
             self._report(ModelLoadFailed(reason, model=self.spec.name), loading=True)

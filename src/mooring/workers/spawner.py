@@ -30,7 +30,11 @@ class Spawner:
         self._loading = asyncio.Lock()
 
     async def start_worker(self) -> LocalProcess:
-        """Start a worker process. Raises ``OSError`` when the machine has no room for it."""
+        """Start a worker process.
+
+        Raises ``OSError`` when the machine has no room for it, and ``ModelLoadFailed`` where the environment that the model
+        brings cannot run one.
+        """
         async with self._loading:
             template = await self._choose_template()
         return self._local.start(template, self._facts)
@@ -87,10 +91,11 @@ class Spawner:
 
     async def _load_libraries(self) -> LibraryTemplate:
         """The template with the model's libraries; a second one if the first is given up while it imports."""
-        libraries = self._local.template(preload(self._spec))
+        env = await self._local.prepare_environment(self._spec)
+        libraries = self._local.template(preload(self._spec), env)
         await libraries.ready()
         if libraries.dead:
-            libraries = self._local.template(preload(self._spec))
+            libraries = self._local.template(preload(self._spec), env)
             await libraries.ready()
         return libraries
 
