@@ -351,8 +351,7 @@ class Engine(InferenceService):
         if spec.ensemble is not None:
             statistics = self._metrics.statistics_for(spec.name, spec.version)
             keeps = spec.limits.response_cache and self._cache.size
-            self._ensembles.start(version, CachedAnswers(self._cache, statistics) if keeps else None)
-            await version.wait_until_settled()
+            await self._ensembles.start(version, CachedAnswers(self._cache, statistics) if keeps else None)
             self._frontends.publish()
             return version
         if spec.stages:

@@ -1,5 +1,7 @@
 """The state of an ensemble follows the models of its steps."""
 
+import asyncio
+
 import msgspec
 from ensemble_kit import ensemble_spec, specs, step
 from model_kit import model_spec
@@ -21,8 +23,13 @@ class World:
         for spec in ensembles or (SPEC,):
             version = self.versions[spec.name] = ModelVersion(spec)
             self.registry.add_version(version)
-            self.ensembles.start(version)
-        self.ensembles.update()
+
+    async def started(self):
+        """Start all ensembles, which wait for their models."""
+        self.starting = [asyncio.ensure_future(self.ensembles.start(each)) for each in self.versions.values()]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        return self
 
     @property
     def state(self):
@@ -33,13 +40,17 @@ class World:
         return self.versions["e"].error.message
 
     def add(self, name, version="1", *, ready=True, shape=(-1, 2), **more):
+        made = self.register(name, version, **more)
+        if ready:
+            self.become_ready(made, shape)
+        self.ensembles.update()
+        return made
+
+    def register(self, name, version="1", **more):
         spec = model_spec(name, version, backend="onnx", max_batch_size=8, batch_dimension=True, **more)
         made = ModelVersion(spec)
         made.start_loading(None, None)
         self.registry.add_version(made)
-        if ready:
-            self.become_ready(made, shape)
-        self.ensembles.update()
         return made
 
     def become_ready(self, version, shape=(-1, 2)):
@@ -48,8 +59,8 @@ class World:
         self.ensembles.update()
 
 
-def test_it_waits_for_its_models_and_is_ready_with_them():
-    world = World()
+async def test_it_waits_for_its_models_and_is_ready_with_them():
+    world = await World().started()
     assert world.state is State.FAILED
     assert "step 'a': model 'a' is not loaded" in world.reason
     first = world.add("a", ready=False)
@@ -62,8 +73,25 @@ def test_it_waits_for_its_models_and_is_ready_with_them():
     assert world.ensembles.can_answer(world.versions["e"])
 
 
-def test_it_fails_with_a_model_that_fails_or_goes_and_comes_back_with_it():
+async def test_models_that_are_registered_in_the_same_turn_are_awaited():
     world = World()
+    starting = asyncio.ensure_future(world.ensembles.start(world.versions["e"]))
+    registered = [asyncio.ensure_future(registered_soon(world, name, "2")) for name in ("a", "b")]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert world.state is State.LOADING
+    for each in registered:
+        world.become_ready(each.result())
+    await starting
+    assert world.state is State.READY
+
+
+async def registered_soon(world, *args):
+    return world.register(*args)
+
+
+async def test_it_fails_with_a_model_that_fails_or_goes_and_comes_back_with_it():
+    world = await World().started()
     first = world.add("a")
     world.add("b", "2")
     assert world.state is State.READY
@@ -79,15 +107,15 @@ def test_it_fails_with_a_model_that_fails_or_goes_and_comes_back_with_it():
     assert world.state is State.READY
 
 
-def test_a_version_that_a_step_names_must_be_there():
-    world = World()
+async def test_a_version_that_a_step_names_must_be_there():
+    world = await World().started()
     world.add("a")
     world.add("b", "1")
     assert world.reason == "step 'b': model 'b' has no version 2 that is loaded; there is 1"
 
 
-def test_what_does_not_fit_is_said_and_is_looked_at_again_with_another_model():
-    world = World()
+async def test_what_does_not_fit_is_said_and_is_looked_at_again_with_another_model():
+    world = await World().started()
     other = world.add("a", shape=(-1, 3))
     world.add("b", "2")
     assert "tensor 'A' has the shape [-1, 2] in model 'e', and [-1, 3] as input 'x'" in world.reason
@@ -96,23 +124,23 @@ def test_what_does_not_fit_is_said_and_is_looked_at_again_with_another_model():
     assert world.state is State.READY
 
 
-def test_a_decoupled_model_makes_it_decoupled():
-    world = World()
+async def test_a_decoupled_model_makes_it_decoupled():
+    world = await World().started()
     world.add("a", decoupled=True)
     world.add("b", "2")
     assert world.versions["e"].spec.decoupled
 
 
-def test_ensembles_that_lead_back_to_themselves_fail():
+async def test_ensembles_that_lead_back_to_themselves_fail():
     first = ensemble_spec(step("f", "A=A", "C=C"), inputs="A", outputs="C")
     second = ensemble_spec(step("e", "A=A", "C=C"), inputs="A", outputs="C")
-    world = World(first, msgspec.structs.replace(second, name="f"))
+    world = await World(first, msgspec.structs.replace(second, name="f")).started()
     assert world.reason == "the ensemble is a step of itself: e -> f -> e"
     assert world.versions["f"].error.message == "the ensemble is a step of itself: f -> e -> f"
 
 
-def test_one_that_is_unloaded_is_followed_no_longer():
-    world = World()
+async def test_one_that_is_unloaded_is_followed_no_longer():
+    world = await World().started()
     version = world.versions["e"]
     world.ensembles.forget(version)
     world.add("a")

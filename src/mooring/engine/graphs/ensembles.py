@@ -1,5 +1,6 @@
 """The ensembles of an engine: each can answer as long as the models of its steps can, and fit."""
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -34,13 +35,19 @@ class Ensembles:
         self._registry = registry
         self._stamps: dict[ModelVersion, _Stamp] = {}
 
-    def start(self, version: ModelVersion, answers: CachedAnswers | None = None) -> None:
-        """Follow the models of an ensemble from now on. It keeps ``answers`` until one of them changes."""
-        if isinstance(version.graph, EnsemblePlan):
-            version.graph.answers = answers
+    async def start(self, version: ModelVersion, answers: CachedAnswers | None = None) -> None:
+        """Follow the models of an ensemble, and return when they are loaded or it is known why it cannot answer.
+
+        It keeps ``answers`` until one of its models changes.
+        """
+        plan = version.graph
+        assert isinstance(plan, EnsemblePlan)
+        plan.answers = answers
         version.start_loading(None, None)
         self._stamps[version] = ()
-        self._update_state(version)
+        await asyncio.sleep(0)  # at the start its models are registered in this turn of the loop
+        self.update()
+        await version.wait_until_settled()
 
     def forget(self, version: ModelVersion) -> None:
         """Follow an ensemble no longer; nothing happens for any other version."""
