@@ -692,3 +692,16 @@ def test_metrics_have_tritons_names(served):
     assert float(answered) > 0
     for name in ("nv_inference_count", "nv_inference_exec_count", "nv_inference_request_duration_us"):
         assert f'{name}{{model="simple",version="1"}}' in page
+
+
+def test_a_configuration_that_is_shown_loads_its_model_as_it_was(served):
+    with served.grpc.client() as client:
+        names = [each.name for each in client.get_model_repository_index().models]
+        for name in names:
+            before = requests.get(f"http://{served.http.url}/v2/models/{name}/config", timeout=PATIENCE)
+            client.load_model(name, config=before.text)
+            after = requests.get(f"http://{served.http.url}/v2/models/{name}/config", timeout=PATIENCE)
+            assert after.json() == before.json(), name
+    sequence_sync(served.grpc)
+    dyna_sequence_sync(served.grpc)
+    classify_files(served.grpc)

@@ -289,10 +289,11 @@ def _state_table(state: Mapping[str, Any]) -> dict[str, Any]:
 
 def _control_table(name: str, control: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {"name": name, "kind": _CONTROLS[control.get("kind", "CONTROL_SEQUENCE_START")]}
-    for key, datatype in _FLAGS.items():
-        if key in control:
-            values = [float(value) for value in control[key]]
-            return found | {"datatype": datatype, "values": values or [0.0, 1.0]}
+    # Of a configuration as it is shown, which has every key, the one with values counts.
+    keys = [key for key in _FLAGS if control.get(key)] or [key for key in _FLAGS if key in control]
+    if keys and found["kind"] != "id":
+        values = [float(value) for value in control[keys[0]]]
+        return found | {"datatype": _FLAGS[keys[0]], "values": values or [0.0, 1.0]}
     return found | {"datatype": _v2_datatype(control.get("data_type", "TYPE_INT32"))}
 
 
