@@ -420,7 +420,7 @@ def test_the_variables_and_the_files_of_the_guide_are_there(torchserve):
     shown = json.loads(
         urllib.request.urlopen(
             urllib.request.Request(
-                f"http://127.0.0.1:{torchserve.ports[1]}/models/rows",
+                f"http://127.0.0.1:{torchserve.ports[1]}/models/second",
                 headers={"Authorization": f"Bearer {keys['management']['key']}"},
             ),
             timeout=PATIENCE,
