@@ -37,6 +37,11 @@ def test_a_logger_with_a_null_handler_is_sent_too():
     assert said(code) == [("INFO", "lib", "x")]
 
 
+def test_a_logger_may_ask_for_more_itself():
+    code = "log = logging.getLogger('x'); log.setLevel(logging.DEBUG); log.debug('a')"
+    assert said(code) == [("DEBUG", "x", "a")]
+
+
 def test_debug_can_be_asked_for():
     assert said("model_logging.show_debug(); logging.debug('a')") == [("DEBUG", "root", "a")]
 

@@ -19,15 +19,20 @@ async def said(caplog):
     output = WorkerOutput(read, {"model": "m", "version": "2"})
     output.name_worker("9003")
 
-    async def write_all(data: bytes) -> list[logging.LogRecord]:
+    ends = [write]
+
+    async def write_all(data: bytes, *, close: bool = False) -> list[logging.LogRecord]:
         os.write(write, data)
+        if close:
+            os.close(ends.pop())
         while len(data) > 0 and not caplog.records:
             await asyncio.sleep(0)
         return caplog.records
 
     write_all.output = output
     yield write_all
-    os.close(write)
+    for end in ends:
+        os.close(end)
     output.close()
 
 
@@ -59,13 +64,18 @@ async def test_a_record_after_half_a_line_and_one_that_is_damaged_are_both_kept(
     assert [record.msg.text for record in records] == ["50%|", "x", "[1,2"]
 
 
+async def test_a_last_line_without_an_end_is_said(said):
+    (record,) = await said(b"Segmentation fault", close=True)
+    assert record.msg.text == "Segmentation fault"
+
+
 async def test_a_level_of_the_models_own_keeps_its_name(said):
     (record,) = await said(encode_record(ModelRecord(25, "SUCCESS", "a", "x")))
     assert record.levelname == "SUCCESS"
 
 
-async def test_debug_is_asked_for_where_the_model_log_takes_it(caplog):
-    caplog.set_level(logging.INFO, MODEL_LOG)
+async def test_debug_is_asked_for_where_the_log_has_that_level(caplog):
+    caplog.set_level(logging.INFO, "mooring")
     assert not shows_debug()
-    caplog.set_level(logging.DEBUG, MODEL_LOG)
+    caplog.set_level(logging.DEBUG, "mooring")
     assert shows_debug()

@@ -24,8 +24,8 @@ _KEPT_CHARACTERS = 1_000  # of each
 
 
 def shows_debug() -> bool:
-    """Whether the log takes what models log at the level DEBUG."""
-    return _model_log.isEnabledFor(logging.DEBUG)
+    """Whether the log is to have what models log at the level DEBUG."""
+    return logging.getLogger("mooring").isEnabledFor(logging.DEBUG)
 
 
 class WorkerOutput:
@@ -60,20 +60,24 @@ class WorkerOutput:
         except BlockingIOError:
             return
         if not data:
+            self._take_line(self._rest)  # a process that dies need not end its last line
             self.close()
             return
         *lines, self._rest = (self._rest + data).split(b"\n")
         if len(self._rest) > _MOST_OUTPUT:
             lines, self._rest = [*lines, self._rest], b""
         for line in lines:
-            text, mark, rest = line.partition(MARK)
-            self._take_text(text)  # a record may follow a line that was not ended, such as a progress bar's
-            if mark:
-                record = decode_record(mark + rest)
-                if record is not None:
-                    self._take_record(record, len(line))
-                else:
-                    self._take_text(rest)
+            self._take_line(line)
+
+    def _take_line(self, line: bytes) -> None:
+        text, mark, rest = line.partition(MARK)
+        self._take_text(text)  # a record may follow a line that was not ended, such as a progress bar's
+        if mark:
+            record = decode_record(mark + rest)
+            if record is not None:
+                self._take_record(record, len(line))
+            else:
+                self._take_text(rest)
 
     def _take_text(self, line: bytes) -> None:
         text = line.decode("utf-8", "replace").rstrip()

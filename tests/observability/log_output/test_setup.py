@@ -40,6 +40,7 @@ def test_torchserves_files_have_each_line_once(capsys):
     log.info("model ready", model="m")
     log.debug("hidden")
     logging.getLogger(MODEL_LOG).warning("said")
+    logging.getLogger(MODEL_LOG).debug("asked for by the model")
     logging.getLogger(MODEL_METRICS).info("measured")
     logging.getLogger("a.library").info("chatter")
     found = {str(file): file.read_text() for file in Path().rglob("*.log")}
@@ -47,10 +48,11 @@ def test_torchserves_files_have_each_line_once(capsys):
     everywhere = [
         "[INFO ] main mooring.tests - model ready model=m",
         "[WARN ] main MODEL_LOG - said",
+        "[DEBUG] main MODEL_LOG - asked for by the model",
         "[INFO ] main MODEL_METRICS - measured",
     ]
     assert heads == {
-        "logs/ts_log.log": everywhere, "logs/model_log.log": everywhere[1:2], "logs/access_log.log": [],
+        "logs/ts_log.log": everywhere, "logs/model_log.log": everywhere[1:3], "logs/access_log.log": [],
         "m/ts_metrics.log": [], "m/model_metrics.log": ["- measured"],
     }  # fmt: skip
     assert [line[24:] for line in capsys.readouterr().out.splitlines()] == everywhere
@@ -100,6 +102,16 @@ def test_a_further_process_goes_on_with_the_files_of_the_first():
     logging.getLogger(MODEL_LOG).error("second")
     assert "INFO first" in Path("all.log").read_text()
     assert Path("models.log").read_text() == "first\nsecond\n"
+
+
+def test_a_quieter_log_is_quieter_of_models_too(capsys):
+    setup_logging(Config(log_level="warning"))
+    for name in ("mooring.tests", MODEL_LOG):
+        logging.getLogger(name).info("hidden")
+        logging.getLogger(name).warning("shown")
+    written = capsys.readouterr().err
+    assert written.count("shown\n") == 2
+    assert "hidden" not in written
 
 
 def test_files_that_cannot_be_opened_are_one_warning():

@@ -20,7 +20,7 @@ from mooring.config.torchserve_keys import system_properties
 from mooring.observability.log_output.console import Console
 from mooring.observability.log_output.files import NO_ROTATION, RotatedFile
 from mooring.observability.log_output.layouts import JsonLayout, TextLayout
-from mooring.observability.log_output.routes import NAMES, Output, Routes, torchserve_routes
+from mooring.observability.log_output.routes import ALL, NAMES, Output, Routes, torchserve_routes
 from mooring.observability.logs import LEVELS, LOGS, MODEL_LOG, MODEL_METRICS, TS_METRICS
 
 
@@ -43,7 +43,7 @@ def setup_logging(config: Config, *, first: bool = True) -> list[str]:
         set_log_level(config.log_level)
         refused = refused_file | _open_metrics_files(config)
     else:
-        refused = _apply_routes(routes if first else routes.appending(), LEVELS[config.log_level])
+        refused = _apply_routes(routes if first else routes.appending(), config.log_level)
     for reason, files in refused.items():
         warnings.append(f"log files left out: {', '.join(map(str, files))} ({reason})")
     return warnings
@@ -52,7 +52,16 @@ def setup_logging(config: Config, *, first: bool = True) -> list[str]:
 def set_log_level(level: str) -> None:
     """Set the level of the server's log and of what models log; ``level`` is a key of ``LEVELS``."""
     for name in ("mooring", MODEL_LOG):
-        logging.getLogger(name).setLevel(LEVELS[level])
+        logging.getLogger(name).setLevel(_least_level(name, level))
+
+
+def _least_level(name: str, level: str) -> int:
+    """Return the level from which a logger's records count.
+
+    Models log from INFO up. One that asks for more in its code has it, as with TorchServe, unless the log is quieter than that.
+    """
+    least = LEVELS[level]
+    return ALL if name == MODEL_LOG and least <= logging.INFO else least
 
 
 def _find_routes(config: Config, warnings: list[str]) -> Routes | None:
@@ -97,7 +106,7 @@ def _open_metrics_files(config: Config) -> dict[str, list[Path]]:
     return refused
 
 
-def _apply_routes(routes: Routes, least: int) -> dict[str, list[Path]]:
+def _apply_routes(routes: Routes, log_level: str) -> dict[str, list[Path]]:
     """Connect every logger with its outputs; return the files that cannot be opened, by the reason."""
     handlers: dict[str, logging.Handler] = {}
     refused: dict[str, list[Path]] = {}
@@ -115,7 +124,7 @@ def _apply_routes(routes: Routes, least: int) -> dict[str, list[Path]]:
         ]
         level = routes.level_of(theirs)
         if name in {"mooring", MODEL_LOG}:
-            level = max(level, least)
+            level = max(level, _least_level(name, log_level))
         _connect(name, level if name else max(level, logging.WARNING), chosen)
     return refused
 
