@@ -39,7 +39,8 @@ class DropIn(Server):
         return int(next(each[2] for each in reversed(self.accessed()) if each[:2] == (call, str(status))))
 
 
-def drop_in(folder, store, *more, models=("measured.mar",)):
+def configure(folder, store, *more, models=("measured.mar",)):
+    """Write the configuration of a start; return its ports and the flags of the command."""
     ports = free_ports(5)
     keys = (
         f"inference_address=http://127.0.0.1:{ports[0]}", f"management_address=http://127.0.0.1:{ports[1]}",
@@ -47,16 +48,14 @@ def drop_in(folder, store, *more, models=("measured.mar",)):
         f"grpc_management_port={ports[4]}", "default_workers_per_model=1", *more,
     )  # fmt: skip
     (folder / "config.properties").write_text("\n".join(keys))
-    flags = ["--start", "--foreground", "--ncs", "--disable-token-auth", "--model-store", store]
-    server = DropIn(
-        folder,
-        *flags,
-        "--models",
-        *models,
-        command="torchserve",
-        ports=ports,
-        environ={"TMPDIR": str(folder)},
-    )
+    flags = ("--start", "--foreground", "--ncs", "--disable-token-auth", "--model-store", store)
+    return ports, [*flags, "--models", *models]
+
+
+def drop_in(folder, store, *more, models=("measured.mar",)):
+    """Start a server by TorchServe's command; return it when it serves."""
+    ports, flags = configure(folder, store, *more, models=models)
+    server = DropIn(folder, *flags, command="torchserve", ports=ports, environ={"TMPDIR": str(folder)})
     return server.started("Model server started.")
 
 

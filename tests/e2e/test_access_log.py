@@ -1,12 +1,15 @@
 """A line for every request: in the files of a drop-in start in TorchServe's form, in our log with ``--access-log``."""
 
 import json
+import os
 import re
+import subprocess
+import time
 
 import grpc
 import pytest
-from drop_in_kit import ACCESS, MODEL_METRIC, TS_METRIC, drop_in, page
-from e2e_kit import Wire, pack, request, serving, until
+from drop_in_kit import ACCESS, MODEL_METRIC, TS_METRIC, configure, drop_in, page
+from e2e_kit import PATIENCE, SCRIPTS, Wire, pack, request, serving, until
 from websockets.sync.client import connect
 
 from mooring.codecs.proto import torchserve_inference_pb2 as messages
@@ -115,6 +118,15 @@ def test_requests_that_share_a_connection_have_a_line_each(server):
             wire.send(request("POST", "/predictions/measured", b"x"))
             assert wire.answer().code == 200
     until(lambda: len(server.accessed()) == before + 6)
+
+
+def test_a_grpc_call_that_its_client_gives_up_has_the_status_cancelled(server):
+    with grpc.insecure_channel(f"127.0.0.1:{server.ports[3]}") as channel:
+        call = channel.unary_unary("/org.pytorch.serve.grpc.inference.InferenceAPIsService/Predictions")
+        asked = messages.PredictionsRequest(model_name="measured", input={"data": b"slow"})
+        with pytest.raises(grpc.RpcError):
+            call(asked.SerializeToString(), timeout=0.1)
+    until(lambda: {"1", "4"} & {status for called, status, _ in server.accessed() if GRPC in called})
 
 
 def test_grpc_calls_have_lines_in_torchserves_form(server):
@@ -234,3 +246,29 @@ def test_without_the_setting_no_request_has_a_line(tmp_path, store):
         until(lambda: "prediction failed" in server.log)
     assert "request method=" not in server.log
     assert "predictions/measured" not in server.log.partition("Try:")[2].partition("prediction failed")[2]
+
+
+def test_standard_output_that_nobody_reads_holds_no_request_up(tmp_path, store):
+    (port, *_), flags = configure(tmp_path, store)
+    process = subprocess.Popen(
+        [SCRIPTS / "mooring", "torchserve", *flags], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+    )  # fmt: skip
+    try:
+        for line in process.stdout:
+            if line == b"Model server started.\n":
+                break
+        with Wire(port) as wire:
+            for _ in range(400):  # some 300 KB of lines, which is more than a pipe holds
+                began = time.monotonic()
+                wire.send(request("POST", "/predictions/measured", b"x"))
+                assert wire.answer().code == 200
+                assert time.monotonic() - began < 0.9, "it waits for a second for the reader"
+        log = tmp_path / "logs/access_log.log"
+        until(lambda: log.read_text().count("/predictions/measured") == 400)
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()

@@ -51,6 +51,7 @@ def test_every_metric_is_a_line_of_each_request_with_the_units_that_the_file_dec
     until(
         lambda: [each[0] for each in server.lines("model_metrics", MODEL_METRIC)].count("PredictionTime") == 2
     )
+    until(lambda: "Printed" in [each[0] for each in server.lines("model_metrics", MODEL_METRIC)])
     lines = server.lines("model_metrics", MODEL_METRIC)
     of_one = {each[0]: each[1:] for each in lines if each[4] == "mine"}
     assert of_one["SizeOfImage"] == ("kB", "0.5", OWN, "mine")
@@ -58,6 +59,7 @@ def test_every_metric_is_a_line_of_each_request_with_the_units_that_the_file_dec
     assert of_one["ExamplePercentMetric"] == ("percent", "50.0", OWN, "mine")
     assert of_one["HandlerMethodTime"][0] == "Milliseconds", "no file declares it"
     assert of_one["HandlerMethodTime"][2] == f"MethodName:preprocess,{OWN}"
+    assert of_one["Printed"] == ("Milliseconds", "7.0", OWN, "mine")
     assert {of_one[name][0] for name in ("HandlerTime", "PredictionTime")} == {"ms"}
     assert next(each[1:] for each in lines if each[0] == "InferenceRequestCount") == (
         "count",
@@ -80,6 +82,7 @@ def test_every_metric_is_a_line_of_each_request_with_the_units_that_the_file_dec
         ("RequestBatchSize", "gauge", {"ModelName": "custom"}, 1),
         ("SizeOfImage", "gauge", {"ModelName": "custom", "Level": "Model"}, 0.5),
         ("ExamplePercentMetric_sum", "histogram", {"ModelName": "custom", "Level": "Model"}, 100),
+        ("Printed", "gauge", {"ModelName": "custom", "Level": "Model"}, 7),
         ("HandlerTime", "gauge", {"ModelName": "custom", "Level": "Model"}, None),
     ],
 )

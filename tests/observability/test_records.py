@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mooring.observability.metrics import Metrics
 from mooring.observability.recorded_metrics import BOUNDS, MAX_METRICS, MAX_SERIES
-from mooring.observability.records import MAX_WAITING_VALUES, Record, Recorder
+from mooring.observability.records import MAX_WAITING_VALUES, Record, Recorder, read_printed_metric
 
 HOST = socket.gethostname()
 OWN = {"ModelName": "m", "Level": "Model"}
@@ -225,6 +225,27 @@ def test_a_value_with_a_request_is_told_by_itself():
     assert recorder.take_records() == [
         Record("c", "", "counter", {}, [1.0], request_id=request) for request in ("id-0", "id-1", "")
     ]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (
+            "[METRICS]Took.Milliseconds:2.5|#ModelName:m,Level:Model|#hostname:h,1700000000,id",
+            Record("Took", "Milliseconds", "gauge", OWN, [2.5], request_id="id"),
+        ),
+        (
+            "[METRICS]Rows.Count:3|#|#type:COUNTER|#hostname:h,1",
+            Record("Rows", "Count", "counter", {}, [3.0]),
+        ),
+        ("[METRICS]Rows.Count:-3|#|#type:COUNTER|#hostname:h,1", None),
+        ("[METRICS]Rows.Count:1|#|#type:METER|#hostname:h,1", None),
+        ("[METRICS]Rows.Count:1-2|#|#hostname:h,1", None),
+        ("[METRICS] as it pleases", None),
+    ],
+)
+def test_a_printed_metric_is_read_as_torchserve_reads_it(line, expected):
+    assert read_printed_metric(line) == expected
 
 
 class Lines:

@@ -79,3 +79,15 @@ async def test_debug_is_asked_for_where_the_log_has_that_level(caplog):
     assert not shows_debug()
     caplog.set_level(logging.DEBUG, "mooring")
     assert shows_debug()
+
+
+async def test_a_metric_that_is_printed_or_logged_is_recorded_and_not_said(said):
+    recorded = []
+    said.output.record_values = recorded.extend
+    line = "[METRICS]Took.Milliseconds:2.5|#Level:Model|#hostname:h,1700000000"
+    logged = encode_record(ModelRecord(20, "INFO", "a", f"{line},id"))
+    records = await said(f"{line}\n".encode() + logged + b"[METRICS] no metric\n")
+    assert [record.msg.text for record in records] == ["[METRICS] no metric"]
+    assert [(each.name, each.values, each.request_id) for each in recorded] == [
+        ("Took", [2.5], ""), ("Took", [2.5], "id"),
+    ]  # fmt: skip

@@ -5,6 +5,7 @@ A counter is sent as its increase since the last message, a gauge as its last va
 
 import logging
 import math
+import re
 import threading
 from typing import NamedTuple
 
@@ -29,6 +30,38 @@ class Record(NamedTuple):
     values: list[float]
     description: str = ""
     request_id: str = ""
+
+
+PRINTED = "[METRICS]"
+"""What a line begins with that is a metric, as TorchServe reads them from what handlers print."""
+
+_PRINTED_METRIC = re.compile(
+    r"\s*(?P<name>[\w\s]+)\.(?P<unit>[\w\s]+):(?P<value>[0-9.e+-]+)\|#(?P<dimensions>[^|]*)"
+    r"(?:\|#type:(?P<kind>\w+))?\|#hostname:[^,]+,[^,]+(?:,(?P<request>.*))?"
+)
+
+
+def read_printed_metric(line: str) -> Record | None:
+    """Return the metric that a line is, in the form of ``ts.metrics.metric.Metric``; None for one that is none.
+
+    One that names no type is a gauge.
+
+    >>> read_printed_metric("[METRICS]Took.ms:2.5|#Level:Model|#hostname:h,1700000000,id").values
+    [2.5]
+    """
+    match = _PRINTED_METRIC.fullmatch(line.removeprefix(PRINTED))
+    kind = (match["kind"] or GAUGE).lower() if match is not None else ""
+    if match is None or kind not in (COUNTER, GAUGE, HISTOGRAM):
+        return None
+    try:
+        value = float(match["value"])
+    except ValueError:
+        return None
+    pairs = (each.partition(":") for each in match["dimensions"].split(",") if ":" in each)
+    dimensions = {name: text for name, _, text in pairs}
+    if kind == COUNTER and value < 0:
+        return None
+    return Record(match["name"], match["unit"], kind, dimensions, [value], request_id=match["request"] or "")
 
 
 class Recorder:

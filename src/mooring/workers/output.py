@@ -4,11 +4,12 @@ import asyncio
 import logging
 import os
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mooring.ipc.log_records import MARK, MAX_REQUESTS, ModelRecord, decode_record
 from mooring.observability.logs import MODEL_LOG, Event, Throttle, get_logger, truncate_text
+from mooring.observability.records import PRINTED, Record, read_printed_metric
 
 log = get_logger(__name__)
 _model_log = logging.getLogger(MODEL_LOG)
@@ -39,6 +40,8 @@ class WorkerOutput:
         self._throttle = Throttle(_MOST_LINES, _MOST_BYTES)
         self._thread = self._name_thread("")
         self.last_lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        # Gets the metrics that the model prints, as TorchServe reads them from lines.
+        self.record_values: Callable[[Sequence[Record]], None] | None = None
         os.set_blocking(fd, False)
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(fd, self.read)
@@ -81,11 +84,23 @@ class WorkerOutput:
 
     def _take_text(self, line: bytes) -> None:
         text = line.decode("utf-8", "replace").rstrip()
-        if text:
+        if text and not self._take_metric(text):
             self.last_lines.append(truncate_text(text, _KEPT_CHARACTERS))
             self._log(logging.INFO, Event(self._event, dict(self._facts), text=text), len(line))
 
+    def _take_metric(self, text: str) -> bool:
+        """Record a metric that a line is; False where it is none."""
+        record_values = self.record_values
+        if record_values is None or not text.startswith(PRINTED):
+            return False
+        record = read_printed_metric(text)
+        if record is not None:
+            record_values([record])
+        return record is not None
+
     def _take_record(self, record: ModelRecord, size: int) -> None:
+        if self._take_metric(record.text):
+            return
         facts: dict[str, Any] = {**self._facts, "logger": record.logger}
         if record.request_ids:
             ids = record.request_ids
@@ -118,6 +133,7 @@ class WorkerOutput:
 
     def close(self) -> None:
         """Stop reading. A second call does nothing."""
+        self.record_values = None  # it leads to the pool that keeps this
         fd, self._fd = self._fd, -1
         if fd >= 0:
             self._loop.remove_reader(fd)

@@ -489,6 +489,7 @@ class WorkerPool:
         )
         worker.begun = begun
         process.output.name_worker(worker.id)
+        process.output.record_values = self.on_records
         return worker
 
     async def _reap(self, worker: OwnedWorker, *, loading: bool) -> None:

@@ -3,8 +3,10 @@
 import time
 
 from ts.metrics.dimension import Dimension
+from ts.metrics.metric import Metric
 from ts.metrics.metric_cache_errors import MetricsCacheKeyError
 from ts.metrics.metric_type_enum import MetricTypes
+from ts.service import emit_metrics
 from ts.torch_handler.base_handler import BaseHandler
 
 
@@ -35,6 +37,8 @@ class Measured(BaseHandler):
     def postprocess(self, data):
         metrics = self.context.metrics
         metrics.add_counter("PostprocessCallCount", 1)
+        own = [Dimension("ModelName", self.context.model_name), Dimension("Level", "Model")]
+        emit_metrics([Metric("Printed", 7, "ms", own, self.context.get_request_id(0))])
         metrics.add_percent("ExamplePercentMetric", 50, metric_type=MetricTypes.HISTOGRAM)
         try:
             metrics.get_metric("Nobody", MetricTypes.GAUGE)
