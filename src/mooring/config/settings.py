@@ -555,7 +555,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Meta(
             description="processes, started when they are first needed, that read and write large JSON tensors while the"
             " workers of their model are busy; by default one for each core but one and at most 4; with 0 only one, and"
-            " only for large JSON to chains and to models with sequences"
+            " only for large JSON to chains, to ensembles and to models with sequences, and for other bodies to ensembles"
         ),
     ] = None
     max_body_memory: Annotated[

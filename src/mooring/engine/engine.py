@@ -70,7 +70,7 @@ class Engine(InferenceService):
 
     ``drain_limit`` is how many seconds a version that is unloaded has to answer what it has accepted. ``frontends`` are
     the other processes that accept connections. ``codecs`` is the number of processes that decode and encode large JSON
-    beside the workers. With 0 there is still one for chains and for models with sequences, whose bodies must be decoded
+    beside the workers. With 0 there is still one for chains, ensembles and models with sequences, whose bodies must be decoded
     before a worker can be chosen; it starts when the first such body comes. ``most_workers`` bounds the workers of all
     models together; 0 leaves the bound to the machine. Idle models of files have no workers while all together exceed
     the ``budget``. Workers are forked from the processes of ``libraries``, which by default get the environment of this
@@ -186,7 +186,7 @@ class Engine(InferenceService):
 
         def run(done: Done) -> Ticket:
             return run_ensemble(
-                plan, request, observe_run(request, statistics, done), context, self._arena.slot
+                plan, request, observe_run(plan, request, statistics, done), context, self._arena.slot
             )
 
         return run(done) if plan.answers is None else plan.answers.submit(request, done, run)

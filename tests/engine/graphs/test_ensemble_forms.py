@@ -103,9 +103,19 @@ def test_requests_rows_and_failures_are_counted():
     steps, statistics = Steps(SPEC), ModelStatistics("e", "3")
     for error in (None, ModelFailed("no")):
         request = InferenceRequest("e", "", "7", [steps.tensor("A", 2)])
-        done = observe_run(request, statistics, steps.outcomes.append)
+        done = observe_run(steps.plan, request, statistics, steps.outcomes.append)
         run_ensemble(steps.plan, request, done, steps.context, HeapAllocator().allocate)
         steps.answer("first", steps.tensor("y", 2), error=error)
         answer_all(steps)
     counts = statistics.counts
     assert (counts.outcomes, counts.by_size.keys()) == ([1, 1], {2})
+
+
+def test_the_first_dimension_is_no_row_where_there_is_no_batch():
+    steps = Steps(ensemble_spec(step("first", "x=A", "y=C"), inputs="A", outputs="C", batch=0))
+    statistics = ModelStatistics("e", "3")
+    request = InferenceRequest("e", "", "7", [steps.tensor("A", 5)])
+    done = observe_run(steps.plan, request, statistics, steps.outcomes.append)
+    run_ensemble(steps.plan, request, done, steps.context, HeapAllocator().allocate)
+    steps.answer("first", steps.tensor("y", 5))
+    assert statistics.counts.by_size.keys() == {1}

@@ -48,10 +48,13 @@ def run_ensemble(
     return _FormRun(plan, request, done, context, allocate)
 
 
-def observe_run(request: InferenceRequest, statistics: ModelStatistics, done: Done) -> Done:
+def observe_run(
+    plan: EnsemblePlan, request: InferenceRequest, statistics: ModelStatistics, done: Done
+) -> Done:
     """Return a ``done`` that counts the request when it has its last answer, with the time that all steps took together."""
     began = time.monotonic()
-    rows, defaulted = max(request.rows, 1), not request.version
+    defaulted = not request.version
+    has_rows = plan.own.batched or request.form is INSTANCES
 
     def count_and_pass(outcome: Outcome) -> None:
         failed = isinstance(outcome, MooringError)
@@ -59,7 +62,8 @@ def observe_run(request: InferenceRequest, statistics: ModelStatistics, done: Do
             seconds = time.monotonic() - began
             statistics.observe_request(seconds, 0.0, not failed, defaulted)
             if not failed:
-                statistics.observe_batches([(rows, seconds)])
+                # Now, since the body may have been read meanwhile.
+                statistics.observe_batches([(max(request.rows, 1) if has_rows else 1, seconds)])
         done(outcome)
 
     return count_and_pass
