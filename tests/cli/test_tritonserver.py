@@ -104,6 +104,20 @@ def test_a_flag_becomes_settings(start, flags, settings):
         assert (str(found) if name.endswith("_address") else found) == expected, name
 
 
+def test_the_lines_that_scripts_wait_for_are_tritons(mooring, server):
+    Path("models").mkdir()
+    lines = mooring("tritonserver", "--model-repository=models").stdout.splitlines()
+    started = [
+        "Started GRPCInferenceService at 0.0.0.0:8001",
+        "Started HTTPService at 0.0.0.0:8000",
+        "Started Metrics Service at 0.0.0.0:8002",
+    ]
+    assert lines[:3] == started
+    flags = ("--allow-http=false", "--allow-metrics=false")
+    lines = mooring("tritonserver", "--model-repository=models", *flags).stdout.splitlines()
+    assert [line for line in lines if line.startswith("Started")] == started[:1]
+
+
 @pytest.mark.parametrize(("flag", "setting"), [("http", "inference_address"), ("grpc", "grpc_address")])
 def test_a_protocol_that_is_not_allowed_is_served_where_nobody_comes(start, flag, setting):
     address = getattr(start(f"--allow-{flag}=false"), setting)

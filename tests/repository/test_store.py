@@ -282,6 +282,28 @@ def test_a_version_that_cannot_be_served_does_not_take_the_others_with_it(store,
     assert "no model.py" in found.skipped[0].reason
 
 
+def test_several_repositories_are_searched_and_a_name_in_two_is_left_out(store, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    for place in (first / "a", first / "both", second / "b", second / "both"):
+        function_model(place)
+    (tmp_path / "again").symlink_to(first)
+    repositories = (first, second, tmp_path / "again")  # the last is the first
+    found = store.find(Config(model_repository=repositories))
+    assert sorted(spec.name for spec in found.specs) == ["a", "b"]
+    (skipped,) = found.skipped
+    assert (skipped.name, skipped.expected) == ("both", True)
+    assert "is in several model repositories" in skipped.reason
+
+
+def test_of_a_repository_those_models_are_loaded_that_are_named(store, tmp_path):
+    for name in ("a", "b", "c"):
+        function_model(tmp_path / "repository" / name)
+    found = store.find(Config(model_repository=(tmp_path / "repository",), startup_models=("c", "gone", "a")))
+    assert [spec.name for spec in found.specs] == ["c", "a"]
+    assert [each.name for each in found.skipped] == ["gone"]
+    assert "there is no folder 'gone' in the model repository" in found.skipped[0].reason
+
+
 def test_links_in_a_repository_are_the_operators_own_and_are_followed(store, tmp_path):
     """Release links, shared stores, the ..data of a ConfigMap and KServe's modelcar are all made of them."""
     repository, releases = tmp_path / "repository", tmp_path / "releases"

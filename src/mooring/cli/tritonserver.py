@@ -103,11 +103,18 @@ def tritonserver(*, insecure: bool, **values: Any) -> NoReturn:
             "response_cache_size": _cache_size(given),
         }
         config = read_config(drop_unset(flags), None, warnings, defaults=defaults)
-        up = f"Started GRPCInferenceService at {_place(config.grpc_address)}"
-        up += f"\nStarted HTTPService at {_place(config.inference_address)}"
-        if config.enable_metrics_api:
-            up += f"\nStarted Metrics Service at {_place(config.metrics_address)}"
-        sys.exit(serve_until_stopped(config, warnings, greeting_printer(up)))
+        # Triton's own lines, for which scripts wait.
+        services = {
+            "GRPCInferenceService": config.grpc_address if given.get("allow_grpc", True) else None,
+            "HTTPService": config.inference_address if given.get("allow_http", True) else None,
+            "Metrics Service": config.metrics_address if config.enable_metrics_api else None,
+        }
+        lines = [
+            f"Started {name} at {_place(where)}" for name, where in services.items() if where is not None
+        ]
+        sys.exit(
+            serve_until_stopped(config, warnings, greeting_printer("\n".join(lines) or "Mooring is up."))
+        )
 
 
 def _place(address: Address) -> str:

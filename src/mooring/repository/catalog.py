@@ -94,7 +94,7 @@ class Catalog:
     def __init__(self, store: Store, config: Config, folder: Path, defaults: Defaults) -> None:
         self.defaults = defaults
         self._store = store
-        self._repositories = [real_path(each) for each in config.model_repository]
+        self._repositories = list(dict.fromkeys(map(real_path, config.model_repository)))
         self._urls: dict[str, str] = {}  # of models that a repository had when they were last looked for
         self._archives = config.model_store
         self._folder = folder.resolve()

@@ -90,7 +90,8 @@ class Store:
             self._find_of_snapshot(config.model_store, config.model_snapshot, found)
         elif config.models:
             self._find_in_store(config.model_store, config.models, found)
-        repositories = [_existing_folder(each, "model repository") for each in config.model_repository]
+        folders = [_existing_folder(each, "model repository") for each in config.model_repository]
+        repositories = list(dict.fromkeys(folders))  # one that was named twice is one
         if config.repository_load_existing:
             self._find_in_repositories(repositories, config.startup_models, found)
         return found
