@@ -257,6 +257,19 @@ def test_decoupled_model_gives_any_number_of_responses(stream, count):
     assert found == [[count]] * count
 
 
+@pytest.mark.parametrize("count", [0, 2])
+def test_decoupled_model_is_refused_over_infer_in_the_words_of_triton(served, http, count):
+    asked = np.array([count], np.int32)
+    words = "doesn't support models with decoupled transaction policy"
+    assert f"HTTP end point {words}" in error_of(http, "square", IN=asked).message()
+    with tritongrpc.InferenceServerClient(served.grpc) as client:
+        made = tritongrpc.InferInput("IN", [1], "INT32")
+        made.set_data_from_numpy(asked)
+        with pytest.raises(InferenceServerException, match=f"ModelInfer RPC {words}") as caught:
+            client.infer("square", [made])
+    assert caught.value.status() == "StatusCode.UNIMPLEMENTED"
+
+
 def test_decoupled_model_streams_over_rest(served):
     answer = served.ask("POST", "/v2/models/square/generate_stream", b'{"IN": 3}')
     assert answer.body.count(b'"OUT":3') == 3
@@ -296,7 +309,7 @@ def test_decoupled_model_hears_that_its_client_has_gone(served):
     until(lambda: "repeat is cancelled" in served.log)
 
 
-@pytest.mark.parametrize("model", ["add_sub", "pytorch", "jax"])
+@pytest.mark.parametrize("model", ["add_sub", "pytorch", "jax", "ensemble_of_one"])
 def test_model_asks_another_and_passes_its_answer_on(http, model):
     if model == "pytorch":
         pytest.importorskip("torch")

@@ -68,7 +68,7 @@ class Backend(abc.ABC):
     fork_unsafe_reason: str = ""
     # Whether requests are joined, for a model that is a file; set by ``load``.
     joining: Joining | None = None
-    # The server's other models, for code that may call them; set before ``load``.
+    # The server's other models, for code that may call them; set before ``load``, or before ``after_fork``.
     models: ModelAccess | None = None
     # Whether requests, or a request of many instances, came that joining would have made faster.
     missed_joining = False

@@ -37,7 +37,7 @@ from mooring.observability.records import Recorder
 from mooring.repository.platforms import runs_user_code
 from mooring.repository.spec import ModelSpec
 from mooring.worker_process.channel import Channel, ResponseBuffer
-from mooring.worker_process.model_logging import running, show_debug
+from mooring.worker_process.model_logging import running
 from mooring.worker_process.outcomes import (
     enforce_answer_limit,
     fails_again,
@@ -293,17 +293,15 @@ class Worker:
             channel.send(self._loaded)
             return True
         try:
+            backend = create_backend(message.spec.backend) if self._model is None else self._model.backend
+            if message.context.calls:
+                from mooring.worker_process.model_client import ModelCalls  # noqa: PLC0415 - most call no models
+
+                backend.models = ModelCalls(message.context.calls, message.spec.name)
             if self._model is not None:
-                backend, metadata = self._model.backend, self._model.metadata
+                metadata = self._model.metadata
                 backend.after_fork(message.context)
             else:
-                if message.context.debug:
-                    show_debug()
-                backend = self._create_backend(message.spec)
-                if message.context.calls:
-                    from mooring.worker_process.model_client import ModelCalls  # noqa: PLC0415 - most call no models
-
-                    backend.models = ModelCalls(message.context.calls, message.spec.name)
                 metadata = backend.load(message.spec, message.context)
             if message.spec.warmup:
                 from mooring.worker_process.warmup import run_warmup  # noqa: PLC0415 - most models have none

@@ -87,12 +87,17 @@ class TritonPythonBackend(TensorBackend):
         self._joins = "dynamic_batching" in spec.triton or "sequence_batching" in spec.triton
         self._iterative = is_iterative(spec.triton)
         if spec.decoupled:
+            self.fork_unsafe_reason = "a decoupled model runs in a thread of its own"
             self._thread = ModelThread(asynchronous=inspect.iscoroutinefunction(kind.execute))
             self.overlap = Overlapping(self._infer_decoupled)
             self._thread.run(run_user_code, path, self._initialize, kind, context)
         else:
             run_user_code(path, self._initialize, kind, context)
         return ModelMetadata(spec.name, [spec.version], "python", list(spec.inputs), list(spec.outputs))
+
+    def after_fork(self, context: LoadContext) -> None:
+        """Let the model's code reach other models from the worker that was forked with it."""
+        HOST.set_model(self.spec.location, self.models, ModelCaller())
 
     def _initialize(self, kind: type, context: LoadContext) -> None:
         self._model = kind()

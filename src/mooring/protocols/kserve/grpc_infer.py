@@ -31,6 +31,8 @@ from mooring.web.grpc.status import Status
 
 log = get_logger(__name__)
 
+# Triton's words, which its clients look for.
+_DECOUPLED = "ModelInfer RPC doesn't support models with decoupled transaction policy"
 _EMPTY_FINAL = "triton_enable_empty_final_response"
 _FINAL = "triton_final_response"
 # Requests of one stream that are not answered yet, and answers that the client has not taken: above this many no
@@ -252,7 +254,9 @@ class _Answer:
             if outcome.outputs:
                 self._send(outcome)
             else:
-                self._refuse(Unsupported("the model gave no response to the request; use ModelStreamInfer"))
+                self._refuse(
+                    Unsupported(f"{_DECOUPLED}: it gave no response to the request; use ModelStreamInfer")
+                )
         elif outcome.final and not outcome.outputs:
             piece, self._piece = self._piece, None
             self._send(piece)
@@ -262,7 +266,9 @@ class _Answer:
 
     def _withdraw(self) -> None:
         self.withdrawn = True
-        self._refuse(Unsupported("the model gives more than one response to a request; use ModelStreamInfer"))
+        self._refuse(
+            Unsupported(f"{_DECOUPLED}: it gives more than one response to a request; use ModelStreamInfer")
+        )
         if self.ticket is not None:
             self.ticket.cancel()
 

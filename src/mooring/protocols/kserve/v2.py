@@ -167,15 +167,19 @@ class InferAnswer(V2Answer, eq=False):
         self._cancel_request()
         self._send_refusal(
             Unsupported(
-                f"model '{self._target.model}' gives more than one response to a request; "
+                f"{_DECOUPLED}: model '{self._target.model}' gives more than one response to a request; "
                 "use generate_stream, or ModelStreamInfer over gRPC"
             )
         )
 
 
+# Triton's words, which its clients look for.
+_DECOUPLED = "HTTP end point doesn't support models with decoupled transaction policy"
+
+
 def _no_response_error(model: str) -> MooringError:
     return Unsupported(
-        f"model '{model}' gave no response to the request, which has no form here; use generate_stream, or "
+        f"{_DECOUPLED}: model '{model}' gave no response to the request; use generate_stream, or "
         "ModelStreamInfer over gRPC"
     )
 
