@@ -37,7 +37,7 @@ from mooring.observability.records import Recorder
 from mooring.repository.platforms import runs_user_code
 from mooring.repository.spec import ModelSpec
 from mooring.worker_process.channel import Channel, ResponseBuffer
-from mooring.worker_process.model_logging import running
+from mooring.worker_process.model_logging import running, show_debug
 from mooring.worker_process.outcomes import (
     enforce_answer_limit,
     fails_again,
@@ -293,7 +293,12 @@ class Worker:
             channel.send(self._loaded)
             return True
         try:
-            backend = create_backend(message.spec.backend) if self._model is None else self._model.backend
+            if self._model is not None:
+                backend = self._model.backend
+            else:
+                if message.context.debug:
+                    show_debug()
+                backend = self._create_backend(message.spec)
             if message.context.calls:
                 from mooring.worker_process.model_client import ModelCalls  # noqa: PLC0415 - most call no models
 
