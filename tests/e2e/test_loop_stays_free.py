@@ -52,6 +52,26 @@ def infer(inputs, parameters):
 """
 X = '[[inputs]]\nname = "x"\ndatatype = "{}"\nshape = [-1]\n'
 STAGE = '[[models]]\nname = "{}"\nbackend = "function"\nentry = "model.py:infer"\n'
+ENSEMBLE = """
+platform = "ensemble"
+max_batch_size = {}
+[[inputs]]
+name = "x"
+datatype = "FP32"
+shape = {}
+[[outputs]]
+name = "y"
+datatype = "FP32"
+shape = {}
+[[ensemble.steps]]
+model = "{}"
+inputs = {{ x = "x" }}
+outputs = {{ y = "m" }}
+[[ensemble.steps]]
+model = "{}"
+inputs = {{ x = "m" }}
+outputs = {{ y = "y" }}
+"""
 # "strict" takes INT64 only, so that whatever else comes is refused unread: these cases cost nothing but what the loop does.
 MODELS = {
     "count": (COUNT, ""),
@@ -65,6 +85,9 @@ MODELS = {
         + X.format("FP32")
         + X.format("FP32").replace("inputs", "outputs").replace('"x"', '"y"'),
     ),
+    "one": (ROWS, X.format("FP32") + X.format("FP32").replace("inputs", "outputs").replace('"x"', '"y"')),
+    "ensemble": (ROWS, ENSEMBLE.format(1_000_000, "[-1]", "[-1]", "rows", "rows")),
+    "singles": (ROWS, ENSEMBLE.format(1, "[-1]", "[-1]", "one", "one")),
     "echoes": (ECHO, "max_batch_size = 1000000\n" + STAGE.format("once") + STAGE.format("twice")),
 }
 
@@ -173,7 +196,7 @@ JSON_BODIES = {
 
 
 @pytest.mark.parametrize("body", JSON_BODIES)
-@pytest.mark.parametrize("model", ["strict", "chain", "steps"])
+@pytest.mark.parametrize("model", ["strict", "chain", "steps", "ensemble"])
 def test_v2_json(server, model, body):
     assert server.post(f"/v2/models/{model}/infer", JSON_BODIES[body]()) in {200, 400}
 
@@ -201,7 +224,7 @@ BINARY_BODIES = {
 
 
 @pytest.mark.parametrize("body", BINARY_BODIES)
-@pytest.mark.parametrize("model", ["strict", "steps", "chain"])
+@pytest.mark.parametrize("model", ["strict", "steps", "chain", "ensemble"])
 def test_v2_binary(server, model, body):
     if model != "strict" and body == "empty texts":
         head, data = binary("BYTES", SIZE // 32, bytes(SIZE // 8))
@@ -275,9 +298,17 @@ V1_BODIES = {
 }
 
 
-@pytest.mark.parametrize("body", V1_BODIES)
-def test_kserve_v1(server, body):
-    assert server.post("/v1/models/rows:predict", V1_BODIES[body]().encode()) in {200, 400}
+@pytest.mark.parametrize(
+    ("model", "body"),
+    [
+        *(("rows", body) for body in V1_BODIES),
+        ("ensemble", "numbers"),
+        ("ensemble", "deep"),
+        ("singles", "numbers"),
+    ],
+)
+def test_kserve_v1(server, model, body):
+    assert server.post(f"/v1/models/{model}:predict", V1_BODIES[body]().encode()) in {200, 400}
 
 
 def test_an_event_of_kserve_v1(server):
@@ -315,10 +346,13 @@ BODIES = {
 }
 
 
-@pytest.mark.parametrize("body", BODIES)
-def test_predictions(server, body):
+@pytest.mark.parametrize(
+    ("model", "body"),
+    [*(("strict", body) for body in BODIES), ("ensemble", "JSON"), ("ensemble", "bytes")],
+)
+def test_predictions(server, model, body):
     content_type, made = BODIES[body]
-    assert server.post("/predictions/strict", made(), Content_Type=content_type) in {200, 400}
+    assert server.post(f"/predictions/{model}", made(), Content_Type=content_type) in {200, 400}
 
 
 def field(name: bytes, value: bytes) -> bytes:

@@ -21,12 +21,13 @@ _SIGNATURE = "signature"
 class FormSignature(msgspec.Struct):
     """What a codec process must know of an ensemble. ``limit`` is its greatest number of rows, 0 where there is no batch.
 
-    ``labels`` are the names of the classes of each output, by index.
+    ``labels`` are the names of the classes of each output, by index, ``most`` is how many bytes an answer may have.
     """
 
     inputs: list[TensorSpec]
     outputs: list[TensorSpec]
     limit: int
+    most: int
     labels: dict[str, dict[str, Any]] = {}
     null: bool = False
 

@@ -24,6 +24,7 @@ log = get_logger(__name__)
 # More codec processes than this do not help: the event loop is full with receiving what so many decode.
 MAX_CODECS = 4
 _UNBOUNDED = 1 << 30
+_LARGEST = 1 << 62
 # Seconds. Decoding takes milliseconds, and seconds for the largest bodies that are not plain JSON.
 _TIMEOUT = 60.0
 
@@ -39,7 +40,9 @@ class CodecPool:
             backend="codec",
             location="",
             options=ModelOptions(
-                timeouts=Timeouts(response_timeout=_TIMEOUT), limits=ModelLimits(queue_size=_UNBOUNDED)
+                timeouts=Timeouts(response_timeout=_TIMEOUT),
+                # What it gives is no answer to a client: the limit of those is the model's own.
+                limits=ModelLimits(queue_size=_UNBOUNDED, max_response_bytes=_LARGEST),
             ),
         )
 

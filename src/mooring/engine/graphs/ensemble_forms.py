@@ -101,6 +101,7 @@ class _FormRun:
             list(plan.spec.inputs),
             list(plan.spec.outputs),
             (own.max_batch_size or 1) if own.batched else 0,
+            plan.spec.limits.max_response_bytes,
             {name: dict(labels) for name, labels in plan.labels.items() if labels},
             writes_null(plan.spec.handler.json_nan, by_default=True),
         )
