@@ -185,7 +185,8 @@ def over_grpc(server: Server, header: str) -> str:
 
 def test_no_secret_is_in_anything_that_was_written_or_said(guarded, elsewhere):
     told = failures(guarded, elsewhere)
-    assert len([text for text in told if text.startswith("401")]) == 4
+    # As TorchServe answers a wrong token.
+    assert len([text for text in told[:5] if text.startswith("400") and "Token Authorization" in text]) == 4
     assert any("as asked" in text for text in [*told, guarded.log])  # the failures did fail
     shown = [" ".join(each.cmdline()) for each in guarded.family()]
     workers = [each for each in guarded.family() if each.pid != guarded.process.pid]

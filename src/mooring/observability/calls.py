@@ -24,6 +24,8 @@ CLIENT_GONE = 499
 """The status of a call over HTTP whose client went away before it was answered: nginx's number, since there is no answer."""
 
 _URL = re.compile(r"(?<=[?&]url=)[^&]*")
+_BARE = re.compile(r"(?<=[?&])[^=&]+(?=&|$)")
+_SECRET = re.compile(r"([?&][\w.-]*(?:token|secret|password|passwd|signature|sig|key)=)[^&]+", re.IGNORECASE)
 
 
 class ModelCall(NamedTuple):
@@ -156,16 +158,22 @@ CURRENT: ContextVar[ObservedCall | None] = ContextVar("call", default=None)
 def path_for_log(target: bytes) -> str:
     """Return a request's target as it may be logged: an archive's URL in it loses password and signature.
 
-    What cannot be printed is escaped.
+    So do parameters whose names say that they are secret, and those without a name. What cannot be printed is escaped.
 
     >>> path_for_log(b"/models?url=https://me:secret@a.example/m.mar?sig=secret&more=secret")
     '/models?url=https://a.example/m.mar'
     >>> path_for_log(b"/models?url=m.mar&initial_workers=1")
     '/models?url=m.mar&initial_workers=1'
+    >>> path_for_log(b"/predictions/m?token=secret&a=1")
+    '/predictions/m?token=...&a=1'
+    >>> path_for_log(b"/predictions/m?secret")
+    '/predictions/m?...'
     """
     text = target.decode("latin-1")
     if "url=" in text and (match := _URL.search(text)) is not None:
         text = _hide_secrets(text, match)
+    if "?" in text:
+        text = _BARE.sub("...", _SECRET.sub(r"\1...", text))
     if not text.isprintable() or '"' in text:
         text = "".join(sign if sign.isprintable() and sign != '"' else f"%{ord(sign):02X}" for sign in text)
     return text
