@@ -2,7 +2,7 @@
 
 import abc
 import importlib
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mooring.core.errors import ModelLoadFailed
@@ -21,6 +21,13 @@ class Concurrent(abc.ABC):
     """A loaded model that takes any number of batches at once. All its coroutines run on ``loop``."""
 
     loop: "asyncio.AbstractEventLoop"
+
+    def serve(self, serve_forever: Callable[[], None]) -> None:
+        """Call ``serve_forever``, which runs ``loop`` until no request can come any more.
+
+        A model whose code needs this thread calls it on another one.
+        """
+        serve_forever()
 
     @abc.abstractmethod
     async def infer(self, requests: Sequence[InferenceRequest], reply: Reply) -> Sequence[Outcome]:

@@ -358,7 +358,7 @@ class Worker:
         else:
             from mooring.worker_process.concurrent import ConcurrentServing  # noqa: PLC0415 - asyncio, for the few that use it
 
-            ConcurrentServing(buffers, model, self._spec, self._loaded).serve_forever()
+            model.serve(ConcurrentServing(buffers, model, self._spec, self._loaded).serve_forever)
 
     def _serve_batch(self, channel: Channel, batch: Batch) -> None:
         channel.map_slots(batch.requests)

@@ -14,13 +14,13 @@ from typing import Any
 from mooring.backends.answers import to_output_arrays
 from mooring.backends.function import run_user_code
 from mooring.backends.model_source import bypass_bytecode_cache, import_source
-from mooring.backends.overlapping import Overlapping
 from mooring.backends.samples import Arrays, Parameters, Sample
 from mooring.backends.sequence_controls import NOT_READY, fill_controls
 from mooring.backends.tensors import ModelOutput, TensorBackend, to_model_failure
 from mooring.backends.triton_python.calls import ModelCaller
 from mooring.backends.triton_python.exchanges import SampleExchange, StreamExchange
 from mooring.backends.triton_python.host import HOST
+from mooring.backends.triton_python.main_thread import DecoupledModel
 from mooring.backends.triton_python.messages import (
     TRITONSERVER_REQUEST_FLAG_SEQUENCE_END,
     TRITONSERVER_REQUEST_FLAG_SEQUENCE_START,
@@ -28,7 +28,6 @@ from mooring.backends.triton_python.messages import (
     InferenceRequest,
     InferenceResponse,
 )
-from mooring.backends.triton_python.model_thread import ModelThread
 from mooring.backends.triton_python.tensor import Tensor
 from mooring.core.errors import InvalidOutput, ModelFailed, ModelLoadFailed, MooringError, Unsupported
 from mooring.core.requests import INFER
@@ -52,14 +51,13 @@ class TritonPythonBackend(TensorBackend):
 
     How this works: a request is read as for every model of tensors, but never joined: each becomes an object of its own,
     and ``execute`` gets a list of them. A model that is not decoupled is called with one list at a time, on the worker's
-    thread; the call ends when ``execute`` has returned and every response sender is closed. A decoupled model runs on a
-    thread of its own, so that its worker takes requests while responses to others are still to come.
+    thread; the call ends when ``execute`` has returned and every response sender is closed. A decoupled model takes
+    requests while responses to others are still to come: another thread receives them (main_thread.py).
     """
 
     takes_values = True
     standard_outputs = False
     _model: Any = None
-    _thread: ModelThread | None = None
     _joins = True
     _iterative = False
 
@@ -87,12 +85,10 @@ class TritonPythonBackend(TensorBackend):
         self._joins = "dynamic_batching" in spec.triton or "sequence_batching" in spec.triton
         self._iterative = is_iterative(spec.triton)
         if spec.decoupled:
-            self.fork_unsafe_reason = "a decoupled model runs in a thread of its own"
-            self._thread = ModelThread(asynchronous=inspect.iscoroutinefunction(kind.execute))
-            self.overlap = Overlapping(self._infer_decoupled)
-            self._thread.run(run_user_code, path, self._initialize, kind, context)
-        else:
-            run_user_code(path, self._initialize, kind, context)
+            self.fork_unsafe_reason = "a decoupled model has an event loop"
+            asynchronous = inspect.iscoroutinefunction(kind.execute)
+            self.overlap = DecoupledModel(self._infer_decoupled, asynchronous=asynchronous)
+        run_user_code(path, self._initialize, kind, context)
         return ModelMetadata(spec.name, [spec.version], "python", list(spec.inputs), list(spec.outputs))
 
     def after_fork(self, context: LoadContext) -> None:
@@ -308,13 +304,14 @@ class TritonPythonBackend(TensorBackend):
 
     async def _call_decoupled(self, exchanges: Sequence[StreamExchange]) -> None:
         """Call ``execute`` with these, and again with those that it reschedules."""
-        assert self._thread is not None
+        model = self.overlap
+        assert isinstance(model, DecoupledModel)
         waiting = list(exchanges)
         while waiting:
             for each in waiting:
                 each.request.release_flags = TRITONSERVER_REQUEST_RELEASE_ALL
             try:
-                returned = await self._thread.call(self._model.execute, [each.request for each in waiting])
+                returned = await model.call(self._model.execute, [each.request for each in waiting])
                 if returned is not None:
                     raise InvalidOutput(
                         f"Python model '{self.spec.name}' is using the decoupled mode and the execute function must "
@@ -345,16 +342,11 @@ class TritonPythonBackend(TensorBackend):
         model, self._model = self._model, None
         try:
             if hasattr(model, "finalize"):
-                if self._thread is None:
-                    model.finalize()
-                else:
-                    self._thread.run(model.finalize)
+                model.finalize()
         except Exception:
             _log.exception("finalize of model %s failed", self.spec.name)
-        if self._thread is not None:
-            self._thread.close()
-        if isinstance(self.overlap, Overlapping):
-            self.overlap.loop.close()
+        if isinstance(self.overlap, DecoupledModel):
+            self.overlap.close()
 
 
 class _Read:

@@ -1,6 +1,7 @@
 """Gives the number n exactly n times, from a thread that goes on after execute has returned."""
 
 import json
+import signal
 import threading
 
 import numpy as np
@@ -12,9 +13,11 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         if not pb_utils.using_decoupled_model_transaction_policy(config):
             raise pb_utils.TritonModelException("square must be decoupled")
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # as libraries do, and only the main thread may
         self.threads = []
 
     def execute(self, requests):
+        assert threading.current_thread() is threading.main_thread()
         for request in requests:
             number = pb_utils.get_input_tensor_by_name(request, "IN").as_numpy()
             thread = threading.Thread(
