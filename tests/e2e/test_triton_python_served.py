@@ -123,6 +123,13 @@ def test_torchserve_and_kserve_v1_clients_reach_the_same_model(served):
     assert served.ask("POST", "/v1/models/faulty:predict", rows).json() == {"predictions": [[2], [2]]}
 
 
+def test_torchserve_and_kserve_v1_clients_get_all_responses_of_a_decoupled_model(served):
+    streamed = served.predict("square", '{"IN": [2]}', "content-type: application/json")
+    assert streamed.body.count(b"2") >= 2
+    rows = json.dumps({"instances": [{"IN": 2}]}).encode()
+    assert served.ask("POST", "/v1/models/square:predict", rows).json() == {"predictions": [[2, 2]]}
+
+
 def test_request_shows_the_model_everything_that_the_client_said(http):
     answer = ask(
         http, "context", IN=texts("tri", "ton\0"), request_id="seven", sequence_id=9, sequence_start=True,
@@ -360,6 +367,19 @@ def test_circle_of_models_is_refused_and_leaves_nothing_behind(http):
 def test_model_hears_what_became_of_its_call(http, what, said):
     answer = ask(http, "bls_control", WHAT=texts(what)).as_numpy("SAID")[0].decode()
     assert answer.startswith(said), answer
+
+
+def test_model_that_is_called_hears_that_nobody_waits_for_its_caller(served):
+    def cancellations() -> int:
+        return served.log.count("repeat is cancelled")
+
+    before = cancellations()
+    with tritongrpc.InferenceServerClient(served.grpc) as client:
+        made = tritongrpc.InferInput("WHAT", [1], "BYTES")
+        made.set_data_from_numpy(texts("wait"))
+        with pytest.raises(InferenceServerException, match="Deadline Exceeded"):
+            client.infer("bls_control", [made], client_timeout=0.5)
+    until(lambda: cancellations() > before)
 
 
 def test_metrics_of_a_model_are_shown(served, http):

@@ -361,6 +361,14 @@ def test_a_function_is_served_without_any_other_file(store, tmp_path):
     assert spec.scaling.min_workers == spec.scaling.max_workers == 2
 
 
+def test_a_file_for_tritons_python_backend_is_run_by_that(store, tmp_path):
+    (tmp_path / "model.py").write_text("import os\n\nclass TritonPythonModel:\n    pass\n")
+    (spec,) = store.read_target(f"{tmp_path}/model.py")
+    assert (spec.backend, spec.entry) == ("triton_python", "model.py")
+    (spec,) = store.read_target(f"{tmp_path}/model.py:TritonPythonModel")
+    assert spec.backend == "function"
+
+
 def test_a_file_is_served_under_its_own_name(store, tmp_path):
     (tmp_path / "doubler.py").touch()
     (spec,) = store.read_target(f"{tmp_path}/doubler.py")

@@ -38,7 +38,7 @@ from mooring.repository.layout import (
     version_folders,
 )
 from mooring.repository.mar import MANIFEST, SUFFIXES, check_name, model_name_of, read_model
-from mooring.repository.platforms import DEFAULT_BATCH, LIBRARIES, backend_of
+from mooring.repository.platforms import DEFAULT_BATCH, LIBRARIES, backend_of, runs_triton_model
 from mooring.repository.repository_model import (
     RepositoryModel,
     VersionChoice,
@@ -337,7 +337,8 @@ class Store:
             raise ModelLoadFailed(f"'{url}': '{function}' cannot be the name of a function")
         entry = f"{file.name}:{function}" if function else file.name
         chosen = check_name(name or function or file.stem, url, "name")
-        return self._undeclared_model(file, url, chosen, "function", entry)
+        backend = "triton_python" if not function and runs_triton_model(file) else "function"
+        return self._undeclared_model(file, url, chosen, backend, entry)
 
     def _undeclared_model(self, file: Path, url: str, name: str, backend: str, entry: str) -> ModelSpec:
         """Make a model of a file without a configuration: the server's defaults hold."""

@@ -51,6 +51,13 @@ class TritonPythonModel:
         answer = question.exec()
         return f"{answer.error().code()} {time.monotonic() - begin < 10}"
 
+    def _wait(self):
+        inputs = [
+            pb_utils.Tensor("IN", np.ones(1, np.int32)),
+            pb_utils.Tensor("DELAY", np.array([60_000], np.uint32)),
+        ]
+        return self._error("repeat", inputs)
+
     def _code(self):
         how = pb_utils.Tensor("HOW", np.array([["6"]], dtype=np.object_))
         return self._error("faulty", [how])
