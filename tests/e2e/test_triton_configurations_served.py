@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import requests
 import tritonclient.grpc
+import tritonclient.utils
 from e2e_kit import PATIENCE, Server, free_ports
 from google.protobuf.json_format import ParseDict
 from tritonclient.grpc.model_config_pb2 import ModelConfig
@@ -271,3 +272,19 @@ def test_a_configuration_of_a_load_request_is_held_to_the_same_rules(server):
     changed = requests.get(f"{server.url}/v2/models/shapes/config", timeout=PATIENCE).json()
     assert (changed["max_batch_size"], [each["name"] for each in changed["input"]]) == (2, ["n"])
     assert load(shown).status_code == 200
+
+
+def test_inputs_of_a_batch_have_as_many_rows(server, grpc):
+    done = ask(server, "shapes", tensor("n", [[1, 2, 3, 4]] * 2), tensor("k", [[1]] * 3))
+    said = "input 'k' batch size does not match other inputs for 'shapes'"
+    assert done.status_code == 400
+    assert said in done.json()["error"]
+    inputs = []
+    for name, array in (("n", np.ones((2, 4), np.float32)), ("k", np.ones((3, 1), np.float32))):
+        inputs.append(tritonclient.grpc.InferInput(name, list(array.shape), "FP32"))
+        inputs[-1].set_data_from_numpy(array)
+    with pytest.raises(tritonclient.utils.InferenceServerException, match=said) as caught:
+        grpc.infer("shapes", inputs)
+    assert "INVALID_ARGUMENT" in caught.value.status()
+    body = {"n": [[1, 2, 3, 4]] * 2, "k": [[1]] * 3}
+    assert requests.post(f"{server.url}/predictions/shapes", json=body, timeout=PATIENCE).status_code == 400
