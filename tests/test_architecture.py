@@ -111,6 +111,14 @@ def test_a_server_speaks_grpc_without_the_library():
     assert not {"grpc", "h2", "hpack"} & set(told(code))
 
 
+def test_a_worker_loads_nothing_that_only_the_server_needs():
+    code = (
+        "import json, sys, mooring.worker_process.worker, mooring.backends.handler.backend\n"
+        "import mooring.backends.triton_python.backend; print(json.dumps(sorted(sys.modules)))"
+    )
+    assert not {"prometheus_client", "http.client", "psutil", "httptools", "click"} & set(told(code))
+
+
 def test_every_module_of_the_core_has_a_test_file_of_its_own():
     tests = Path(__file__).parent
     without = {

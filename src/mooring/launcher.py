@@ -3,7 +3,6 @@
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable
 from queue import Full, Queue
 from typing import Any
 
@@ -76,16 +75,13 @@ def register_model_with_params(params: Any) -> httpx.Response:
 
 
 def _pass_on(server: "subprocess.Popen[str]", lines: "Queue[str | None]") -> None:
-    for line in server.stdout or _nothing():
+    assert server.stdout is not None
+    for line in server.stdout:
         _show(line)
         _offer(lines, line)
     server.wait()
     while not _offer(lines, None):  # whoever reads must see the end, and nobody reads a full queue any more
         lines.get()
-
-
-def _nothing() -> Iterable[str]:
-    return ()
 
 
 def _offer(lines: "Queue[str | None]", line: str | None) -> bool:

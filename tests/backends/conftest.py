@@ -23,7 +23,7 @@ class FakeReply:
     def cancelled(self, row):
         return row in self.gone
 
-    def metric(self, name, value, unit, kind, dimensions, request_id=None):
+    def record_metric(self, metric):
         raise AssertionError("nobody measures here")
 
 

@@ -53,7 +53,7 @@ class Reply:
     def cancelled(self, row):
         return False
 
-    def metric(self, name, value, unit, kind, dimensions, request_id=None):
+    def record_metric(self, metric):
         """The handler measures itself."""
 
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+from mooring.core.service import MetricValue
 from mooring.observability.metrics import Metrics
 from mooring.observability.recorded_metrics import BOUNDS, MAX_METRICS, MAX_SERIES
 from mooring.observability.records import MAX_WAITING_VALUES, Record, Recorder, read_printed_metric
@@ -44,7 +45,7 @@ def test_it_makes_no_difference_when_a_worker_sends_what_it_has(steps):
     often_recorder, once_recorder = Recorder(), Recorder()
     for kind, value, send in steps:
         for recorder in (often_recorder, once_recorder):
-            recorder.record_value(kind, value, "ms", kind, OWN)
+            recorder.record_value(MetricValue(kind, value, "ms", kind, OWN))
         if send:
             often.record_values("m", often_recorder.take_records() or ())
     often.record_values("m", often_recorder.take_records() or ())
@@ -60,7 +61,7 @@ def test_it_makes_no_difference_when_a_worker_sends_what_it_has(steps):
 def test_a_worker_that_recorded_nothing_has_nothing_to_send():
     recorder = Recorder()
     assert recorder.take_records() is None
-    recorder.record_value("a", 1, "", "gauge", {})
+    recorder.record_value(MetricValue("a", 1, "", "gauge", {}))
     assert recorder.take_records() == [Record("a", "", "gauge", {}, [1])]
     assert recorder.take_records() is None
 
@@ -74,8 +75,8 @@ def test_metrics_of_tritons_models_have_their_own_help_and_labels():
 def test_a_counter_and_a_gauge_take_no_more_room_however_often_they_are_fed():
     recorder = Recorder()
     for value in range(10 * MAX_WAITING_VALUES):
-        assert not recorder.record_value("c", 1, "", "counter", {})
-        assert not recorder.record_value("g", value, "", "gauge", {})
+        assert not recorder.record_value(MetricValue("c", 1, "", "counter", {}))
+        assert not recorder.record_value(MetricValue("g", value, "", "gauge", {}))
     assert [record.values for record in recorder.take_records()] == [
         [10 * MAX_WAITING_VALUES],
         [10 * MAX_WAITING_VALUES - 1],
@@ -84,7 +85,9 @@ def test_a_counter_and_a_gauge_take_no_more_room_however_often_they_are_fed():
 
 def test_what_fills_a_message_is_to_be_sent_at_once():
     recorder = Recorder()
-    full = [recorder.record_value("h", 1, "", "histogram", {}) for _ in range(MAX_WAITING_VALUES)]
+    full = [
+        recorder.record_value(MetricValue("h", 1, "", "histogram", {})) for _ in range(MAX_WAITING_VALUES)
+    ]
     assert full == [False] * (MAX_WAITING_VALUES - 1) + [True]
 
 
@@ -93,7 +96,7 @@ def test_what_fills_a_message_is_to_be_sent_at_once():
 def test_what_is_no_finite_number_is_left_out_and_said_once(value, kind, caplog):
     recorder = Recorder()
     for _ in range(3):
-        recorder.record_value("odd", value, "", kind, {})
+        recorder.record_value(MetricValue("odd", value, "", kind, {}))
     assert recorder.take_records() is None
     assert [record.getMessage() for record in caplog.records] == [
         "a value of the metric 'odd' is left out: it is not a finite number"
@@ -102,21 +105,21 @@ def test_what_is_no_finite_number_is_left_out_and_said_once(value, kind, caplog)
 
 def test_a_counter_cannot_go_down(caplog):
     recorder = Recorder()
-    recorder.record_value("c", 5, "", "counter", {})
-    recorder.record_value("c", -2, "", "counter", {})
+    recorder.record_value(MetricValue("c", 5, "", "counter", {}))
+    recorder.record_value(MetricValue("c", -2, "", "counter", {}))
     assert recorder.take_records()[0].values == [5]
     assert "a counter cannot go down" in caplog.text
 
 
 def test_what_no_message_can_hold_is_made_text():
     recorder = Recorder()
-    recorder.record_value(5, 1, None, "gauge", {"who": "\ud800", "n": 3})
+    recorder.record_value(MetricValue(5, 1, None, "gauge", {"who": "\ud800", "n": 3}))
     assert recorder.take_records() == [Record("5", "", "gauge", {"who": "?", "n": "3"}, [1.0])]
 
 
 def test_an_unknown_kind_is_the_callers_mistake():
     with pytest.raises(ValueError, match="unknown kind of metric 'meter'"):
-        Recorder().record_value("a", 1, "", "meter", {})
+        Recorder().record_value(MetricValue("a", 1, "", "meter", {}))
 
 
 def test_a_record_is_shown_under_torchserves_help_with_its_host():
@@ -220,8 +223,8 @@ def test_whatever_models_record_the_page_can_be_read(recorded):
 def test_a_value_with_a_request_is_told_by_itself():
     recorder = Recorder()
     for number in range(2):
-        recorder.record_value("c", 1, "", "counter", {}, request_id=f"id-{number}")
-    recorder.record_value("c", 1, "", "counter", {}, request_id="")
+        recorder.record_value(MetricValue("c", 1, "", "counter", {}, request_id=f"id-{number}"))
+    recorder.record_value(MetricValue("c", 1, "", "counter", {}, request_id=""))
     assert recorder.take_records() == [
         Record("c", "", "counter", {}, [1.0], request_id=request) for request in ("id-0", "id-1", "")
     ]
@@ -326,7 +329,7 @@ def test_a_worker_that_loads_anew_has_its_load_time_written_once():
 def test_nothing_is_observed_where_nobody_wants_to_know():
     metrics = Metrics("prometheus", writer=Lines())
     assert metrics.calls is None
-    assert not metrics.statistics_for("m", "1.0").each
+    assert not metrics.statistics_for("m", "1.0").observes_each
 
 
 def test_legacy_mode_tells_torchserves_three_and_writes_the_rest():

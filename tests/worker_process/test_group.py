@@ -18,6 +18,8 @@ from mooring.ipc.log_records import decode_record
 from mooring.worker_process import group as group_module
 from mooring.worker_process.group import GroupBackend, choose_gpus
 
+pytestmark = pytest.mark.processes
+
 HANDLER = """
 import json, os, signal, threading, time
 
@@ -65,8 +67,8 @@ class Pieces:
     def cancelled(self, row):
         return False
 
-    def metric(self, *record):
-        self.metrics.append(record)
+    def record_metric(self, metric):
+        self.metrics.append(metric)
 
 
 @pytest.fixture
@@ -123,6 +125,13 @@ def test_every_rank_gets_every_call_and_rank_0_answers_for_all(start):
     }  # fmt: skip
     assert [record[:2] for record in reply.metrics if record[0] == "Rows"] == [("Rows", 1.0)]
     assert ask(group, "a", "b") == ["a 0", "b 0"]
+
+
+def test_metrics_of_rank_0_keep_the_request_that_they_belong_to(start):
+    group = start(metric_lines=True)
+    reply = Pieces()
+    ask(group, "a", reply=reply)
+    assert [metric.request_id for metric in reply.metrics if metric.name == "Rows"] == ["r0"]
 
 
 def test_a_failure_of_rank_0_is_the_calls_and_one_of_another_is_said(start, capfd):

@@ -3,7 +3,11 @@
 import subprocess
 import sys
 
+import pytest
+
 from mooring.ipc.log_records import MARK, decode_record
+
+pytestmark = pytest.mark.processes
 
 PROGRAM = """
 import logging, os, sys

@@ -10,7 +10,7 @@ from model_kit import model_spec
 from mooring.backends.backend import Backend
 from mooring.core.errors import ErrorRecord, InvalidInput, ModelLoadFailed
 from mooring.core.requests import InferenceRequest, InferenceResponse, Operation
-from mooring.core.service import Joining, JoiningState, LoadContext, ModelMetadata
+from mooring.core.service import Joining, JoiningState, LoadContext, MetricValue, ModelMetadata
 from mooring.core.tensors import Tensor
 from mooring.ipc.arena import anonymous_file
 from mooring.ipc.framing import Frames
@@ -318,7 +318,7 @@ def test_the_model_can_see_that_nobody_waits_for_a_request_any_more(bench):
 
 def test_metrics_of_the_model_travel_with_its_answers(bench):
     def answer(requests, reply):
-        reply.metric("a", 1.0, "ms", "counter", {})
+        reply.record_metric(MetricValue("a", 1.0, "ms", "counter", {}))
         return [InferenceResponse([]) for _ in requests]
 
     bench.backend.answer = answer

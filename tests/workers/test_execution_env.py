@@ -17,6 +17,8 @@ from mooring.workers.execution_env import (
     prepare_environment,
 )
 
+pytestmark = pytest.mark.processes
+
 OWN = list(sys.version_info[:2])
 
 

@@ -106,9 +106,8 @@ def resolve_signature(
     batch, as whoever read the file can tell. ``unbatched_outputs``: outputs whose first dimension is none; such a model
     is only batched where the configuration says so.
     """
-    if (
-        spec.sequence.enabled
-    ):  # what the server fills is no client's to send, and what it keeps is none's to get
+    # Clients send no input that the server fills, and get no output that it keeps.
+    if spec.sequence.enabled:
         filled = {each.name for each in spec.sequence.controls} | {
             each.input for each in spec.sequence.states
         }

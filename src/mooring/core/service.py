@@ -3,7 +3,7 @@
 import abc
 import enum
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -130,6 +130,22 @@ class InferenceService(abc.ABC):
         """Every version of every model, sorted by name, then version in order of registration."""
 
 
+class MetricValue(NamedTuple):
+    """A value of a metric that a model's own code records. ``kind`` is counter, gauge or histogram.
+
+    A metric with a ``description`` is shown as Triton shows it: with that text, and no labels but its dimensions. A value
+    with a ``request_id``, which may be empty, is reported by itself and not added up with others.
+    """
+
+    name: str
+    value: float
+    unit: str
+    kind: str
+    dimensions: dict[str, str]
+    description: str = ""
+    request_id: str | None = None
+
+
 class Reply(Protocol):
     """The callbacks that a worker passes to ``Backend.infer``. ``row`` is the index of a request in the batch."""
 
@@ -141,21 +157,8 @@ class Reply(Protocol):
         """Whether the caller of this request has gone."""
         ...
 
-    def metric(
-        self,
-        name: str,
-        value: float,
-        unit: str,
-        kind: str,
-        dimensions: dict[str, str],
-        description: str = "",
-        request_id: str | None = None,
-    ) -> None:
-        """Record a metric of the model's own. ``kind`` is counter, gauge or histogram.
-
-        One with a ``description`` is shown as Triton shows it: with that text, and no labels but its dimensions. With a
-        ``request_id``, which may be empty, the value is told by itself and not added up with others.
-        """
+    def record_metric(self, metric: MetricValue) -> None:
+        """Record a value of a metric of the model's own."""
         ...
 
 

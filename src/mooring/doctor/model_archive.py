@@ -30,7 +30,6 @@ from mooring.repository.parallel import GROUPS_TAKE_NO_STEPS, read_parallel, ref
 from mooring.workers.capacity import machine_capacity
 
 _WEIGHTS = (".pt", ".pth", ".bin", ".ckpt")
-# TorchServe's own that are no part of this server.
 
 
 class _Model(msgspec.Struct, frozen=True):

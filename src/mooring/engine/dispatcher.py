@@ -176,7 +176,7 @@ class Dispatcher(Generic[W]):
         now = self._clock()
         answered = self.statistics.answered
         version, hears = self.spec.version, self._on_finished is not None
-        observe = self.statistics.observe_request if self.statistics.each else None
+        observe = self.statistics.observe_request if self.statistics.observes_each else None
         queued: QueuedRequest
         last_queue: float | None = None
         try:

@@ -76,9 +76,8 @@ class Engine(InferenceService):
     the ``budget``. Workers are forked from the processes of ``libraries``, which by default get the environment of this
     process. With ``strict_readiness`` the engine is not ready while anything is missing that was configured at the
     start; without it, the engine is ready once everything has been tried. ``cache_size`` bounds the answers that are kept
-    for models with a response cache, in bytes; with 0 none is kept.
-    start; without it, the engine is ready once everything has been tried. ``private_folder`` is the server's
-    own, with the socket over which the code of models calls other models (model_calls.py).
+    for models with a response cache, in bytes; with 0 none is kept. ``private_folder`` is the server's own, with the
+    socket over which the code of models calls other models (model_calls.py).
     """
 
     def __init__(

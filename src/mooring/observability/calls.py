@@ -194,11 +194,11 @@ _fact = functools.lru_cache(1024)(format_fact)
 
 def _hide_secrets(text: str, match: re.Match[str]) -> str:
     url = unquote(match[0])
-    address, question, _ = re.split(r"[?#]", url, maxsplit=1)[0], re.search(r"[?#]", url), None
+    address, *query = re.split(r"[?#]", url, maxsplit=1)
     scheme, separator, rest = address.partition("://")
     plain = f"{scheme}{separator}{rest.rpartition('@')[2]}"
     if plain == url:
         return text
     # Of a URL that was not quoted, what follows its question mark may be its signature, too.
-    tail = "" if question is not None and "%" not in match[0] else text[match.end() :]
+    tail = "" if query and "%" not in match[0] else text[match.end() :]
     return text[: match.start()] + quote(plain, safe="/:") + tail

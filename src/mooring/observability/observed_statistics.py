@@ -17,7 +17,7 @@ class ObservedStatistics(ModelStatistics):
     """
 
     __slots__ = ("_batches", "_calls_of_clients", "_lines", "_load_times", "_rows_left")
-    each = True
+    observes_each = True
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from prometheus_client.registry import Collector
 
 from mooring.observability.histogram import Histogram, add_histogram
 from mooring.observability.logs import get_logger
-from mooring.observability.records import COUNTER, HISTOGRAM, Record
+from mooring.observability.records import COUNTER, HISTOGRAM, UNITS, Record
 
 log = get_logger(__name__)
 
@@ -26,12 +26,6 @@ _MAX_CHARACTERS = 1024
 BOUNDS = tuple(
     float(f"{first}e{exponent}") for exponent in range(-3, 6) for first in ("1", "2.5", "5")
 )  # fmt: skip
-
-# As TorchServe writes out the units that handlers give.
-UNITS = {
-    "ms": "Milliseconds", "s": "Seconds", "percent": "Percent", "count": "Count", "B": "Bytes", "kB": "Kilobytes",
-    "KB": "Kilobytes", "MB": "Megabytes", "GB": "Gigabytes", "": "unit",
-}  # fmt: skip
 
 _SUFFIXES: Mapping[str, tuple[str, ...]] = {HISTOGRAM: ("", "_bucket", "_count", "_sum")}
 

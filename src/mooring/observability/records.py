@@ -9,16 +9,24 @@ import re
 import threading
 from typing import NamedTuple
 
+from mooring.core.service import MetricValue
+
 COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
 
 _log = logging.getLogger(__name__)
+
+# As TorchServe writes out the units that handlers give.
+UNITS = {
+    "ms": "Milliseconds", "s": "Seconds", "percent": "Percent", "count": "Count", "B": "Bytes", "kB": "Kilobytes",
+    "KB": "Kilobytes", "MB": "Megabytes", "GB": "Gigabytes", "": "unit",
+}  # fmt: skip
 
 # Values in one message at most. A handler that records more before it answers sends them in a message of their own.
 MAX_WAITING_VALUES = 1000
 
 
 class Record(NamedTuple):
-    """One series of a metric, and its new values. Where each value is told by itself, one value and its request's id.
+    """One series of a metric, and its new values: a single one, with its request's id, where each is reported by itself.
 
     Only those of Triton's models have a ``description``.
     """
@@ -29,7 +37,7 @@ class Record(NamedTuple):
     dimensions: dict[str, str]
     values: list[float]
     description: str = ""
-    request_id: str = ""
+    request_id: str | None = None
 
 
 PRINTED = "[METRICS]"
@@ -61,7 +69,7 @@ def read_printed_metric(line: str) -> Record | None:
     dimensions = {name: text for name, _, text in pairs}
     if kind == COUNTER and value < 0:
         return None
-    return Record(match["name"], match["unit"], kind, dimensions, [value], request_id=match["request"] or "")
+    return Record(match["name"], match["unit"], kind, dimensions, [value], request_id=match["request"])
 
 
 class Recorder:
@@ -75,49 +83,37 @@ class Recorder:
         self._warned: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
 
-    def record_value(
-        self,
-        name: str,
-        value: float,
-        unit: str,
-        kind: str,
-        dimensions: dict[str, str],
-        description: str = "",
-        request_id: str | None = None,
-    ) -> bool:
+    def record_value(self, metric: MetricValue) -> bool:
         """Keep a value until ``take_records``; return True when so many wait that they should be sent now.
 
-        A value with a ``request_id``, which may be empty, becomes a record of its own.
         A value that is not finite, or would decrease a counter, is dropped and logged once. Raises ``ValueError`` for
         an unknown kind.
         """
-        if kind not in (COUNTER, GAUGE, HISTOGRAM):
-            raise ValueError(f"unknown kind of metric '{kind}'")
-        if not math.isfinite(value):
-            self._warn_refused(name, "it is not a finite number")
-        elif kind == COUNTER and value < 0:
-            self._warn_refused(name, "a counter cannot go down")
+        if metric.kind not in (COUNTER, GAUGE, HISTOGRAM):
+            raise ValueError(f"unknown kind of metric '{metric.kind}'")
+        if not math.isfinite(metric.value):
+            self._warn_refused(metric.name, "it is not a finite number")
+        elif metric.kind == COUNTER and metric.value < 0:
+            self._warn_refused(metric.name, "a counter cannot go down")
         else:
             with self._lock:
-                self._store_value(name, value, unit, kind, dimensions, description, request_id)
+                self._store_value(metric)
         return self.waiting >= MAX_WAITING_VALUES
 
-    def _store_value(
-        self,
-        name: str,
-        value: float,
-        unit: str,
-        kind: str,
-        dimensions: dict[str, str],
-        description: str,
-        request_id: str | None,
-    ) -> None:
+    def _store_value(self, metric: MetricValue) -> None:
+        name, value, unit, kind, dimensions, description, request_id = metric
         key = (name, kind, *dimensions.items()) if request_id is None else (len(self._series),)
         series = self._series.get(key)
         if series is None:
-            texts = {_to_text(label): _to_text(text) for label, text in dimensions.items()}
-            about = _to_text(description), _to_text(request_id)
-            self._series[key] = Record(_to_text(name), _to_text(unit), kind, texts, [float(value)], *about)
+            self._series[key] = Record(
+                _to_text(name),
+                _to_text(unit),
+                kind,
+                {_to_text(label): _to_text(text) for label, text in dimensions.items()},
+                [float(value)],
+                _to_text(description),
+                None if request_id is None else _to_text(request_id),
+            )
         elif kind == HISTOGRAM:
             series.values.append(value)
         else:

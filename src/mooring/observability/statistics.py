@@ -110,7 +110,7 @@ class Counts:
 class ModelStatistics:
     """One version of a model. The engine keeps it beside the version, so that no name is looked up per request.
 
-    ``each`` says that every request is to be told of by ``observe_request``, and none by ``observe_answers``.
+    With ``observes_each`` every request must be passed to ``observe_request``, and none to ``observe_answers``.
     """
 
     __slots__ = (
@@ -128,7 +128,7 @@ class ModelStatistics:
         "workers",
     )  # fmt: skip
 
-    each = False
+    observes_each = False
 
     def __init__(self, name: str, version: str) -> None:
         self.name = name

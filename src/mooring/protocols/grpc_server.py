@@ -179,7 +179,7 @@ class GrpcServer(Listener):
 
     @property
     def calls(self) -> CallLog:
-        """Whom calls tell of themselves, where they are observed."""
+        """The log of calls; there is one where calls are observed."""
         assert self._calls is not None
         return self._calls
 

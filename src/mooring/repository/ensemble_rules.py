@@ -11,7 +11,7 @@ import msgspec
 from mooring.core.paths import leads_out
 from mooring.core.tensors import TensorSpec
 from mooring.repository.declaration import Declaration, EnsembleStepTable
-from mooring.repository.spec import EnsembleStep, ModelSpec
+from mooring.repository.spec import ModelSpec
 
 
 class StepModel(msgspec.Struct, frozen=True):
@@ -228,8 +228,3 @@ def _stream_faults(ensemble: ModelSpec, models: Sequence[StepModel]) -> Iterator
         left = [each for each in left if each not in ready]
     if len({origins[each.name] for each in ensemble.outputs}) > 1:
         yield "its outputs are of different decoupled models, or of one and of none"
-
-
-def streams(steps: Sequence[EnsembleStep], models: Sequence[StepModel]) -> bool:
-    """Whether an ensemble may have any number of responses to a request: one of its models may."""
-    return any(model.decoupled for _, model in zip(steps, models, strict=True))

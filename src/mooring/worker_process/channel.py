@@ -10,7 +10,7 @@ import msgspec
 from mooring.core.buffers import LARGE, Buffer, Slot, view_of
 from mooring.core.errors import ErrorRecord, MooringError
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse
-from mooring.core.service import Outcome
+from mooring.core.service import MetricValue, Outcome
 from mooring.core.tensors import Output, Tensor
 from mooring.ipc.arena import MappedArena
 from mooring.ipc.framing import Frames, send_whole
@@ -171,18 +171,9 @@ class ResponseBuffer:
         """Count a call of the model with so many rows."""
         self._batches.append((rows, seconds))
 
-    def record_metric(
-        self,
-        name: str,
-        value: float,
-        unit: str,
-        kind: str,
-        dimensions: dict[str, str],
-        description: str = "",
-        request_id: str | None = None,
-    ) -> None:
-        """Record a metric of the model's own code; see ``Reply.metric``."""
-        if self._recorder.record_value(name, value, unit, kind, dimensions, description, request_id):
+    def record_metric(self, metric: MetricValue) -> None:
+        """Record a value of a metric of the model's own code."""
+        if self._recorder.record_value(metric):
             records = self._recorder.take_records()
             if records:  # another thread may have taken them
                 self.channel.send(MetricRecords(records))

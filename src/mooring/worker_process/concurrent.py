@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from mooring.backends.backend import Concurrent
 from mooring.core.errors import DeadlineExceeded, ModelFailed, MooringError, RequestCancelled
 from mooring.core.requests import InferenceRequest, InferenceResponse
-from mooring.core.service import Outcome
+from mooring.core.service import MetricValue, Outcome
 from mooring.ipc.messages import Batch, Cancel, Load, Loaded
 from mooring.repository.spec import ModelSpec
 from mooring.worker_process.channel import ResponseBuffer
@@ -210,14 +210,5 @@ class _Reply:
     def cancelled(self, row: int) -> bool:
         return self._call.keys[self._rows[row]] in self._call.cancelled_keys
 
-    def metric(
-        self,
-        name: str,
-        value: float,
-        unit: str,
-        kind: str,
-        dimensions: dict[str, str],
-        description: str = "",
-        request_id: str | None = None,
-    ) -> None:
-        self._call.buffer.record_metric(name, value, unit, kind, dimensions, description, request_id)
+    def record_metric(self, metric: MetricValue) -> None:
+        self._call.buffer.record_metric(metric)

@@ -24,7 +24,7 @@ from mooring.backends.backend import Backend
 from mooring.core.errors import ErrorRecord, ModelLoadFailed, MooringError
 from mooring.core.options import ModelLimits, Parallel, ParallelType, declare
 from mooring.core.requests import InferenceRequest, InferenceResponse
-from mooring.core.service import LoadContext, ModelMetadata, Outcome, Reply
+from mooring.core.service import LoadContext, MetricValue, ModelMetadata, Outcome, Reply
 from mooring.hardware import CPU, find_devices
 from mooring.ipc.framing import Frames, send_whole
 from mooring.ipc.log_records import MARK, decode_record, encode_record
@@ -353,8 +353,9 @@ def _pass_on(message: ToServer | None, reply: Reply) -> None:
 
 
 def _record_again(record: Record, reply: Reply) -> None:
-    for value in record.values:
-        reply.metric(record.name, value, record.unit, record.kind, record.dimensions)
+    name, unit, kind, dimensions, values, description, request_id = record
+    for value in values:
+        reply.record_metric(MetricValue(name, value, unit, kind, dimensions, description, request_id))
 
 
 def _first_error(outcomes: Iterable[InferenceResponse | ErrorRecord]) -> ErrorRecord | None:

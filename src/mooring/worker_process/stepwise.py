@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from mooring.backends.backend import Backend, Stepwise
 from mooring.core.errors import ModelFailed, MooringError, RequestCancelled
 from mooring.core.requests import InferenceRequest, InferenceResponse, Operation
-from mooring.core.service import Outcome
+from mooring.core.service import MetricValue, Outcome
 from mooring.ipc.messages import Batch, Cancel, Loaded, ToWorker
 from mooring.repository.spec import ModelSpec
 from mooring.worker_process.channel import ResponseBuffer
@@ -161,14 +161,5 @@ class _Reply:
         self._serving.receive_messages(0)
         return self._rows[row].cancelled
 
-    def metric(
-        self,
-        name: str,
-        value: float,
-        unit: str,
-        kind: str,
-        dimensions: dict[str, str],
-        description: str = "",
-        request_id: str | None = None,
-    ) -> None:
-        self._rows[0].buffer.record_metric(name, value, unit, kind, dimensions, description, request_id)
+    def record_metric(self, metric: MetricValue) -> None:
+        self._rows[0].buffer.record_metric(metric)

@@ -15,7 +15,7 @@ from mooring.backends.backend import Backend, Concurrent
 from mooring.codecs.raw import join_texts, raw_size, round_to_bfloat16, split_texts
 from mooring.core.errors import ModelLoadFailed, MooringError
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse, Step
-from mooring.core.service import ModelMetadata, Outcome, Reply
+from mooring.core.service import MetricValue, ModelMetadata, Outcome, Reply
 from mooring.core.tensors import NUMPY_TYPES, Parameter, Tensor
 from mooring.repository.spec import ModelSpec, Warmup, WarmupInput
 from mooring.worker_process.outcomes import failure_of
@@ -142,14 +142,5 @@ class _NullReply(Reply):
     def cancelled(self, row: int) -> bool:
         return False
 
-    def metric(
-        self,
-        name: str,
-        value: float,
-        unit: str,
-        kind: str,
-        dimensions: dict[str, str],
-        description: str = "",
-        request_id: str | None = None,
-    ) -> None:
+    def record_metric(self, metric: MetricValue) -> None:
         """Discard the metric."""

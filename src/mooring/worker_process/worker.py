@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from mooring.backends.backend import Backend, Concurrent, Stepwise, create_backend
 from mooring.core.errors import DeadlineExceeded, ErrorRecord, ModelFailed, MooringError
 from mooring.core.requests import InferenceRequest, InferenceResponse
-from mooring.core.service import JoiningState, Outcome
+from mooring.core.service import JoiningState, MetricValue, Outcome
 from mooring.ipc.arena import MappedArena
 from mooring.ipc.messages import (
     Batch,
@@ -156,17 +156,8 @@ class WorkerReply:
     def cancelled(self, row: int) -> bool:
         return self._worker.is_cancelled(self.keys[row])
 
-    def metric(
-        self,
-        name: str,
-        value: float,
-        unit: str,
-        kind: str,
-        dimensions: dict[str, str],
-        description: str = "",
-        request_id: str | None = None,
-    ) -> None:
-        if self._recorder.record_value(name, value, unit, kind, dimensions, description, request_id):
+    def record_metric(self, metric: MetricValue) -> None:
+        if self._recorder.record_value(metric):
             records = self._recorder.take_records()
             if records:  # another thread may have taken them
                 self._channel.send(MetricRecords(records))

@@ -14,7 +14,6 @@ import json
 import os
 import subprocess
 import sys
-import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,6 +116,8 @@ def prepare_environment(path: Path, folder: Path, variables: Mapping[str, str]) 
 
 
 def _unpack(archive: Path, place: Path) -> None:
+    import tarfile  # noqa: PLC0415 - few models bring an environment
+
     if not hasattr(tarfile, "tar_filter"):
         raise ModelLoadFailed(f"{archive} cannot be unpacked by this Python; unpack it, and name the folder")
     unfinished = place.with_name("unfinished")

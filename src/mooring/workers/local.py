@@ -544,7 +544,7 @@ def _start_in(env: ExecutionEnv, modules: Sequence[str]) -> LibraryProcess:
 
 async def _read_to_end(sock: socket.socket) -> bytes:
     loop, said = asyncio.get_running_loop(), b""
-    while part := await loop.sock_recv(sock, 65_536):
+    while part := await loop.sock_recv(sock, _MOST_RESULT):
         said += part
     return said
 

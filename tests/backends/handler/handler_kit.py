@@ -21,8 +21,8 @@ class FakeReply:
     def cancelled(self, row):
         return False
 
-    def metric(self, name, value, unit, kind, dimensions, request_id=None):
-        self.metrics.append((name, value, unit, kind, dimensions))
+    def record_metric(self, metric):
+        self.metrics.append(metric[:5])
 
 
 class LoadedModel:

@@ -244,7 +244,7 @@ def test_metrics_with_wrong_units_are_refused():
 def test_a_size_takes_torchserves_units_and_ours(unit):
     store = MetricsStore(model_name="m")
     heard = []
-    store.set_listener(lambda *metric: heard.append(metric))
+    store.set_listener(lambda metric: heard.append(metric[:5]))
     store.add_size("Payload", 3, None, unit)
     assert heard == [("Payload", 3.0, unit, "gauge", {"ModelName": "m", "Level": "Model"})]
 
@@ -252,7 +252,7 @@ def test_a_size_takes_torchserves_units_and_ours(unit):
 def test_values_without_a_dimension_each_are_left_out_with_a_line_in_the_log(caplog):
     store = MetricsStore(model_name="m")
     heard = []
-    store.set_listener(lambda *metric: heard.append(metric))
+    store.set_listener(lambda metric: heard.append(metric[:5]))
     store.add_metric_to_cache("x", "count", ["a"]).add_or_update(1, [])
     assert not heard
     assert "metric 'x' not recorded: its dimensions are ['a'], got the values []" in caplog.text
@@ -261,7 +261,7 @@ def test_values_without_a_dimension_each_are_left_out_with_a_line_in_the_log(cap
 def test_what_was_recorded_can_be_had_by_its_name_and_fed_on():
     store = MetricsStore(model_name="m")
     heard = []
-    store.set_listener(lambda *metric: heard.append(metric))
+    store.set_listener(lambda metric: heard.append(metric[:5]))
     store.add_counter("Seen", 1, dimensions=[Dimension("Kind", "a")])
     store.add_time("Took", 5)
     store.get_metric("Seen").add_or_update(2, ["b", "m", "Model"])
@@ -274,10 +274,10 @@ def test_what_was_recorded_can_be_had_by_its_name_and_fed_on():
 
 
 def test_where_metrics_are_lines_each_value_is_told_with_its_requests_in_torchserves_units():
-    store = MetricsStore(model_name="m", each=True)
+    store = MetricsStore(model_name="m", as_lines=True)
     store.add_counter("Loads", 1)
     heard = []
-    store.set_listener(lambda *metric, request_id: heard.append((*metric, request_id)))
+    store.set_listener(lambda metric: heard.append((*metric[:5], metric.request_id)))
     store.request_ids = {0: "a", 1: "b", 2: "b"}
     store.add_counter("Rows", 3)
     store.add_time("Took", 2, 1)
@@ -297,7 +297,7 @@ def test_where_metrics_are_lines_each_value_is_told_with_its_requests_in_torchse
 def test_a_handlers_own_model_name_and_level_are_kept():
     store = MetricsStore(model_name="m")
     heard = []
-    store.set_listener(lambda *metric: heard.append(metric))
+    store.set_listener(lambda metric: heard.append(metric[:5]))
     store.add_counter("Seen", 1, None, [Dimension("Level", "Step"), Dimension("ModelName", "inner")])
     assert heard == [("Seen", 1.0, "count", "counter", {"Level": "Step", "ModelName": "inner"})]
 

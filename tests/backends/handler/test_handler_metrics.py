@@ -125,7 +125,7 @@ def test_a_declared_metric_records_by_its_file(tmp_path):
     store = MetricsCacheYamlImpl(str(file))
     store.initialize_cache()
     heard = []
-    store.set_listener(lambda *metric: heard.append(metric))
+    store.set_listener(lambda metric: heard.append(metric[:5]))
     store.get_metric("Heat", MetricTypes.GAUGE).add_or_update(40, ["top"])
     store.add_counter("Heat", 41)
     assert heard == [

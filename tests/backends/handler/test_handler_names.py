@@ -79,7 +79,7 @@ def test_metrics_declared_in_a_file_are_known(tmp_path):
     store = MetricsCacheYamlImpl(str(path))
     store.initialize_cache()
     heard = []
-    store.set_listener(lambda *metric: heard.append(metric))
+    store.set_listener(lambda metric: heard.append(metric[:5]))
     store.get_metric("Heat", MetricTypes.GAUGE).update(3, "id", [Dimension("Where", "core")])
     assert heard == [("Heat", 3.0, "K", "gauge", {"Where": "core"})]
 

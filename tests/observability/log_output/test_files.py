@@ -91,6 +91,7 @@ def test_a_start_can_begin_a_new_file(opened, tmp_path):
     assert (tmp_path / "log").read_text() == "anew\n"
 
 
+@pytest.mark.processes
 def test_processes_that_share_a_file_lose_no_line(opened, tmp_path):
     writers = [subprocess.Popen([sys.executable, "-c", WRITER, name], cwd=tmp_path) for name in "ab"]
     assert [writer.wait(60) for writer in writers] == [0, 0]

@@ -140,7 +140,7 @@ class HandlerBackend(Backend):
 
     def infer(self, requests: Sequence[InferenceRequest], reply: Reply) -> Sequence[Outcome]:
         """Answer a batch; the handler sees all of its rows at once, unless it is asked for more than predictions."""
-        self._metrics.set_listener(reply.metric)
+        self._metrics.set_listener(reply.record_metric)
         body = self._body
         if body is not None and requests[0].operation is INFER:
             for request in requests:
@@ -201,7 +201,7 @@ class HandlerBackend(Backend):
         return [self._build_outcome(form, request, results, heads[0] if heads else None)]
 
     async def _infer_async(self, requests: Sequence[InferenceRequest], reply: Reply) -> Sequence[Outcome]:
-        self._metrics.set_listener(reply.metric)
+        self._metrics.set_listener(reply.record_metric)
         return await self._infer_forms(requests, reply)
 
     async def _infer_forms(self, requests: Sequence[InferenceRequest], reply: Reply) -> Sequence[Outcome]:
@@ -370,7 +370,7 @@ def _choose_forms(spec: ModelSpec) -> dict[Form, RowForm]:
 
 def _create_store(spec: ModelSpec, model_dir: Path) -> MetricsStore:
     """Create the store of metrics, with those that the server's file and the archive's own declare; the archive's wins."""
-    store = MetricsStore(model_name=spec.name, each=spec.handler.metric_lines)
+    store = MetricsStore(model_name=spec.name, as_lines=spec.handler.metric_lines)
     files = [Path(spec.handler.metrics_config)] if spec.handler.metrics_config else []
     for file in (*files, model_dir / "metrics.yaml"):
         try:

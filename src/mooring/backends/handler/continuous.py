@@ -35,7 +35,7 @@ class HandlerSteps(Stepwise):
         self._numbers = itertools.count(1)
 
     def run_step(self, requests: Sequence[InferenceRequest], started: int, reply: Reply) -> Sequence[Outcome]:
-        self._metrics.set_listener(reply.metric)
+        self._metrics.set_listener(reply.record_metric)
         outcomes: dict[int, Outcome] = {}
         rows: dict[int, Any] = {}
         for index, request in enumerate(requests):

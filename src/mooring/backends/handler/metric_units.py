@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from mooring.backends.handler.metrics import Dimension, Metric
-from mooring.observability.recorded_metrics import UNITS
+from mooring.observability.records import UNITS
 
 
 class Units:

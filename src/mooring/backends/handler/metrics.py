@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from mooring.backends.handler.metric_errors import MetricsCacheKeyError, MetricsCacheValueError
-from mooring.observability.recorded_metrics import UNITS
+from mooring.core.service import MetricValue
+from mooring.observability.records import UNITS
 
 _log = logging.getLogger(__name__)
 
-Record = Callable[..., None]
-"""Takes name, value, unit, kind, dimensions, and where each value is told by itself the request's id: ``Reply.metric``."""
+RecordMetric = Callable[[MetricValue], None]
+"""``Reply.record_metric``."""
 
 # A handler may count things while it loads, before anybody listens; what it then has is kept for the first batch.
 _KEPT_BEFORE_FIRST_BATCH = 1000
@@ -135,22 +136,22 @@ class CachingMetric:
 class MetricsStore:
     """The object that handlers know as ``context.metrics``.
 
-    With ``each``, metrics are lines: every value is told by itself with its request, in TorchServe's units.
+    With ``as_lines`` every value is reported by itself with its request, in TorchServe's units.
     """
 
     def __init__(
-        self, request_ids: dict[int, str] | None = None, model_name: str = "", *, each: bool = False
+        self, request_ids: dict[int, str] | None = None, model_name: str = "", *, as_lines: bool = False
     ) -> None:
-        self.each = each
+        self.as_lines = as_lines
         self.model_name = model_name
         self.request_ids = request_ids
-        self.listener: Record | None = None
+        self.listener: RecordMetric | None = None
         self.cache: dict[MetricTypes, dict[str, CachingMetric]] = {kind: {} for kind in MetricTypes}
         self._in_files: dict[str, CachingMetric] = {}
         self._next_sample: dict[str, float] = {}
         self._waiting: list[tuple[str, float, str, MetricTypes, dict[str, str], str]] = []
 
-    def set_listener(self, listener: Record) -> None:
+    def set_listener(self, listener: RecordMetric) -> None:
         """Send every metric to ``listener`` from now on, first those that were recorded before there was one."""
         self.listener = listener
         if self._waiting:
@@ -173,10 +174,13 @@ class MetricsStore:
         """
         value = float(value)  # handlers pass numpy's and torch's numbers too
         kind = metric_type.value
-        if self.listener is not None and not self.each:
-            self.listener(name, value, unit, kind, dimensions)
-        elif self.listener is not None:
-            self.listener(name, value, self._line_unit(name, unit), kind, dimensions, request_id=request_id)
+        if self.listener is not None:
+            if not self.as_lines:
+                metric = MetricValue(name, value, unit, kind, dimensions)
+            else:
+                unit = self._line_unit(name, unit)
+                metric = MetricValue(name, value, unit, kind, dimensions, request_id=request_id)
+            self.listener(metric)
         elif len(self._waiting) < _KEPT_BEFORE_FIRST_BATCH:
             self._waiting.append((name, value, unit, metric_type, dimensions, request_id))
 
@@ -194,7 +198,7 @@ class MetricsStore:
         metrics are lines there is one for each call.
         """
         now = time.perf_counter()
-        if self.each or now >= self._next_sample.get(name, 0.0) or self._adds_up(name):
+        if self.as_lines or now >= self._next_sample.get(name, 0.0) or self._adds_up(name):
             self._next_sample[name] = now + _SAMPLE_INTERVAL
             milliseconds = round((now - started) * 1000, 2)
             labels = {"ModelName": self.model_name, "Level": "Model"}
@@ -239,7 +243,7 @@ class MetricsStore:
             unit, metric_type = declared.unit, declared.metric_type
         elif name not in (known := self.cache[metric_type]):
             known[name] = CachingMetric(name, unit, list(labels), metric_type, self)
-        request_id = self._find_request_id(idx) if self.each and "ModelName" in labels else ""
+        request_id = self._find_request_id(idx) if self.as_lines and "ModelName" in labels else ""
         self.record_value(name, value, unit, metric_type, labels, request_id)
 
     def _find_request_id(self, idx: int | None) -> str:

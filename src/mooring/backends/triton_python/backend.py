@@ -104,7 +104,7 @@ class TritonPythonBackend(TensorBackend):
         """Answer a batch of a model that is not decoupled; see ``Backend.infer``."""
         if requests[0].operation is not INFER:
             return super().infer(requests, reply)
-        HOST.set_recorder(reply.metric)
+        HOST.set_recorder(reply.record_metric)
         reads = [self.read_request(index, request) for index, request in enumerate(requests)]
         groups: list[list[SampleExchange]] = []
         for index, (request, read) in enumerate(zip(requests, reads, strict=True)):
@@ -289,7 +289,7 @@ class TritonPythonBackend(TensorBackend):
         """Answer a batch of a decoupled model: its responses go out as they come."""
         if requests[0].operation is not INFER:
             return await self.infer_async(requests, reply)
-        HOST.set_recorder(reply.metric)
+        HOST.set_recorder(reply.record_metric)
         streams = [_Stream(self, index, request, reply) for index, request in enumerate(requests)]
         exchanges = [exchange for stream in streams for exchange in stream.exchanges]
         try:

@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from mooring.backends.triton_python.errors import TritonModelException
-from mooring.core.service import ModelAccess
+from mooring.core.service import MetricValue, ModelAccess
 
-Record = Callable[[str, float, str, str, dict[str, str], str], None]
-"""``Reply.metric``."""
+RecordMetric = Callable[[MetricValue], None]
+"""``Reply.record_metric``."""
 
 # A model may count things while it loads, before anybody listens; what it then has is kept for the first batch.
 _KEPT_RECORDS = 1000
@@ -53,8 +53,8 @@ class Host:
         self.models: ModelAccess | None = None
         self._caller: Caller | None = None
         self.running: Sequence[Exchange] = ()
-        self._record: Record | None = None
-        self._waiting: list[tuple[str, float, str, str, dict[str, str], str]] = []
+        self._record: RecordMetric | None = None
+        self._waiting: list[MetricValue] = []
 
     def find_models(self) -> ModelAccess:
         """Return the access to other models. Raises ``TritonModelException`` where there is none."""
@@ -83,22 +83,22 @@ class Host:
         running = self.running
         return bool(running) and all(each.is_cancelled() for each in running)
 
-    def set_recorder(self, record: Record) -> None:
+    def set_recorder(self, record: RecordMetric) -> None:
         """Send metrics there from now on, first those that were recorded before."""
         self._record = record
         waiting, self._waiting = self._waiting, []
         for each in waiting:
-            record(*each)
+            record(each)
 
     def record(
         self, name: str, value: float, kind: str, dimensions: dict[str, str], description: str
     ) -> None:
         """Record a value of a metric."""
-        values = (name, value, "", kind, dimensions, description)
+        metric = MetricValue(name, value, "", kind, dimensions, description)
         if self._record is not None:
-            self._record(*values)
+            self._record(metric)
         elif len(self._waiting) < _KEPT_RECORDS:
-            self._waiting.append(values)
+            self._waiting.append(metric)
 
 
 HOST = Host()

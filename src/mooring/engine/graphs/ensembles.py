@@ -10,7 +10,7 @@ from mooring.engine.graphs.ensemble_plan import EnsemblePlan
 from mooring.engine.lifecycle import State
 from mooring.engine.registry import ModelVersion, Registry
 from mooring.engine.response_cache import CachedAnswers
-from mooring.repository.ensemble_rules import StepModel, find_model_fault, streams
+from mooring.repository.ensemble_rules import StepModel, find_model_fault
 from mooring.repository.spec import EnsembleStep
 
 _Stamp = tuple[object, ...]
@@ -107,7 +107,7 @@ class Ensembles:
             version.fail(ModelLoadFailed(fault, model=spec.name, version=spec.version))
             return
         plan.labels = {name: _labels_of(plan, name, found) for name in plan.outputs}
-        version.set_decoupled(streams(plan.steps, plan.models))
+        version.set_decoupled(any(model.decoupled for model in plan.models))
         version.on_worker_event(version.metadata)
 
     def _find_step(self, step: EnsembleStep) -> _Step:

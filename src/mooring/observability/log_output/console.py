@@ -29,12 +29,8 @@ class Console(logging.Handler):
             self._fd = self._stream.fileno()
             for poll in (self._poll, self._poll_for_many):
                 poll.register(self._fd, select.POLLOUT)
-        except (
-            OSError,
-            ValueError,
-            AttributeError,
-        ):  # no real file, as under a test that captures it, or closed
-            self._fd = -1
+        except (OSError, ValueError, AttributeError):
+            self._fd = -1  # no real file, as under a test that captures it, or closed
 
     def emit(self, record: logging.LogRecord) -> None:
         try:

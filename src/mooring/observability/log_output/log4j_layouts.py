@@ -9,9 +9,7 @@ from typing import Any, Protocol
 from mooring.observability.log_output.json_templates import TemplateLayout, json_layout, named_template
 from mooring.observability.log_output.log4j_tree import Node
 from mooring.observability.log_output.metric_layouts import JsonMetricLayout, QLogLayout
-from mooring.observability.log_output.patterns import PatternLayout
-
-DEFAULT_PATTERN = "%d{ISO8601} [%-5p] %t %c - %m%n"
+from mooring.observability.log_output.patterns import TORCHSERVE_PATTERN, PatternLayout
 
 
 class Get(Protocol):
@@ -37,7 +35,7 @@ def find_layout(node: Node, get: Get, environ: Mapping[str, str]) -> tuple[loggi
         template, unknown = _read_template(node, get)
         layout = TemplateLayout(template)
         return layout, unknown + layout.unknown
-    return PatternLayout(DEFAULT_PATTERN), [f"<{node.tag}> (its lines have TorchServe's pattern)"]
+    return PatternLayout(TORCHSERVE_PATTERN), [f"<{node.tag}> (its lines have TorchServe's pattern)"]
 
 
 def _read_template(node: Node, get: Get) -> tuple[dict[str, Any], list[str]]:

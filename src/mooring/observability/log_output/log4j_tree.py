@@ -176,9 +176,6 @@ def _to_logger(tag: str, table: dict[str, object]) -> Node:
     return node
 
 
-_LOG4J1_LAYOUTS = {"patternlayout", "enhancedpatternlayout", "simplelayout", "ttcclayout"}
-
-
 def _tree_of_log4j1(found: Mapping[str, str]) -> Node:
     appenders, loggers = Node("Appenders"), Node("Loggers")
     names = {key.split(".")[2] for key in found if key.startswith("log4j.appender.")}

@@ -12,6 +12,9 @@ from types import MappingProxyType
 from mooring.observability.log_output.layouts import details_of, encode_json, indent_lines, message_of
 from mooring.observability.logs import Event, to_text
 
+TORCHSERVE_PATTERN = "%d{ISO8601} [%-5p] %t %c - %m%n"
+"""What TorchServe's own configuration has for its log."""
+
 Piece = Callable[[logging.LogRecord], str]
 
 _LEVELS = {"WARNING": "WARN", "CRITICAL": "FATAL"}
@@ -139,9 +142,8 @@ class PatternLayout(logging.Formatter):
         super().__init__()
         self.unknown: list[str] = []
         self._writes_details = False
-        self._same_around_message = (
-            True  # whether all but the message depends on no more than time and logger
-        )
+        # Whether all but the message depends on no more than time and logger.
+        self._same_around_message = True
         # The handler ends the line; one more %n at the end would be an empty line.
         self._pieces = list(self._compile(re.sub(r"%n$", "", pattern)))
         if self._pieces.count(message_of) != 1 or self._writes_details:

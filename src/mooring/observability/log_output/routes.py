@@ -10,7 +10,7 @@ import msgspec
 
 from mooring.observability.log_output.files import NO_ROTATION, Rotation
 from mooring.observability.log_output.layouts import JsonLayout, TextLayout
-from mooring.observability.log_output.patterns import PatternLayout
+from mooring.observability.log_output.patterns import TORCHSERVE_PATTERN, PatternLayout
 from mooring.observability.logs import ACCESS_LOG, LOGS, MODEL_LOG, MODEL_METRICS, TS_METRICS
 
 # Our loggers -> TorchServe's; "" is the root of both.
@@ -20,7 +20,6 @@ NAMES: Mapping[str, str] = MappingProxyType(
 ALL = logging.NOTSET + 1  # of log4j; NOTSET would be the level of the logger above
 OFF = logging.CRITICAL + 1
 
-_HEAD = "%d{ISO8601} [%-5p] %t %c - %m%n"
 _PLAIN = "%d{ISO8601} - %m%n"
 
 
@@ -94,7 +93,13 @@ def torchserve_routes(logs: Path, metrics: Path, form: str) -> Routes:
 
     ``form`` is the setting ``log_format``: it decides over standard output, ts_log.log and model_log.log.
     """
-    head = PatternLayout(_HEAD) if form == "torchserve" else JsonLayout() if form == "json" else TextLayout()
+    head = (
+        PatternLayout(TORCHSERVE_PATTERN)
+        if form == "torchserve"
+        else JsonLayout()
+        if form == "json"
+        else TextLayout()
+    )
     plain = PatternLayout(_PLAIN)
 
     def daily(folder: Path, name: str, layout: logging.Formatter) -> Output:

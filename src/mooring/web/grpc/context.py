@@ -20,7 +20,7 @@ class GrpcContext(Http2Context, Protocol):
 
     @property
     def calls(self) -> CallLog:
-        """Whom calls that are observed tell of themselves."""
+        """The log of calls; there is one where calls are observed."""
         ...
 
     def inflate(self, data: bytes, encoding: str, count: Callable[[int], None]) -> bytes:
