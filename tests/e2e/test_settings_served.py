@@ -102,6 +102,18 @@ def test_a_temporary_folder_whose_path_is_too_long_for_sockets_is_named(tmp_path
     assert said in server.log, server.log
 
 
+def test_a_long_temporary_folder_is_enough_for_a_server_whose_models_call_no_other(tmp_path, rows):
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    server = Server(tmp_path, rows, "--temporary-folder", folder, "--frontends", "1")
+    try:
+        server.started()
+        assert "WARN  models cannot call each other" in server.log
+        assert server.stop() == 0
+    finally:
+        server.kill()
+
+
 def test_one_model_has_as_many_versions_as_archives_and_one_default(start, tmp_path):
     for version in ("1.0", "2.0"):
         pack(tmp_path, "rows", "rows_handler.py", "-v", version, "--force")

@@ -267,7 +267,10 @@ class Server:
         for spec in specs:
             self.engine.expect_model(spec)
         self._warn_of_descriptors(specs)
-        self._model_calls.listen(self._startup.folder / "calls")
+        try:
+            self._model_calls.listen(self._startup.folder / "calls")
+        except OSError as error:  # such as a path that is too long: most models call no other
+            log.warning("models cannot call each other", folder=self._startup.folder, reason=error)
         self._stack.callback(self._model_calls.close)
         # An ensemble looks for its models at once.
         in_order = sorted(specs, key=lambda spec: spec.ensemble is not None)
