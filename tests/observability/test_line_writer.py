@@ -140,6 +140,12 @@ def test_a_pipe_that_nobody_reads_holds_nobody_up_and_costs_lines_that_are_count
         ),
         (b"/models?url=https://h/a.mar&initial_workers=1", "/models?url=https://h/a.mar&initial_workers=1"),
         (b"/models?initial_workers=1&url=m.mar", "/models?initial_workers=1&url=m.mar"),
+        (
+            b"/predictions/m?token=secret&x=1&X-Amz-Signature=secret",
+            "/predictions/m?token=...&x=1&X-Amz-Signature=...",
+        ),
+        (b"/ping?secret&x=1", "/ping?...&x=1"),
+        (b"http://me:secret@h/ping", "http://h/ping"),
         (b'/a"b\xff\x01', "/a%22b\xff%01"),
     ],
 )

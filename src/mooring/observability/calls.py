@@ -25,7 +25,8 @@ CLIENT_GONE = 499
 
 _URL = re.compile(r"(?<=[?&]url=)[^&]*")
 _BARE = re.compile(r"(?<=[?&])[^=&]+(?=&|$)")
-_SECRET = re.compile(r"([?&][\w.-]*(?:token|secret|password|passwd|signature|sig|key)=)[^&]+", re.IGNORECASE)
+_SECRET = re.compile(r"([?&][^=&]*(?:token|secret|pass|pwd|sig|key|auth|cred)[^=&]*=)[^&]+", re.IGNORECASE)
+_USER = re.compile(r"(?<=://)[^/?#]*@")
 
 
 class ModelCall(NamedTuple):
@@ -174,6 +175,8 @@ def path_for_log(target: bytes) -> str:
         text = _hide_secrets(text, match)
     if "?" in text:
         text = _BARE.sub("...", _SECRET.sub(r"\1...", text))
+    if "@" in text:
+        text = _USER.sub("", text)
     if not text.isprintable() or '"' in text:
         text = "".join(sign if sign.isprintable() and sign != '"' else f"%{ord(sign):02X}" for sign in text)
     return text
