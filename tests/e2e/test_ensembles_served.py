@@ -544,6 +544,12 @@ def test_pieces_go_on_by_themselves_and_come_in_order(server, grpc):
     assert [json.loads(each.removeprefix("data: "))["B"] for each in events if each] == [10, 20]
 
 
+def test_pieces_reach_clients_of_the_other_protocols(server):
+    assert post(server, "/predictions/streaming", [1, 2, 3]).text == '{"B":[10]}{"B":[20]}{"B":[30]}'
+    rows = {"instances": [[1, 2], [3]]}
+    assert post(server, "/v1/models/streaming:predict", rows).json() == {"predictions": [[[10], [20]], [30]]}
+
+
 def test_models_of_tritons_python_backend_are_steps(server, infer):
     assert infer("chosen", ["B"], A=np.float32([[1, 2]]))["B"].tolist() == [[5, 7]]
     assert infer("chosen", ["B"], A=np.float32([[0, 2]]))["B"].tolist() == [[1, 3]]

@@ -2,6 +2,7 @@
 
 import msgspec
 from ensemble_kit import Steps, ensemble_spec, step
+from msgspec import structs
 
 from mooring.core.buffers import HeapAllocator
 from mooring.core.errors import InvalidInput, ModelFailed, Unsupported
@@ -13,6 +14,9 @@ from mooring.observability.statistics import ModelStatistics
 SPEC = ensemble_spec(
     step("first", "x=A", "y=m"), step("last", "x=m", "y=C"), inputs="A", outputs="C", batch=2
 )
+
+
+BODY = [Tensor("body", "BYTES", [1], [b"[1, 2]"], {"content_type": "application/json"})]
 
 
 def instances(*rows):
@@ -65,9 +69,32 @@ def test_an_undecoded_body_without_rows_is_answered():
 
 def test_a_body_is_answered_with_a_body():
     steps = Steps(SPEC)
-    ask(steps, [Tensor("body", "BYTES", [1], [b"[1, 2]"], {"content_type": "application/json"})], Form.BODY)
+    ask(steps, [structs.replace(each) for each in BODY], Form.BODY)
     answer_all(steps)
     assert bytes(steps.outcomes[0].outputs[0].data[0]) == b'{"C":[0.0,0.0]}'
+
+
+def test_a_body_is_answered_in_pieces_and_a_row_with_the_list_of_them():
+    spec = ensemble_spec(step("pieces", "x=A", "y=C"), inputs="A", outputs="C", batch=2)
+    for form, inputs in ((Form.BODY, BODY), (Form.INSTANCES, instances([1, 2]))):
+        steps = Steps(spec, pieces=True)
+        ask(steps, [structs.replace(each) for each in inputs], form)
+        for _ in range(2):
+            steps.answer("pieces", steps.tensor("y"), final=False)
+        steps.answer("pieces")
+        if form is Form.BODY:
+            assert [outcome.final for outcome in steps.outcomes] == [False, False, True]
+            assert bytes(steps.outcomes[1].outputs[0].data[0]) == b'{"C":[0.0,0.0]}'
+        else:
+            assert steps.outcomes[0].outputs[0].data == [b"[[0.0,0.0],[0.0,0.0]]"]
+        assert steps.runs == set()
+
+
+def test_a_body_without_a_response_is_answered_with_none():
+    steps = Steps(ensemble_spec(step("pieces", "x=A", "y=C"), inputs="A", outputs="C", batch=2), pieces=True)
+    ask(steps, [structs.replace(each) for each in BODY], Form.BODY)
+    steps.answer("pieces")
+    assert [(outcome.outputs, outcome.final) for outcome in steps.outcomes] == [([], True)]
 
 
 def test_a_wrong_body_or_row_is_named():

@@ -95,6 +95,8 @@ class _FormRun:
         self._waiting: deque[tuple[int, list[Tensor]]] = deque()
         self._head = FormHead(False, [])
         self._outputs: list[list[Tensor]] = []  # by sample
+        # Of a streamed answer to a body, which has one sample: its pieces that are not written yet. None stands for the end.
+        self._pieces: deque[list[Tensor] | None] | None = None
         self._left = 0
         own = plan.own
         self._signature = FormSignature(
@@ -194,15 +196,15 @@ class _FormRun:
             if isinstance(outcome, MooringError):
                 self._end_with_error(outcome)
                 return
-            counts = self._head.samples[index].counts
+            if not self._head.is_rows and (
+                self._pieces is not None or not outcome.final or not outcome.outputs
+            ):
+                self._add_piece(outcome)
+                return
             if outcome.outputs:
-                counts.append(len(outcome.outputs))
+                self._head.samples[index].counts.append(len(outcome.outputs))
                 self._outputs[index] += outcome.tensors
-            if len(counts) > 1 and not self._head.is_rows:
-                self._end_with_error(
-                    Unsupported(f"model '{self._request.model}' gives several responses: use generate_stream")
-                )
-            elif outcome.final:
+            if outcome.final:
                 self._left -= 1
                 self._running.discard(index)
                 self._tickets.pop(index, None)
@@ -210,20 +212,49 @@ class _FormRun:
 
         return done
 
+    def _add_piece(self, outcome: InferenceResponse) -> None:
+        """Have a piece of a streamed answer to a body written, after those before it; None ends the stream."""
+        if self._pieces is None:
+            self._pieces = deque()
+        if outcome.outputs:
+            self._pieces.append(outcome.tensors)
+        if outcome.final:
+            self._pieces.append(None)
+        if self._job is None:
+            self._write_piece()
+
+    def _write_piece(self) -> None:
+        if not self._pieces or self._done is None:
+            return
+        tensors = self._pieces.popleft()
+        if tensors is None:
+            self._deliver_answer(InferenceResponse([]))
+            return
+        sample = self._head.samples[0]
+        head = FormHead(False, [FormSample([len(tensors)], sample.rows, sample.batch_added)])
+        self._submit_job(WRITE, [write_head(head), *tensors], self._deliver_piece)
+
+    def _deliver_piece(self, piece: InferenceResponse) -> None:
+        piece.final = False
+        self._name_answer(piece)
+        if self._done is not None:
+            self._done(piece)
+        self._write_piece()
+
     def _write_answer(self) -> None:
         outputs, self._outputs = [each for sample in self._outputs for each in sample], []
         self._submit_job(WRITE, [write_head(self._head), *outputs], self._deliver_answer)
 
     def _deliver_answer(self, answer: InferenceResponse) -> None:
         done, self._done = self._done, None
-        answer.model, answer.version, answer.id = (
-            self._request.model,
-            self._plan.spec.version,
-            self._request.id,
-        )
+        self._name_answer(answer)
         self._release_all()
         assert done is not None
         done(answer)
+
+    def _name_answer(self, answer: InferenceResponse) -> None:
+        request = self._request
+        answer.model, answer.version, answer.id = request.model, self._plan.spec.version, request.id
 
     def _end_with_error(self, error: MooringError) -> None:
         done, self._done = self._done, None
@@ -238,8 +269,10 @@ class _FormRun:
         tickets, self._tickets = self._tickets, {}
         for ticket in tickets.values():
             ticket.cancel()
-        for tensors in (*self._outputs, *(inputs for _, inputs in self._waiting)):
+        pieces = [piece for piece in self._pieces or () if piece is not None]
+        for tensors in (*self._outputs, *(inputs for _, inputs in self._waiting), *pieces):
             release(tensors)
+        self._pieces = None
         self._outputs = []
         self._waiting.clear()
 
