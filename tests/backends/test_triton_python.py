@@ -4,8 +4,10 @@ import json
 
 import numpy as np
 import pytest
+from model_kit import model_spec
 
 from mooring.backends.samples import Sample
+from mooring.backends.triton_python import instance
 from mooring.backends.triton_python.errors import (
     TritonError,
     TritonModelException,
@@ -33,6 +35,7 @@ from mooring.backends.triton_python.tensor import (
     triton_to_numpy_type,
 )
 from mooring.core.errors import ModelNotFound
+from mooring.core.service import LoadContext
 
 
 @pytest.mark.parametrize("number", range(1, 14))
@@ -177,6 +180,25 @@ def test_configuration_is_completed():
     assert [each["name"] for each in document["output"]] == ["y"]
     assert (document["max_batch_size"], document["dynamic_batching"]) == (8, {})
     assert using_decoupled_model_transaction_policy(document)
+
+
+@pytest.mark.parametrize(
+    ("groups", "there", "worker", "told"),
+    [
+        ([], 2, "9000", ("CPU", "0")),
+        ([{"kind": "KIND_CPU", "count": 2}], 2, "9000", ("CPU", "0")),
+        ([{"kind": "KIND_GPU"}], 2, "9001", ("GPU", "1")),
+        ([{"kind": "KIND_GPU", "gpus": [1]}], 2, "9000", ("GPU", "1")),
+        ([{"kind": "KIND_GPU", "gpus": [7]}], 2, "9000", ("CPU", "0")),
+        ([{"kind": "KIND_GPU"}], 0, "9000", ("CPU", "0")),
+    ],
+)
+def test_instance_is_told_of_its_device(monkeypatch, groups, there, worker, told):
+    monkeypatch.setattr(instance, "find_devices", lambda: {"CPU": 4, "H200": there})
+    spec = model_spec(backend="triton_python", location="/models/m/1", triton={"instance_group": groups})
+    arguments = instance.initialize_arguments(spec, LoadContext(worker=worker))
+    assert (arguments["model_instance_kind"], arguments["model_instance_device_id"]) == told
+    assert arguments["model_repository"] == "/models/m"
 
 
 WRITTEN = {"name": "x", "data_type": "TYPE_FP32", "dims": [2]}

@@ -327,7 +327,10 @@ MESSAGES: Mapping[str, Mapping[str, Key]] = {
     },
     "ModelInstanceGroup": {
         "name": _tunes("string", "workers have their own names"),
-        "kind": _tunes("ModelInstanceGroup.Kind", "a worker uses the accelerators that the machine has"),
+        "kind": _tunes(
+            "ModelInstanceGroup.Kind",
+            "a worker uses the accelerators that the machine has; a `TritonPythonModel` is told of it",
+        ),
         "count": _served("int32", "how many workers; 1"),
         "rate_limiter": _tunes("ModelRateLimiter", "which Triton, too, uses only with --rate-limit"),
         "gpus": _tunes("int32", "a worker uses the accelerators that the machine has", many=True),

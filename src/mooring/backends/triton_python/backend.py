@@ -4,7 +4,6 @@ import asyncio
 import functools
 import inspect
 import itertools
-import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from mooring.backends.tensors import ModelOutput, TensorBackend, to_model_failur
 from mooring.backends.triton_python.calls import ModelCaller
 from mooring.backends.triton_python.exchanges import SampleExchange, StreamExchange
 from mooring.backends.triton_python.host import HOST
+from mooring.backends.triton_python.instance import initialize_arguments
 from mooring.backends.triton_python.main_thread import DecoupledModel
 from mooring.backends.triton_python.messages import (
     TRITONSERVER_REQUEST_FLAG_SEQUENCE_END,
@@ -36,7 +36,6 @@ from mooring.core.requests import InferenceResponse as CoreResponse
 from mooring.core.service import LoadContext, ModelMetadata, Outcome, Reply
 from mooring.repository.spec import ModelSpec
 from mooring.repository.triton import is_iterative
-from mooring.repository.triton_document import config_document, model_config
 
 _log = logging.getLogger(__name__)
 
@@ -436,17 +435,3 @@ def import_model_class(path: Path) -> Any:
     if kind is None:
         raise ModelLoadFailed(f"{path} has no class {CLASS}")
     return kind
-
-
-def initialize_arguments(spec: ModelSpec, context: LoadContext) -> dict[str, str]:
-    """Return what ``initialize`` is given: texts by name."""
-    folder = Path(spec.location)
-    return {
-        "model_config": json.dumps(config_document(model_config(spec))),
-        "model_instance_kind": "CPU" if context.gpu is None else "GPU",
-        "model_instance_device_id": str(context.gpu or 0),
-        "model_instance_name": f"{spec.name}_0_{context.worker or 0}",
-        "model_repository": str(folder.parent if folder.name.isdecimal() else folder),
-        "model_version": spec.version,
-        "model_name": spec.name,
-    }

@@ -37,7 +37,11 @@ from mooring.backends.triton_python.tensor import (
     triton_to_numpy_type,
 )
 
+COUNTER, GAUGE = MetricFamily.COUNTER, MetricFamily.GAUGE
+
 __all__ = [
+    "COUNTER",
+    "GAUGE",
     "TRITONSERVER_MEMORY_CPU",
     "TRITONSERVER_MEMORY_GPU",
     "TRITONSERVER_REQUEST_FLAG_SEQUENCE_END",
