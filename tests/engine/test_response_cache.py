@@ -188,3 +188,11 @@ def test_a_request_that_takes_too_long_to_hash_is_not_looked_up(monkeypatch):
         made.ask(name, inputs=[tensor(b"123456789")])
         run(made)
     assert made.statistics.counts.cache == [0, 0]
+
+
+def test_a_parameter_that_no_message_can_hold_is_left_to_who_sends_it():
+    made = stage()
+    made.ask("first", parameters={"p": 1 << 70})
+    run(made)
+    assert made.answered == ["first"]
+    assert made.statistics.counts.cache == [0, 0]

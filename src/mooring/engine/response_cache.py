@@ -129,6 +129,8 @@ class CachedAnswers:
     def _answer(
         self, request: InferenceRequest, done: Done, forward: Forward, digest: bytes, began: float
     ) -> Ticket:
+        if not digest:
+            return forward(done)
         key = self._owner, digest
         answer = self._cache.find(key)
         lookup = self._clock() - began
@@ -200,7 +202,10 @@ class _HashedTicket:
 
 
 def hash_request(request: InferenceRequest) -> bytes:
-    """Return the hash of all that the answer to a request depends on, but for the version that answers it."""
+    """Return the hash of all that the answer to a request depends on, but for the version that answers it.
+
+    It is empty where a parameter is a number that no message can hold: whoever sends it on says so.
+    """
     body = request.body
     head = (
         request.form,
@@ -216,7 +221,10 @@ def hash_request(request: InferenceRequest) -> bytes:
         ],
         None if body is None else (body.kind, body.json_size, body.no_regions, body.declared),
     )
-    digest = hashlib.sha256(_encode(head))
+    try:
+        digest = hashlib.sha256(_encode(head))
+    except OverflowError:
+        return b""
     for data in ([] if body is None else [body.data]) + [tensor.data for tensor in request.inputs]:
         if isinstance(data, list):
             digest.update(_encode([each if type(each) is bytes else bytes(each) for each in data]))
