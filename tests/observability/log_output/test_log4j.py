@@ -138,7 +138,6 @@ def test_what_is_not_understood_is_named_with_its_line_and_the_rest_obeyed(read)
     ("text", "said"),
     [
         ("<Configuration>\n<Appenders>\n</Configuration>", ":3: no XML: mismatched tag"),
-        ("<Configuration/>", ":1: no root logger"),
         ("<html/>", ":1: <html> where <Configuration> is expected"),
         (
             '<!DOCTYPE x [\n<!ENTITY a "aaaa">\n<!ENTITY b "&a;&a;">]>\n<Configuration>&b;</Configuration>',
@@ -151,6 +150,13 @@ def test_a_broken_file_is_named_with_its_line(read, text, said):
     with pytest.raises(BrokenLogConfig) as refused:
         read(text)
     assert f"log4j2.xml{said}" in str(refused.value)
+
+
+def test_without_a_root_logger_errors_go_to_standard_output(read):
+    routes, (note,) = read("<Configuration>\n</Configuration>")
+    assert note == "no root logger, so errors alone go to standard output in line 1"
+    assert routes.level_of("org.pytorch.serve") == logging.ERROR
+    assert routes.outputs_of("MODEL_LOG") == {"default console": 0}
 
 
 def test_other_forms_than_xml_and_properties_are_refused(read):

@@ -13,8 +13,8 @@ from typing import NamedTuple
 from mooring.observability.log_output.files import NO_ROTATION, Rotation, find_dates
 from mooring.observability.log_output.log4j_layouts import find_layout
 from mooring.observability.log_output.log4j_lookups import Lookups
-from mooring.observability.log_output.log4j_tree import BrokenLogConfig, Node, read_tree
-from mooring.observability.log_output.patterns import PatternLayout, UnknownPattern
+from mooring.observability.log_output.log4j_tree import Node, read_tree
+from mooring.observability.log_output.patterns import TORCHSERVE_PATTERN, PatternLayout, UnknownPattern
 from mooring.observability.log_output.routes import ALL, NAMES, OFF, Output, Route, Routes
 
 _LEVELS = {
@@ -39,7 +39,7 @@ def read_log_config(path: Path, environ: Mapping[str, str], system: Mapping[str,
 
     ``environ`` is what ``${env:NAME}`` means, ``system`` what ``${sys:NAME}`` does. Raises ``BrokenLogConfig``.
     """
-    reader = _Reader(path, Lookups(environ, system), environ)
+    reader = _Reader(Lookups(environ, system), environ)
     routes = reader.read_routes(read_tree(path))
     return LogConfig(routes, list(dict.fromkeys(reader.not_understood)))
 
@@ -47,9 +47,8 @@ def read_log_config(path: Path, environ: Mapping[str, str], system: Mapping[str,
 class _Reader:
     """Reads the tree of one file into outputs and loggers."""
 
-    def __init__(self, path: Path, lookups: Lookups, environ: Mapping[str, str]) -> None:
+    def __init__(self, lookups: Lookups, environ: Mapping[str, str]) -> None:
         self.not_understood: list[str] = []
-        self._path = path
         self._lookups = lookups
         self._environ = environ
         self._outputs: dict[str, Output] = {}
@@ -58,7 +57,7 @@ class _Reader:
         self._left_out: set[str] = set()
 
     def read_routes(self, tree: Node) -> Routes:
-        """Read the whole file. Raises ``BrokenLogConfig``."""
+        """Read the whole file."""
         for node in _inside(tree, "properties"):
             self._lookups.properties[node.get("name")] = self._get(node, "value") or self._resolve(
                 node, node.text
@@ -71,8 +70,10 @@ class _Reader:
         for node in _inside(tree, "loggers"):
             self._read_logger(node, loggers)
         self._note_others(tree, {"properties", "appenders", "loggers"})
-        if "" not in loggers:
-            raise BrokenLogConfig(f"{self._path}:{tree.line}: no root logger")
+        if "" not in loggers:  # as log4j does it
+            self._note(tree, "no root logger, so errors alone go to standard output")
+            self._outputs["default console"] = Output(PatternLayout(TORCHSERVE_PATTERN))
+            loggers[""] = Route(logging.ERROR, (("default console", logging.NOTSET),))
         return Routes(self._outputs, loggers)
 
     def _read_appender(self, node: Node) -> None:
