@@ -705,3 +705,21 @@ def test_a_configuration_that_is_shown_loads_its_model_as_it_was(served):
     sequence_sync(served.grpc)
     dyna_sequence_sync(served.grpc)
     classify_files(served.grpc)
+
+
+def test_statistics_tell_the_responses_of_a_decoupled_model_apart(served):
+    custom_repeat(served.grpc)  # ten responses, and the end of the request
+    with served.grpc.client() as client:
+        (told,) = client.get_inference_statistics("repeat_int32").model_stats
+    (shown,) = requests.get(
+        f"http://{served.http.url}/v2/models/repeat_int32/stats", timeout=PATIENCE
+    ).json()["model_stats"]
+    responses = shown["response_stats"]
+    assert (
+        sorted(responses, key=int)
+        == sorted(told.response_stats, key=int)
+        == [str(number) for number in range(11)]
+    )
+    assert responses["9"]["success"]["count"] == responses["10"]["empty_response"]["count"] > 0
+    assert responses["9"]["success"]["ns"] == told.response_stats["9"].compute_infer.ns > 0
+    assert responses["10"]["success"]["count"] == responses["9"]["fail"]["count"] == 0

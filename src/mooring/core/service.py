@@ -287,6 +287,17 @@ class BatchUsage(msgspec.Struct, frozen=True):
     infer: Duration
 
 
+class ResponseUsage(msgspec.Struct, frozen=True):
+    """The responses of one number, the first, the second and so on, of a model that gives any number to a request.
+
+    Each with the time since the response before it, or since the model had the request; ``empty`` ones ended a request.
+    """
+
+    success: Duration
+    fail: Duration
+    empty: Duration
+
+
 class ModelUsage(msgspec.Struct, frozen=True):
     """The statistics of a version since it was first loaded.
 
@@ -306,6 +317,7 @@ class ModelUsage(msgspec.Struct, frozen=True):
     batches: list[BatchUsage]
     cache_hit: Duration = Duration()
     cache_miss: Duration = Duration()
+    responses: list[ResponseUsage] = []
 
 
 class Registration(msgspec.Struct, frozen=True, kw_only=True):

@@ -30,6 +30,7 @@ from mooring.core.service import (
     ModelState,
     ModelUsage,
     Registration,
+    ResponseUsage,
     Scaled,
     WorkerDescription,
 )
@@ -505,6 +506,10 @@ def _usage_of(statistics: ModelStatistics, *, has_rows: bool) -> ModelUsage:
         ],
         cache_hit=_duration(counts.cache[1], counts.cache_spent[1]),
         cache_miss=_duration(counts.cache[0], counts.cache_spent[0]),
+        responses=[
+            ResponseUsage(*(_duration(int(counted[i]), counted[i + 1]) for i in (0, 2, 4)))
+            for _, counted in sorted(counts.responses.items())
+        ],
     )
 
 

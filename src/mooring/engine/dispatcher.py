@@ -22,7 +22,7 @@ from mooring.engine.answer_slots import AnswerSlots
 from mooring.engine.batching import SLOW_ROW, RowTime
 from mooring.engine.queued_request import DONE, RUNNING, WAITING, QueuedRequest, RequestState
 from mooring.observability.logs import Throttle, get_logger
-from mooring.observability.statistics import Failure, ModelStatistics
+from mooring.observability.statistics import Failure, ModelStatistics, ResponseKind
 from mooring.repository.spec import ModelSpec
 from mooring.workers.handle import PoolOwner, Work, WorkerHandle, Workers
 
@@ -91,6 +91,7 @@ class Dispatcher(Generic[W]):
         self.statistics = statistics
         self.slots = AnswerSlots(allocate)
         self.row_time = RowTime()
+        self.counts_responses = spec.decoupled
         self.running = 0
         self.refusal: MooringError | None = None
         self._given_up: MooringError | None = None
@@ -175,7 +176,7 @@ class Dispatcher(Generic[W]):
         """Pass the outcomes of requests to their callers. With ``borrowed`` some requests may have memory to give back."""
         now = self._clock()
         answered = self.statistics.answered
-        version, hears = self.spec.version, self._on_finished is not None
+        version, hears = self.spec.version, self._on_finished is not None or self.counts_responses
         observe = self.statistics.observe_request if self.statistics.observes_each else None
         queued: QueuedRequest
         last_queue: float | None = None
@@ -238,6 +239,8 @@ class Dispatcher(Generic[W]):
         if done is None:
             release(answer.outputs)
             return
+        if self.counts_responses:
+            self.count_response(queued, ResponseKind.SUCCESS if answer.outputs else ResponseKind.EMPTY)
         latency = self._clock() - queued.arrived
         self.statistics.observe_request(
             latency, queued.queued_for, True, not queued.request.version, queued.rows
@@ -249,6 +252,8 @@ class Dispatcher(Generic[W]):
         done, queued.done = queued.done, None
         self._note_end(queued, error, delivered=False)
         if done is not None:
+            if self.counts_responses:
+                self.count_response(queued, ResponseKind.FAIL)
             self.count_refusal(queued, error)
         if isinstance(error, ModelFailed) and not 400 <= error.code < 500:
             self._log_failure(queued.request, error)
@@ -263,6 +268,13 @@ class Dispatcher(Generic[W]):
             self._with_deadline.discard(queued)
         if self._on_finished is not None:
             self._on_finished(queued, error, delivered)
+
+    def count_response(self, queued: QueuedRequest, kind: ResponseKind) -> None:
+        """Count a response of a decoupled model, and the time since the one before or since the model had the request."""
+        now = self._clock()
+        begun = queued.responded or queued.arrived + queued.queued_for
+        self.statistics.observe_response(queued.responses, kind, now - begun)
+        queued.responses, queued.responded = queued.responses + 1, now
 
     def count_refusal(self, queued: QueuedRequest, error: MooringError) -> None:
         """Count a request that got an error."""

@@ -26,6 +26,7 @@ from mooring.core.errors import MooringError
 from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.service import Done, Outcome
 from mooring.engine.answer_slots import AnswerSlots
+from mooring.observability.statistics import ResponseKind
 from mooring.repository.spec import ModelSpec
 from mooring.workers.handle import Work, WorkerHandle
 
@@ -73,6 +74,7 @@ class RequestOwner(Protocol):
 
     spec: ModelSpec
     slots: AnswerSlots
+    counts_responses: bool  # the model is decoupled
 
     def finish_many(self, works: "Sequence[Work]", outcomes: Sequence[Outcome], *, borrowed: bool) -> None:
         """Pass the outcomes of requests to their callers; with ``borrowed`` some have memory to give back."""
@@ -82,6 +84,9 @@ class RequestOwner(Protocol):
 
     def count_refusal(self, queued: "QueuedRequest", error: MooringError) -> None:
         """A request is about to be refused after it was accepted."""
+
+    def count_response(self, queued: "QueuedRequest", kind: ResponseKind) -> None:
+        """A decoupled model has given a response."""
 
 
 class QueuedRequest(msgspec.Struct, eq=False):
@@ -102,6 +107,8 @@ class QueuedRequest(msgspec.Struct, eq=False):
     state: RequestState = WAITING
     attempts: int = 0
     streamed: bool = False
+    responses: int = 0  # of a decoupled model, so far
+    responded: float = 0.0  # when the last of them was given
     delayed: bool = False  # it has waited too long, and goes after others of its priority (queue_policy.py)
     answer_slot: Buffer | None = None
     worker: WorkerHandle | None = None
@@ -126,6 +133,8 @@ class QueuedRequest(msgspec.Struct, eq=False):
     def piece(self, response: InferenceResponse) -> None:
         """Pass a part of a streamed answer to the caller."""
         self.streamed = True
+        if self.owner.counts_responses:
+            self.owner.count_response(self, ResponseKind.SUCCESS)
         if self.done is not None:
             if self.output_encoder is not None:
                 self.output_encoder.encode_piece(response)

@@ -22,6 +22,8 @@ ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
 DEFAULT_VERSION = "default"
 """The version in TorchServe's counters of requests whose URL named no version."""
 
+# Responses of one request that are counted by their number.
+_MAX_RESPONSES = 1000
 # Notes that are kept before they are summed up, which takes some tens of microseconds for so many.
 _MAX_NOTES = 1024
 
@@ -34,11 +36,19 @@ class Failure(enum.IntEnum):
     BACKEND = 2  # the model, or the process that ran it
 
 
+class ResponseKind(enum.IntEnum):
+    """What a response of a decoupled model is."""
+
+    SUCCESS = 0
+    FAIL = 1
+    EMPTY = 2  # the end of a request, with nothing more
+
+
 class Counts:
     """The sums of one version, in this process or of several. Times are in seconds."""
 
     __slots__ = (
-        "by_size", "cache", "cache_spent", "durations", "failures", "inferences", "latency", "outcomes", "queue", "queues", "requests", "spent",
+        "by_size", "cache", "cache_spent", "durations", "failures", "inferences", "latency", "outcomes", "queue", "queues", "requests", "responses", "spent",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -46,6 +56,8 @@ class Counts:
         self.failures = [0, 0, 0]  # of those that failed, by Failure
         self.spent = [0.0, 0.0]  # from arrival to answer, of each kind
         self.by_size: dict[int, list[float]] = {}  # rows of a batch -> how many of them, and their seconds
+        # Of a decoupled model: number of a response -> how many were given, failed and were empty, each with its seconds.
+        self.responses: dict[int, list[float]] = {}
         # TorchServe's three, apart for requests whose URL named a version [0] and those whose URL did not [1].
         self.requests = [0, 0]
         self.latency = [0.0, 0.0]
@@ -85,12 +97,12 @@ class Counts:
         histograms = [(h.counts, h.total) for h in (self.durations, self.queues, self.inferences)]
         return [
             self.outcomes, self.spent, self.requests, self.latency, self.queue, self.cache, self.cache_spent,
-            self.failures, self.by_size, histograms,
+            self.failures, self.by_size, self.responses, histograms,
         ]  # fmt: skip
 
     def add_list(self, values: Sequence[Any]) -> None:
         """Add the sums of another process, as ``to_list`` returns them."""
-        *sums, by_size, histograms = values
+        *sums, by_size, responses, histograms = values
         totals: tuple[list[Any], ...] = (
             self.outcomes, self.spent, self.requests, self.latency, self.queue, self.cache, self.cache_spent,
             self.failures,
@@ -101,6 +113,9 @@ class Counts:
             of_size = self.by_size.setdefault(rows, [0, 0.0])
             of_size[0] += count
             of_size[1] += seconds
+        for number, counted in responses.items():
+            total = self.responses.setdefault(number, [0.0] * len(counted))
+            total[:] = map(operator.add, total, counted)
         own = (self.durations, self.queues, self.inferences)
         for histogram, (counts, seconds) in zip(own, histograms, strict=True):
             histogram.counts[:] = map(operator.add, histogram.counts, counts)
@@ -172,6 +187,13 @@ class ModelStatistics:
         self._counts.cache[hit] += 1
         self._counts.cache_spent[hit] += seconds
 
+    def observe_response(self, number: int, kind: ResponseKind, seconds: float) -> None:
+        """Note the response of a decoupled model with this number, 0 for the first of a request."""
+        if number < _MAX_RESPONSES:
+            counted = self._counts.responses.setdefault(number, [0.0] * 2 * len(ResponseKind))
+            counted[2 * kind] += 1
+            counted[2 * kind + 1] += seconds
+
     def count_failure(self, failure: Failure) -> None:
         """Note why a request got an error, beside ``observe_request``."""
         self._counts.failures[failure] += 1
@@ -208,7 +230,7 @@ class ModelStatistics:
     def take_counts(self) -> list[Any]:
         """Return and reset the sums since the last call, for ``add_counts`` in another process."""
         counts = self.counts
-        if not any(counts.requests) and not counts.by_size:
+        if not any(counts.requests) and not counts.by_size and not counts.responses:
             return []
         latest = [self.last, self.last_queue, self.last_overhead]
         self._counts = Counts()

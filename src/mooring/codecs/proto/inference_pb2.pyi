@@ -2369,8 +2369,67 @@ class InferBatchStatistics(message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
+class InferResponseStatistics(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    COMPUTE_INFER_FIELD_NUMBER: builtins.int
+    COMPUTE_OUTPUT_FIELD_NUMBER: builtins.int
+    SUCCESS_FIELD_NUMBER: builtins.int
+    FAIL_FIELD_NUMBER: builtins.int
+    EMPTY_RESPONSE_FIELD_NUMBER: builtins.int
+    CANCEL_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def compute_infer(self) -> StatisticDuration: ...
+    @builtins.property
+    def compute_output(self) -> StatisticDuration: ...
+    @builtins.property
+    def success(self) -> StatisticDuration: ...
+    @builtins.property
+    def fail(self) -> StatisticDuration: ...
+    @builtins.property
+    def empty_response(self) -> StatisticDuration: ...
+    @builtins.property
+    def cancel(self) -> StatisticDuration: ...
+    def __init__(
+        self,
+        *,
+        compute_infer: StatisticDuration | None = ...,
+        compute_output: StatisticDuration | None = ...,
+        success: StatisticDuration | None = ...,
+        fail: StatisticDuration | None = ...,
+        empty_response: StatisticDuration | None = ...,
+        cancel: StatisticDuration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["cancel", b"cancel", "compute_infer", b"compute_infer", "compute_output", b"compute_output", "empty_response", b"empty_response", "fail", b"fail", "success", b"success"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["cancel", b"cancel", "compute_infer", b"compute_infer", "compute_output", b"compute_output", "empty_response", b"empty_response", "fail", b"fail", "success", b"success"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
 class ModelStatistics(message.Message):
     DESCRIPTOR: descriptor.Descriptor
+
+    @typing.final
+    class ResponseStatsEntry(message.Message):
+        DESCRIPTOR: descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        @builtins.property
+        def value(self) -> InferResponseStatistics: ...
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: InferResponseStatistics | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     NAME_FIELD_NUMBER: builtins.int
     VERSION_FIELD_NUMBER: builtins.int
@@ -2379,6 +2438,7 @@ class ModelStatistics(message.Message):
     EXECUTION_COUNT_FIELD_NUMBER: builtins.int
     INFERENCE_STATS_FIELD_NUMBER: builtins.int
     BATCH_STATS_FIELD_NUMBER: builtins.int
+    RESPONSE_STATS_FIELD_NUMBER: builtins.int
     name: builtins.str
     version: builtins.str
     last_inference: builtins.int
@@ -2388,6 +2448,8 @@ class ModelStatistics(message.Message):
     def inference_stats(self) -> InferStatistics: ...
     @builtins.property
     def batch_stats(self) -> containers.RepeatedCompositeFieldContainer[InferBatchStatistics]: ...
+    @builtins.property
+    def response_stats(self) -> containers.MessageMap[builtins.str, InferResponseStatistics]: ...
     def __init__(
         self,
         *,
@@ -2398,10 +2460,11 @@ class ModelStatistics(message.Message):
         execution_count: builtins.int = ...,
         inference_stats: InferStatistics | None = ...,
         batch_stats: abc.Iterable[InferBatchStatistics] | None = ...,
+        response_stats: abc.Mapping[builtins.str, InferResponseStatistics] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["inference_stats", b"inference_stats"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["batch_stats", b"batch_stats", "execution_count", b"execution_count", "inference_count", b"inference_count", "inference_stats", b"inference_stats", "last_inference", b"last_inference", "name", b"name", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["batch_stats", b"batch_stats", "execution_count", b"execution_count", "inference_count", b"inference_count", "inference_stats", b"inference_stats", "last_inference", b"last_inference", "name", b"name", "response_stats", b"response_stats", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

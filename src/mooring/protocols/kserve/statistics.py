@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mooring.core.errors import MooringError
-from mooring.core.service import Duration, ModelAdministration, ModelUsage
+from mooring.core.service import Duration, ModelAdministration, ModelUsage, ResponseUsage
 from mooring.protocols.dialect import V2, Dialect
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.kserve import operations as calls
@@ -95,11 +95,23 @@ def _model_statistics(usage: ModelUsage) -> dict[str, Any]:
             "cache_hit": _duration_document(usage.cache_hit),
             "cache_miss": _duration_document(usage.cache_miss),
         },
-        "response_stats": {},
+        "response_stats": {str(index): _response_times(each) for index, each in enumerate(usage.responses)},
         "batch_stats": [
             {"batch_size": batch.batch_size, **_compute_times(batch.infer)} for batch in usage.batches
         ],
         "memory_usage": [],
+    }
+
+
+def _response_times(usage: ResponseUsage) -> dict[str, Any]:
+    success = _duration_document(usage.success)
+    return {
+        "compute_infer": success,
+        "compute_output": {"count": usage.success.count, "ns": 0},
+        "success": success,
+        "fail": _duration_document(usage.fail),
+        "empty_response": _duration_document(usage.empty),
+        "cancel": {"count": 0, "ns": 0},
     }
 
 
