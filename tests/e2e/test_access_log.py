@@ -47,7 +47,7 @@ def manage(server, method, target):
 def test_a_request_leaves_its_lines_in_each_file_and_fills_the_page(server):
     server.predict("measured", "x", "x-request-id: mine")
     server.told("POST /predictions/measured HTTP/1.1", 200)
-    until(lambda: any(each[0] == "Requests2XX" for each in server.lines("ts_metrics", TS_METRIC)))
+    until(lambda: BY_MODEL | {"QueueTime"} <= {each[0] for each in server.lines("ts_metrics", TS_METRIC)})
     lines = {each[0]: each[1:] for each in server.lines("ts_metrics", TS_METRIC)}
     assert lines["Requests2XX"] == ("Count", "1.0", "Level:Host")
     for name, unit in (("QueueTime", "Milliseconds"), ("WorkerThreadTime", "Milliseconds")):
@@ -57,13 +57,11 @@ def test_a_request_leaves_its_lines_in_each_file_and_fills_the_page(server):
         assert lines[name][2] == "model_name:measured,model_version:default"
     assert lines.keys() >= {"CPUUtilization", "MemoryUsed", "DiskAvailable"}
     own = "ModelName:measured,Level:Model"
-    until(lambda: any(each[0] == "PredictionTime" for each in server.lines("model_metrics", MODEL_METRIC)))
-    recorded = {
-        each[0]: each[1:] for each in server.lines("model_metrics", MODEL_METRIC) if each[4] != "null"
-    }
-    assert recorded["Rows"] == ("Count", "1.0", own, "mine")
-    assert recorded["Payload"] == ("Kilobytes", "3.0", own, "mine")
-    assert (recorded["PredictionTime"][0], recorded["PredictionTime"][2:]) == ("ms", (own, "mine"))
+    until(lambda: any(each[0] == "PredictionTime" for each in recorded(server, "mine")))
+    found = {each[0]: each[1:] for each in recorded(server, "mine")}
+    assert found["Rows"] == ("Count", "1.0", own, "mine")
+    assert found["Payload"] == ("Kilobytes", "3.0", own, "mine")
+    assert (found["PredictionTime"][0], found["PredictionTime"][2:]) == ("ms", (own, "mine"))
     (odd,) = [each for each in server.lines("model_metrics", MODEL_METRIC) if each[0] == "Odd"][:1]
     assert odd[1:] == ("unit", "1.0", "Level:Error", "null")
     text = page(server)
@@ -72,10 +70,14 @@ def test_a_request_leaves_its_lines_in_each_file_and_fills_the_page(server):
 
 
 def test_every_prediction_has_a_line_and_not_one_a_second(server):
-    before = len(server.lines("model_metrics", MODEL_METRIC))
-    for _ in range(5):
-        server.predict("measured", "x")
-    until(lambda: len(server.lines("model_metrics", MODEL_METRIC)) == before + 5 * 4)
+    for number in range(5):
+        server.predict("measured", "x", f"x-request-id: each-{number}")
+    names = ["Payload", "PredictionTime", "Rows"]
+    until(lambda: sorted(each[0] for each in recorded(server, "each-")) == sorted(names * 5))
+
+
+def recorded(server, request):
+    return [each for each in server.lines("model_metrics", MODEL_METRIC) if each[4].startswith(request)]
 
 
 def test_what_fails_and_what_is_managed_has_a_line(server):
@@ -110,14 +112,13 @@ def test_a_stream_has_its_line_at_its_end_and_a_client_that_leaves_has_one(serve
 
 
 def test_requests_that_share_a_connection_have_a_line_each(server):
-    before = len(server.accessed())
     with Wire(server.port) as wire:
-        wire.send(request("GET", "/ping") * 3)
+        wire.send(request("GET", "/ping?own=1") * 3)
         assert [wire.answer().code for _ in range(3)] == [200] * 3
         for _ in range(3):  # a head that is known by then
-            wire.send(request("POST", "/predictions/measured", b"x"))
+            wire.send(request("POST", "/predictions/measured?own=1", b"x"))
             assert wire.answer().code == 200
-    until(lambda: len(server.accessed()) == before + 6)
+    until(lambda: sum("?own=1" in each[0] for each in server.accessed()) == 6)
 
 
 def test_a_grpc_call_that_its_client_gives_up_has_the_status_cancelled(server):
@@ -158,13 +159,13 @@ def test_a_metrics_mode_of_a_file_means_what_it_means_there(tmp_path, store, mod
             assert {"Requests2XX", "PredictionTime"} <= named(page(server))
         else:
             assert named(page(server)) == (BY_MODEL if mode == "legacy" else set())
-            until(lambda: any(each[0] == "Requests2XX" for each in server.lines("ts_metrics", TS_METRIC)))
+            until(lambda: any(each[0] == "QueueTime" for each in server.lines("ts_metrics", TS_METRIC)))
         assert server.stop() == 0
         lines = {each[0] for each in server.lines("ts_metrics", TS_METRIC)}
         assert lines & BY_MODEL == (BY_MODEL if mode == "log" else set())
         assert ({"QueueTime", "Requests2XX", "CPUUtilization"} <= lines) == (mode != "prometheus")
-        recorded = {each[0] for each in server.lines("model_metrics", MODEL_METRIC)}
-        assert ("PredictionTime" in recorded) == (mode != "prometheus")
+        named_there = {each[0] for each in server.lines("model_metrics", MODEL_METRIC)}
+        assert ("PredictionTime" in named_there) == (mode != "prometheus")
     finally:
         server.kill()
 
