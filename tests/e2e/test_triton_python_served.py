@@ -301,6 +301,13 @@ def test_requests_of_a_decoupled_model_overlap(stream):
     assert stream.next()[0].as_numpy("OUT")[0] == 2
 
 
+def test_requests_that_wait_for_a_decoupled_model_share_a_call(stream):
+    for _ in range(5):
+        stream.send("together", IN=np.ones((1, 1), np.int32))
+    found = [stream.next()[0].as_numpy("TOGETHER")[0, 0] for _ in range(5)]
+    assert max(found) == 3
+
+
 def test_error_of_a_decoupled_model_ends_its_stream(stream):
     stream.send("repeat", IN=np.array([1, -1], np.int32), DELAY=np.array([0, 0], np.uint32))
     assert stream.next()[0].as_numpy("OUT")[0] == 1

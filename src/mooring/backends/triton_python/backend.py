@@ -86,7 +86,11 @@ class TritonPythonBackend(TensorBackend):
         if spec.decoupled:
             self.fork_unsafe_reason = "a decoupled model has an event loop"
             asynchronous = inspect.iscoroutinefunction(kind.execute)
-            self.overlap = DecoupledModel(self._infer_decoupled, asynchronous=asynchronous)
+            self.overlap = DecoupledModel(
+                self._infer_decoupled,
+                asynchronous=asynchronous,
+                most_rows=spec.batching.max_batch_size if self._joins else 1,
+            )
         run_user_code(path, self._initialize, kind, context)
         return ModelMetadata(spec.name, [spec.version], "python", list(spec.inputs), list(spec.outputs))
 
@@ -310,7 +314,8 @@ class TritonPythonBackend(TensorBackend):
             for each in waiting:
                 each.request.release_flags = TRITONSERVER_REQUEST_RELEASE_ALL
             try:
-                returned = await model.call(self._model.execute, [each.request for each in waiting])
+                rows = sum(max(each.sample.rows, 1) for each in waiting)
+                returned = await model.call(self._model.execute, [each.request for each in waiting], rows)
                 if returned is not None:
                     raise InvalidOutput(
                         f"Python model '{self.spec.name}' is using the decoupled mode and the execute function must "

@@ -8,18 +8,33 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, NamedTuple
 
 from mooring.backends.overlapping import Answer, Overlapping
+from mooring.backends.triton_python.messages import InferenceRequest
 
-_Call = tuple[Callable[..., Any], tuple[Any, ...], "Future[Any]"]
+Execute = Callable[[list[InferenceRequest]], Any]
+
+
+class _Call(NamedTuple):
+    """A call that waits for the main thread. ``rows`` is how many its requests have together."""
+
+    execute: Execute
+    requests: list[InferenceRequest]
+    rows: int
+    result: "Future[Any]"
 
 
 class DecoupledModel(Overlapping):
-    """A model whose calls do not wait for their responses. An ``asynchronous`` one has an event loop on the main thread."""
+    """A model whose calls do not wait for their responses. An ``asynchronous`` one has an event loop on the main thread.
 
-    def __init__(self, answer: Answer, *, asynchronous: bool) -> None:
+    Calls that wait while the model is busy become one of at most ``most_rows`` rows; 1 keeps them apart. Those of an
+    asynchronous model never wait.
+    """
+
+    def __init__(self, answer: Answer, *, asynchronous: bool, most_rows: int) -> None:
         super().__init__(answer)
+        self._most_rows = most_rows
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._own_loop = asyncio.new_event_loop() if asynchronous else None
         self._serving = False
@@ -31,13 +46,26 @@ class DecoupledModel(Overlapping):
         receiving.start()
         if self._own_loop is not None:
             self._own_loop.run_forever()
-        while (call := self._calls.get()) is not None:
-            function, arguments, result = call
-            try:
-                result.set_result(function(*arguments))
-            except BaseException as error:  # whoever waits for the call gets it
-                result.set_exception(error)
+        call = self._calls.get()
+        while call is not None:
+            calls, following = self._take_waiting(call)
+            _run_together(calls)
+            call = self._calls.get() if following is call else following
         receiving.join()
+
+    def _take_waiting(self, call: _Call) -> tuple[list[_Call], _Call | None]:
+        """Return a call with those that wait and fit, and the first one that does not; the call itself where all fit."""
+        calls, rows = [call], call.rows
+        while rows < self._most_rows:
+            try:
+                more = self._calls.get_nowait()
+            except queue.Empty:
+                break
+            if more is None or rows + more.rows > self._most_rows:
+                return calls, more
+            calls.append(more)
+            rows += more.rows
+        return calls, call
 
     def _receive(self, serve_forever: Callable[[], None]) -> None:
         try:
@@ -47,19 +75,19 @@ class DecoupledModel(Overlapping):
             if self._own_loop is not None:
                 self._own_loop.call_soon_threadsafe(self._own_loop.stop)
 
-    async def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call a function of the model on the main thread, and await the coroutine that an asynchronous one returns.
+    async def call(self, execute: Execute, requests: list[InferenceRequest], rows: int) -> Any:
+        """Call the model on the main thread, and await the coroutine that an asynchronous one returns.
 
         It goes on where its caller is cancelled: the model asks whether its requests are, and ends as it likes.
         """
         if not self._serving:  # a warm-up, on the main thread
-            returned = function(*arguments)
+            returned = execute(requests)
             return await returned if self._own_loop is not None else returned
         if self._own_loop is not None:
-            running = asyncio.run_coroutine_threadsafe(function(*arguments), self._own_loop)
+            running = asyncio.run_coroutine_threadsafe(execute(requests), self._own_loop)
         else:
             running = Future()
-            self._calls.put((function, arguments, running))
+            self._calls.put(_Call(execute, requests, rows, running))
         return await asyncio.shield(asyncio.wrap_future(running))
 
     def close(self) -> None:
@@ -67,3 +95,14 @@ class DecoupledModel(Overlapping):
         self.loop.close()
         if self._own_loop is not None:
             self._own_loop.close()
+
+
+def _run_together(calls: list[_Call]) -> None:
+    try:
+        returned = calls[0].execute([request for call in calls for request in call.requests])
+    except BaseException as error:  # whoever waits for the calls gets it
+        for call in calls:
+            call.result.set_exception(error)
+    else:
+        for call in calls:
+            call.result.set_result(returned)
