@@ -1,6 +1,7 @@
 """What models log with Python's logging is in our log: level, logger, model, version and request, once each."""
 
 import json
+import re
 import threading
 
 import pytest
@@ -104,6 +105,21 @@ def test_a_functions_records_keep_level_logger_and_request(server):
     assert said["printed"]["fields"] == {"model": "plain", "version": "1"}
     assert "hidden" not in said
     assert "\x1e" not in server.log
+
+
+def test_with_log_level_debug_models_are_heard_from_debug_up(tmp_path):
+    (tmp_path / "functions.py").write_text(FUNCTIONS)
+    server = Server(tmp_path, "functions.py:plain", "--log-level", "debug")
+    try:
+        server.started()
+        ask(server, "plain", "d-1")
+        until(lambda: "printed" in server.log)
+        assert re.search(
+            r" DEBUG model says model=plain version=1 logger=my.package request_id=d-1 text=hidden\n",
+            server.log,
+        )
+    finally:
+        server.kill()
 
 
 def test_calls_that_overlap_are_told_apart(server):

@@ -13,6 +13,7 @@ from mooring.ipc.framing import Frames
 from mooring.ipc.messages import Batch, Cancel, Codec, Loaded, Results
 from mooring.observability.records import Recorder
 from mooring.worker_process.channel import Channel, ResponseBuffer
+from mooring.worker_process.model_logging import running
 from mooring.worker_process.stepwise import StepServing
 
 _codec = Codec()
@@ -29,6 +30,7 @@ class CountingModel(Stepwise):
 
     def run_step(self, requests, started, reply):
         self.steps.append(([request.id for request in requests], started))
+        assert running.requests == requests, "what the model logs names them"
         self.before()
         if self.error is not None:
             raise self.error

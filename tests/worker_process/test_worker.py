@@ -32,6 +32,7 @@ from mooring.ipc.progress import Progress
 from mooring.repository.spec import Warmup, WarmupInput
 from mooring.worker_process import worker as worker_module
 from mooring.worker_process.channel import Channel
+from mooring.worker_process.model_logging import running
 from mooring.worker_process.worker import BatchInProgress, Worker
 
 _codec = Codec()
@@ -205,6 +206,19 @@ def test_the_model_is_called_with_at_most_as_many_rows_as_it_takes(bench):
     _, message = bench.run(bench.load(max_batch_size=2), batch(1, 2, 3, 4, 5))
     assert bench.backend.calls == [["1", "2"], ["3", "4"], ["5"]]
     assert (message.keys, [rows for rows, _ in message.batches]) == ([1, 2, 3, 4, 5], [2, 2, 1])
+
+
+def test_what_a_model_logs_names_the_requests_of_its_call_and_none_between_two(bench):
+    named = []
+
+    def answer(requests, reply):
+        named.append([request.id for request in running.requests])
+        return [InferenceResponse([]) for _ in requests]
+
+    bench.backend.answer = answer
+    bench.run(bench.load(max_batch_size=2), batch(1, 2, 3))
+    assert named == [["1", "2"], ["3"]]
+    assert running.requests == ()
 
 
 def test_the_time_of_each_call_is_told(bench):
