@@ -7,6 +7,8 @@ import select
 from collections.abc import Sequence
 from typing import TextIO
 
+from mooring.observability.logs import Event
+
 # Bytes that a pipe surely takes without waiting once it can be written to (POSIX's PIPE_BUF on Linux).
 _PIECE = 4096
 # Milliseconds that a reader may take before its lines are left out.
@@ -72,7 +74,9 @@ class Console(logging.Handler):
             self._left_out += 1
             return
         if self._left_out:
-            data = b"... %d lines left out: nobody read them\n%b" % (self._left_out, data)
+            event = Event("log lines left out", {"lines": self._left_out, "reason": "nobody read them"})
+            note = self.format(logging.LogRecord(__name__, logging.WARNING, "", 0, event, None, None))
+            data = note.encode() + b"\n" + data
             self._left_out = 0
         for start in range(0, len(data), _PIECE):
             if start and not self._poll.poll(_PATIENCE):
