@@ -49,6 +49,7 @@ SHOWN = {
         "a model asks another model (BLS)": "e2e/test_triton_python_served.py::test_model_asks_another_and_passes_its_answer_on",
         "`auto_complete_config`": "e2e/test_triton_python_served.py::test_configuration_is_completed_by_the_model",
         "a decoupled model with any number of responses": "e2e/test_triton_python_served.py::test_decoupled_model_gives_any_number_of_responses",
+        "`EXECUTION_ENV_PATH`": "e2e/test_triton_python_served.py::test_model_runs_in_the_environment_that_it_brings",
         "an ensemble with maps of inputs and outputs": "e2e/test_ensembles_served.py::test_the_documented_ensemble_answers",
         "the direct strategy of sequences": "e2e/test_triton_sequences_served.py::test_a_sequence_has_one_row_of_the_batch_from_its_first_step_to_its_last",
         "more sequences than slots wait": "e2e/test_triton_sequences_served.py::test_more_sequences_than_slots_wait_for_one",
