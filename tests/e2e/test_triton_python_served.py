@@ -1,10 +1,12 @@
 """Models written for Triton's Python backend, as its examples are: asked by Triton's own client, and none of them changed."""
 
+import asyncio
 import json
 import queue
 import re
 import shutil
 import tarfile
+import time
 import venv
 from io import BytesIO
 from pathlib import Path
@@ -12,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tritonclient.grpc as tritongrpc
+import tritonclient.grpc.aio
 import tritonclient.http as tritonhttp
 from e2e_kit import Server, Wire, request, until
 from PIL import Image
@@ -243,6 +246,12 @@ class Stream:
         return self.results.get(timeout=30)
 
 
+def grpc_tensor(name: str, value: int) -> tritongrpc.InferInput:
+    made = tritongrpc.InferInput(name, [1], "UINT32" if name == "DELAY" else "INT32")
+    made.set_data_from_numpy(np.array([value], np.uint32 if name == "DELAY" else np.int32))
+    return made
+
+
 @pytest.fixture
 def stream(served):
     opened = Stream(served.grpc)
@@ -306,6 +315,26 @@ def test_requests_that_wait_for_a_decoupled_model_share_a_call(stream):
         stream.send("together", IN=np.ones((1, 1), np.int32))
     found = [stream.next()[0].as_numpy("TOGETHER")[0, 0] for _ in range(5)]
     assert max(found) == 3
+
+
+def test_error_of_one_request_does_not_wait_for_the_others(served):
+    async def ask_both() -> str:
+        async with tritonclient.grpc.aio.InferenceServerClient(served.grpc) as client:
+
+            async def requests():
+                for value, delay in ((1, 5000), (-1, 0)):  # in one message to the worker
+                    yield {
+                        "model_name": "repeat",
+                        "inputs": [grpc_tensor("IN", value), grpc_tensor("DELAY", delay)],
+                    }
+
+            async for _, error in client.stream_infer(requests()):
+                return error.message()
+        return ""
+
+    began = time.monotonic()
+    assert "negative" in asyncio.run(ask_both())
+    assert time.monotonic() - began < 4
 
 
 def test_error_of_a_decoupled_model_ends_its_stream(stream):

@@ -21,6 +21,8 @@ class Concurrent(abc.ABC):
     """A loaded model that takes any number of batches at once. All its coroutines run on ``loop``."""
 
     loop: "asyncio.AbstractEventLoop"
+    # Whether requests of one message are answered together. A model that joins them itself gets each by itself.
+    joins_requests = True
 
     def serve(self, serve_forever: Callable[[], None]) -> None:
         """Call ``serve_forever``, which runs ``loop`` until no request can come any more.

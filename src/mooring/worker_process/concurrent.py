@@ -68,7 +68,8 @@ class ConcurrentServing:
     def _start_calls(self, buffer: ResponseBuffer, batch: Batch) -> None:
         buffer.add_batch(batch)
         calls = self._calls[buffer]
-        for begin, end, rows in split_into_calls(batch.requests, self.spec.options.batching.max_batch_size):
+        limit = self.spec.options.batching.max_batch_size if self.model.joins_requests else 1
+        for begin, end, rows in split_into_calls(batch.requests, limit):
             keys = batch.keys[begin:end]
             calls.update(dict.fromkeys(keys, _Call(self, buffer, keys, batch.requests[begin:end], rows)))
 
@@ -113,7 +114,6 @@ class _Call:
         self.keys = keys
         self.cancelled_keys: set[int] = set()
         self.streamed: set[int] = set()
-        self._answered: set[int] = set()
         self._serving = serving
         self._requests = requests
         self._rows = rows
@@ -125,17 +125,11 @@ class _Call:
         self.task = serving.loop.create_task(self._run_call())
 
     def emit(self, row: int, piece: InferenceResponse) -> None:
-        """Send a piece of a row's answer now, which also starts the call's time-out anew.
-
-        A final one is the row's last: what the call gives for the row in the end is left out.
-        """
-        key = self.keys[row]
-        if not self._finished and key not in self.cancelled_keys and key not in self._answered:
+        """Send a piece of a row's answer now, which also starts the call's time-out anew."""
+        if not self._finished and self.keys[row] not in self.cancelled_keys:
             self._last_activity = time.monotonic()
             self.streamed.add(row)
-            if piece.final:
-                self._answered.add(key)
-            self.buffer.add_outcome(key, piece)
+            self.buffer.add_outcome(self.keys[row], piece)
             self.buffer.flush()
 
     def cancel_request(self, key: int) -> None:
@@ -191,8 +185,7 @@ class _Call:
         self._finished = True
         self._timer.cancel()
         for key, outcome in zip(self.keys, outcomes, strict=True):
-            if key not in self._answered:
-                self.buffer.add_outcome(key, outcome)
+            self.buffer.add_outcome(key, outcome)
         self.buffer.record_call(self._rows, time.monotonic() - self._started_at)
         self._serving.on_call_finished(self)
 

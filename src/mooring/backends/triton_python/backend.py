@@ -151,6 +151,7 @@ class TritonPythonBackend(TensorBackend):
         )
 
     def read_request(self, index: int, request: CoreRequest) -> "_Read":
+        """Read a request as samples whose arrays are the model's own."""
         try:
             samples, rows = self.read_samples(index, request, self.reader)
             for sample in samples:
@@ -239,14 +240,14 @@ class TritonPythonBackend(TensorBackend):
                 f"InferenceRequest(s) size is:{len(exchanges)}, and InferenceResponse(s) size is:{len(returned)}"
             )
         for exchange, response in zip(exchanges, returned, strict=True):
-            if response is None and (exchange.uses_sender or exchange.rescheduled):
-                continue
-            if not isinstance(response, InferenceResponse):
+            left_out = response is None and (exchange.uses_sender or exchange.rescheduled)
+            if not left_out and not isinstance(response, InferenceResponse):
                 raise InvalidOutput(
                     "Expected an 'InferenceResponse' object in the execute function return list, found type "
                     f"'{type(response).__name__}'."
                 )
-            if not exchange.rescheduled:
+        for exchange, response in zip(exchanges, returned, strict=True):
+            if response is not None and not exchange.rescheduled:
                 exchange.take(response)
 
     def response_arrays(self, response: InferenceResponse) -> Arrays:
@@ -280,6 +281,7 @@ class TritonPythonBackend(TensorBackend):
         rows: bool,
         parameters: dict[str, Any] | None,
     ) -> Outcome:
+        """Build the answer to a request from the outputs of its samples, or the error that it is."""
         try:
             response = self.encode_response(request, self.to_response(request, pieces, rows))
         except MooringError as error:
@@ -297,8 +299,7 @@ class TritonPythonBackend(TensorBackend):
         exchanges = [exchange for stream in streams for exchange in stream.exchanges]
         try:
             for together in [exchanges] if self._joins else [[each] for each in exchanges]:
-                if together:
-                    await self._call_decoupled(together)
+                await self._call_decoupled(together)
             return await asyncio.gather(*(stream.wait() for stream in streams))
         except asyncio.CancelledError:
             for each in exchanges:
@@ -342,7 +343,7 @@ class TritonPythonBackend(TensorBackend):
         return exchange.answers.pieces[0]
 
     def close(self) -> None:
-        """Call ``finalize``, and end the model's thread. What ``finalize`` raises is only logged, as in Triton."""
+        """Call ``finalize``, and close the event loops. What ``finalize`` raises is only logged, as in Triton."""
         model, self._model = self._model, None
         try:
             if hasattr(model, "finalize"):
@@ -417,9 +418,7 @@ class _Stream:
         if self._read.rows:
             pieces = [(each.sample, self._pieces[id(each.sample)]) for each in self.exchanges]
             return self._backend.build_outcome(self._request, pieces, True, None)
-        outcome = last or CoreResponse([])
-        self._reply.emit(self._index, outcome)  # at once, whatever other requests of the batch still wait for
-        return outcome
+        return last or CoreResponse([])
 
 
 def import_model_class(path: Path) -> Any:

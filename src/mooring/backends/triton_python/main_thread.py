@@ -32,6 +32,8 @@ class DecoupledModel(Overlapping):
     asynchronous model never wait.
     """
 
+    joins_requests = False
+
     def __init__(self, answer: Answer, *, asynchronous: bool, most_rows: int) -> None:
         super().__init__(answer)
         self._most_rows = most_rows
