@@ -73,7 +73,7 @@ def served(tmp_path_factory):
     inference, management, metrics, rpc = free_ports(4)
     config = Config(
         targets=(str(DIGITS / "digits.mar"), *map(str, sorted((ROOT / "examples/repository").glob("[!R]*")))),
-        model_repository=repository,
+        model_repository=(repository,),
         inference_address=Address("127.0.0.1", inference),
         management_address=Address("127.0.0.1", management),
         metrics_address=Address("127.0.0.1", metrics),
