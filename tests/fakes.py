@@ -235,6 +235,9 @@ class FakeCodecs:
             self.asking.append(again)
         return not self.jobs
 
+    def start_if_busy(self):
+        pass
+
     def submit(self, request, done):
         self.jobs.append((request, done))
         if self.at_hand:

@@ -89,5 +89,5 @@ async def test_a_metric_that_is_printed_or_logged_is_recorded_and_not_said(said)
     records = await said(f"{line}\n".encode() + logged + b"[METRICS] no metric\n")
     assert [record.msg.text for record in records] == ["[METRICS] no metric"]
     assert [(each.name, each.values, each.request_id) for each in recorded] == [
-        ("Took", [2.5], ""), ("Took", [2.5], "id"),
+        ("Took", [2.5], None), ("Took", [2.5], "id"),
     ]  # fmt: skip

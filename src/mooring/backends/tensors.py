@@ -43,7 +43,7 @@ from mooring.core.errors import (
     RequestCancelled,
     Unsupported,
 )
-from mooring.core.options import CONCAT, Control, header_pattern
+from mooring.core.options import CONCAT, Control, compile_header_pattern
 from mooring.core.requests import (
     DESCRIBE,
     EXPLAIN,
@@ -164,7 +164,7 @@ class TensorBackend(Backend):
             null=self._writes_null(),
         )
         forwarded = spec.handler.forward_headers if self.takes_values else ""
-        self._forwarded = header_pattern(forwarded) if forwarded else None
+        self._forwarded = compile_header_pattern(forwarded) if forwarded else None
         borrows_type = any(output.datatype in WITHOUT_NUMPY_TYPE for output in metadata.outputs)
         if (
             self.standard_outputs

@@ -230,7 +230,7 @@ class HandlerOptions(OptionGroup, frozen=True, kw_only=True):
     forward_headers: str = ""
 
 
-def header_pattern(text: str) -> re.Pattern[str]:
+def compile_header_pattern(text: str) -> re.Pattern[str]:
     """Compile the pattern of headers that become parameters. As in Triton, case counts only after ``(?-i)``.
 
     Raises ``re.error``.

@@ -22,7 +22,7 @@ class LoadContext(msgspec.Struct, frozen=True):
     """The worker that loads a model. ``threads`` is the number that its libraries may use; ``gpu`` None means the CPU.
 
     With ``debug`` what the model logs is taken from DEBUG up, else from INFO.
-    ``calls`` is the path of the socket over which the model's code may call other models; empty for code that does not.
+    ``call_socket`` is the path of the socket over which the model's code may call other models; empty for code that does not.
     ``place`` is the worker's number among those of its version, from 0.
     """
 
@@ -30,7 +30,7 @@ class LoadContext(msgspec.Struct, frozen=True):
     threads: int = 1
     gpu: int | None = None
     debug: bool = False
-    calls: str = ""
+    call_socket: str = ""
     place: int = 0
 
 

@@ -26,7 +26,7 @@ from mooring.doctor.weights import more_than_tensors
 from mooring.repository.archives import find_model_root, unpack
 from mooring.repository.mar import MANIFEST, check_name, file_in_archive, model_name_of, read_manifest
 from mooring.repository.model_config import check_server_keys, read_model_config
-from mooring.repository.parallel import GROUPS_TAKE_NO_STEPS, read_parallel, refusal_of
+from mooring.repository.parallel import GROUPS_TAKE_NO_STEPS, find_refusal, read_parallel
 from mooring.workers.capacity import machine_capacity
 
 _WEIGHTS = (".pt", ".pth", ".bin", ".ckpt")
@@ -189,7 +189,7 @@ def _config_findings(model: _Model, file: Path, config: dict[str, Any]) -> Itera
 def _parallel_findings(parallel: Parallel, config: dict[str, Any], where: str) -> Iterator[Finding]:
     if not parallel.grouped:
         yield differs(where, "the handler starts its processes by itself, in a worker as any other")
-    elif refusal := refusal_of(config):
+    elif refusal := find_refusal(config):
         yield change(
             where, refusal, "set nnodes to 1, or serve the parts of the model as models of their own"
         )

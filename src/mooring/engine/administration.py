@@ -43,7 +43,7 @@ from mooring.observability.metrics import Metrics
 from mooring.observability.statistics import ModelStatistics
 from mooring.repository.catalog import Catalog, ServedVersions, worker_spec
 from mooring.repository.spec import ModelSpec
-from mooring.repository.triton_document import describe_sequences, model_config
+from mooring.repository.triton_document import describe_config, describe_sequences
 from mooring.workers.pool import WorkerPool
 from mooring.workers.recycling import resident_memory
 
@@ -103,7 +103,7 @@ class Administration(ModelAdministration):
     def config(self, model: str, version: str = "") -> ModelConfig:
         target = self._engine.registry.find_version(model, version)
         metadata = target.metadata
-        return model_config(
+        return describe_config(
             target.spec,
             inputs=metadata.inputs,
             outputs=metadata.outputs,

@@ -31,7 +31,7 @@ class BodyReader:
         The request stays the caller's to release, whatever becomes of the body.
         """
         job = decode_job(request)
-        self._codecs.has_idle(_do_nothing)  # starts a process where none has nothing to do
+        self._codecs.start_if_busy()
         return self._codecs.submit(job, lambda outcome: self._apply_body(request, done, outcome))
 
     def _apply_body(self, request: InferenceRequest, done: BodyRead, outcome: Outcome) -> None:
@@ -53,7 +53,3 @@ def body_error(error: MooringError) -> MooringError:
     if isinstance(error, DeadlineExceeded):
         return DeadlineExceeded("the body of the request was not read in time")
     return ErrorRecord.of(error).error(model="", version="")
-
-
-def _do_nothing() -> None:
-    """Do nothing when a process is free: what was submitted waits for it."""

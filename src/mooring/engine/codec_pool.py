@@ -59,13 +59,24 @@ class CodecPool:
 
     def has_idle(self, again: Callable[[], None]) -> bool:
         """Whether a process has nothing to do; where not, ``again`` is called once when one may have."""
-        pool = self._pool
-        if len(pool.idle) > self._scheduler.waiting:
+        if self._has_idle():
             return True
         self._waiting[again] = None
+        self._start_one()
+        return False
+
+    def start_if_busy(self) -> None:
+        """Start one more process where none has nothing to do, and one more is allowed."""
+        if not self._has_idle():
+            self._start_one()
+
+    def _has_idle(self) -> bool:
+        return len(self._pool.idle) > self._scheduler.waiting
+
+    def _start_one(self) -> None:
+        pool = self._pool
         if pool.wanted < self._most and pool.has_exactly(pool.wanted):
             pool.start(pool.wanted + 1)
-        return False
 
     def submit(self, request: InferenceRequest, done: Done) -> Ticket:
         """Have the body of a request decoded; where it has none, its inputs encoded as JSON.

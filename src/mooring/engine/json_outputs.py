@@ -27,6 +27,9 @@ class CodecProcesses(Protocol):
     def has_idle(self, again: Callable[[], None]) -> bool:
         """Whether one has nothing to do; where not, ``again`` is called once when one may have."""
 
+    def start_if_busy(self) -> None:
+        """Start one more where none has nothing to do, and one more is allowed."""
+
     def submit(self, request: InferenceRequest, done: Done) -> Ticket:
         """Have the body of a request decoded; where it has none, its inputs encoded as JSON."""
 

@@ -391,7 +391,7 @@ class Sequences(Generic[P, J]):
         self._ready.pop(place, None)
         self._slots.pop(place, None)
         lost: list[J] = []
-        homeless: list[LiveSequence[P, J]] = []
+        displaced: list[LiveSequence[P, J]] = []
         for live in self._held.pop(place, set()):
             live.place, live.queued = None, False
             if live.used:
@@ -401,14 +401,14 @@ class Sequences(Generic[P, J]):
                     lost.append(step.job)
             if live.waiting:
                 live.used = False
-                homeless.append(live)
+                displaced.append(live)
             else:
                 self._remove_sequence(live)
                 if live.id is not None:
                     self.remember_lost([live.id])
         # They came before all that wait for a place.
-        homeless.sort(key=lambda live: live.began)
-        self._backlog = {**dict.fromkeys(homeless), **self._backlog}
+        displaced.sort(key=lambda live: live.began)
+        self._backlog = {**dict.fromkeys(displaced), **self._backlog}
         return lost
 
     def open_ids(self) -> list[str]:

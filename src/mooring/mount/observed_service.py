@@ -1,4 +1,4 @@
-"""The service that protocols call, where somebody wants to know which models a client's call asked."""
+"""The service that protocols call, of a server that logs which models each call of a client asked."""
 
 import functools
 from collections.abc import Sequence

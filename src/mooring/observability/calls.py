@@ -1,8 +1,8 @@
-"""The calls of clients, for those who want to know of each: the access log, and metrics that are lines.
+"""The calls of clients, as the access log and metrics that are lines report them.
 
     a listener begins a call ──▶ the engine says what became of its requests ──▶ the listener ends it ──▶ ``CallLog``
 
-There is an ``ObservedCall`` only where somebody wants to know; a server without an access log makes none.
+Only a server with an access log, or with metrics that are lines, makes an ``ObservedCall``.
 """
 
 import functools

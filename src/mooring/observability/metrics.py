@@ -73,7 +73,7 @@ class Metrics:
     ``mode`` is TorchServe's metrics_mode: ``prometheus`` serves all metrics, ``log`` writes them as lines, ``legacy``
     serves TorchServe's three counters by model and writes the rest; ``both`` serves and writes all. ``system`` False
     leaves out the machine. ``writer`` writes the lines, and those of the access log where there is one; without it there
-    are none. ``calls`` is for the listeners, and None where nothing is to be written of each call.
+    are none. ``calls`` is for the listeners, and None where calls are not logged.
     """
 
     def __init__(

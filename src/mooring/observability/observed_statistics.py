@@ -1,4 +1,4 @@
-"""Statistics that tell of each request, where there is an access log or metrics are lines."""
+"""Statistics that report each request, where there is an access log or metrics are lines."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence

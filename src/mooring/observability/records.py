@@ -50,7 +50,7 @@ _PRINTED_METRIC = re.compile(
 
 
 def read_printed_metric(line: str) -> Record | None:
-    """Return the metric that a line is, in the form of ``ts.metrics.metric.Metric``; None for one that is none.
+    """Return the metric that a line is, in the form of ``ts.metrics.metric.Metric``; None for another line.
 
     One that names no type is a gauge.
 

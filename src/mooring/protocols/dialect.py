@@ -11,7 +11,7 @@ from mooring.core.errors import InvalidInput, ModelLoadFailed, ModelNotFound, Mo
 from mooring.core.requests import InferenceResponse
 from mooring.core.service import ModelAdministration
 from mooring.core.tensors import Output, Tensor
-from mooring.protocols.status import Refusal, Target
+from mooring.protocols.status import Refusal, Target, kserve_v2
 
 
 class Dialect(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +50,10 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
         name = f"{target.model}_{target.version}" if target.version else target.model
         message = f"Worker {name or error.model} not found"
         return Refusal(400, "ModelNotFoundException", message, message)
+
+    def refusal_of(self, error: MooringError, target: Target) -> Refusal:
+        """What this dialect says of an error over REST."""
+        return self.override_refusal(error, target) or kserve_v2(error, target)
 
     def reword_load_error(self, error: MooringError, model: str) -> MooringError:
         """Return a failed load's error with the words that this dialect's clients look for in front."""

@@ -104,7 +104,7 @@ _KEYS: Mapping[str, _Number | _Switch | _Warmups] = {
     "warmupRequests": _Warmups(),
 }
 
-# TorchServe's keys whose meaning would be missed without a parallel group; asking for one is said to be in vain then.
+# TorchServe's keys that have an effect only with a parallel group; without one a warning names them.
 _OF_GROUPS = ("deviceIds", "deviceType", "parallelLevel", "parallelType")
 
 # Of these values nobody misses anything: a model runs on the CPU, in one process.
@@ -170,8 +170,8 @@ def check_server_keys(config: Mapping[str, Any]) -> ServerKeys:
         del chosen["minWorkers"], chosen["maxWorkers"]
     faults |= dict(find_faults(config))
     alone = () if read_parallel(config) is not None else _OF_GROUPS
-    in_vain = [key for key in alone if key not in faults and _would_be_missed(config.get(key))]
-    return ServerKeys(chosen, faults, in_vain)
+    without_effect = [key for key in alone if key not in faults and _would_be_missed(config.get(key))]
+    return ServerKeys(chosen, faults, without_effect)
 
 
 def _would_be_missed(value: object) -> bool:

@@ -41,7 +41,7 @@ def read_parallel(config: Mapping[str, Any]) -> Parallel | None:
 
 
 def find_faults(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Each of these keys whose value is wrong, and what was expected of it."""
+    """Yield each of these keys that has a wrong value, and what was expected."""
     kinds = ", ".join(kind for kind in ParallelType if kind)
     if (kind := config.get("parallelType")) and not _type_of(kind) and str(kind).lower() != "none":
         yield "parallelType", f"expected one of {kinds}"
@@ -58,11 +58,11 @@ def find_faults(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def check_machines(config: Mapping[str, Any], where: str) -> None:
     """Raise ``ModelLoadFailed`` for a group that is to run on several machines."""
-    if refusal := refusal_of(config):
+    if refusal := find_refusal(config):
         raise ModelLoadFailed(f"{where}: {refusal}")
 
 
-def refusal_of(config: Mapping[str, Any]) -> str:
+def find_refusal(config: Mapping[str, Any]) -> str:
     """Why a group cannot run here; empty where it can."""
     nodes = _torchrun_of(config).get("nnodes")
     if nodes in (None, 1, "1", "1:1"):

@@ -24,7 +24,7 @@ _BACKENDS: Mapping[str, str] = {
 _EMPTY: Mapping[str, object] = {"bool": False, "string": "", "float": 0.0}
 
 
-def model_config(
+def describe_config(
     spec: ModelSpec,
     *,
     inputs: list[TensorSpec] | None = None,

@@ -40,7 +40,7 @@ class HttpServer(Listener):
     ``app`` is called with every complete request, on the loop's thread; ``render_error`` makes the answer to what is
     refused before. ``admission_check`` is called with the head of a request that has a large body or waits for
     100 Continue, and may have it refused there. With ``tls`` the listener speaks TLS; ``plain`` is then the app of
-    clients that come without. Paths that begin with ``root`` lose it before the app sees them. ``calls`` is told of every
+    clients that come without. Paths that begin with ``root`` lose it before the app sees them. ``calls`` logs every
     request.
     """
 

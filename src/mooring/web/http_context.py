@@ -20,8 +20,7 @@ class HttpContext(ListenerContext, Protocol):
     """What the HTTP connections of one listener share.
 
     ``known_heads`` maps the bytes of a head to what the parser made of it. ``valid_hosts`` are the values of ``host``
-    that were checked before. Targets that begin with ``root`` lose it. ``calls`` is told of every request, where it is not
-    None.
+    that were checked before. Targets that begin with ``root`` lose it. ``calls`` logs every request, unless it is None.
     """
 
     app: App

@@ -1,4 +1,4 @@
-"""The answers to one client's requests where somebody wants to know of each request: the access log, for one."""
+"""The answers to one client's requests, of a server that logs each request."""
 
 import time
 from collections.abc import Callable

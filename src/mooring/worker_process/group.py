@@ -100,7 +100,7 @@ class Rank:
         return [_without_lost_payloads(self._codec.to_server(frame, frames.attached)) for frame in frames]
 
     def await_end(self) -> str:
-        """Return how the process has ended, once it has, and has said its last words."""
+        """Return how the process has ended, once it has and all of its output is read."""
         status = self.process.wait()
         self._printer.join(1.0)  # what it forked may hold its output open
         return f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
@@ -187,7 +187,7 @@ class GroupBackend(Backend):
         for number, outcomes in answers.items():
             failed = _first_error(outcomes)
             if number and failed and not _first_error(answers[0]):
-                _say(f"rank {number} failed a call: {failed.message}\n{failed.detail}")
+                _print_error(f"rank {number} failed a call: {failed.message}\n{failed.detail}")
         if len(requests) > 1 and self._spec.limits.retry and (failure := _shared_failure(answers[0])):
             raise self._to_outcome(failure)  # the worker asks for each request by itself, in all ranks
         return [self._to_outcome(each) if isinstance(each, ErrorRecord) else each for each in answers[0]]
@@ -257,7 +257,7 @@ class GroupBackend(Backend):
     def _end(self, why: str) -> NoReturn:
         """End this process, and with it the group; the server then starts another."""
         with self._ending:
-            _say(f"{why}: the parallel group of {len(self._ranks)} ends with it")
+            _print_error(f"{why}: the parallel group of {len(self._ranks)} ends with it")
             os._exit(1)
 
     def close(self) -> None:
@@ -330,7 +330,7 @@ def _visible_gpus(visible: str | None) -> list[str]:
 
 
 def _find_free_port() -> int:
-    """A port of this machine that is free now. One who takes it meanwhile makes the load fail, and the next try finds another."""
+    """A port of this machine that is free now. Another process may take it meanwhile: then the load fails, and the next try finds another port."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
@@ -377,6 +377,6 @@ def _without_lost_payloads(message: ToServer) -> ToServer:
     return message
 
 
-def _say(text: str) -> None:
+def _print_error(text: str) -> None:
     sys.stderr.write(f"{text.rstrip()}\n")
     sys.stderr.flush()

@@ -290,10 +290,10 @@ class Worker:
                 if message.context.debug:
                     show_debug()
                 backend = self._create_backend(message.spec)
-            if message.context.calls:
+            if message.context.call_socket:
                 from mooring.worker_process.model_client import ModelCalls  # noqa: PLC0415 - most call no models
 
-                backend.models = ModelCalls(message.context.calls, message.spec.name)
+                backend.models = ModelCalls(message.context.call_socket, message.spec.name)
             if self._model is not None:
                 metadata = self._model.metadata
                 backend.after_fork(message.context)

@@ -408,7 +408,7 @@ class LocalWorkers:
         deadlines: Deadlines = DEADLINES,
         private_folder: str = "",
     ) -> None:
-        self.calls = f"{private_folder}/calls" if private_folder else ""
+        self.call_socket = f"{private_folder}/calls" if private_folder else ""
         self._execution_envs = ExecutionEnvs(f"{private_folder}/environments")
         self.numbers = itertools.count(first)
         self.deadlines = deadlines

@@ -19,7 +19,7 @@ _model_log = logging.getLogger(MODEL_LOG)
 _MOST_OUTPUT = 65_536
 _MOST_LINES = 500
 _MOST_BYTES = 262_144
-# Of what it printed last, which an error tells of.
+# Of what it printed last, which the text of an error has.
 _KEPT_LINES = 40
 _KEPT_CHARACTERS = 1_000  # of each
 
@@ -89,7 +89,7 @@ class WorkerOutput:
             self._log(logging.INFO, Event(self._event, dict(self._facts), text=text), len(line))
 
     def _take_metric(self, text: str) -> bool:
-        """Record a metric that a line is; False where it is none."""
+        """Record the metric that a line is; return False for any other line."""
         record_values = self.record_values
         if record_values is None or not text.startswith(PRINTED):
             return False

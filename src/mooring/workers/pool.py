@@ -449,7 +449,7 @@ class WorkerPool:
                 worker=worker.id,
                 threads=self._threads,
                 debug=shows_debug(),
-                calls=self._local.calls if calls_models(self.spec.backend) else "",
+                call_socket=self._local.call_socket if calls_models(self.spec.backend) else "",
                 place=worker.place,
             )
             worker.send_message(Load(self.spec, context))

@@ -56,7 +56,7 @@ class Service:
         """What the handler returns for these rows; raises what it raises.
 
         Rows in the form of TorchServe's frontend (dicts with ``requestId`` and ``parameters``) are answered in that of
-        its workers: bytes, which tell of errors, too.
+        its workers: bytes, also for an error.
         """
         if batch and isinstance(batch[0], dict) and "requestId" in batch[0]:
             return self._answer_frontend(batch)

@@ -10,7 +10,7 @@ from mooring.backends.triton_python.host import HOST
 from mooring.backends.triton_python.model_config import ModelConfig
 from mooring.core.errors import ModelLoadFailed
 from mooring.repository.spec import ModelSpec
-from mooring.repository.triton_document import config_document, model_config
+from mooring.repository.triton_document import config_document, describe_config
 
 # What the code may say; it reads all other keys.
 _KEYS = ("max_batch_size", "input", "output", "dynamic_batching", "model_transaction_policy")
@@ -26,7 +26,7 @@ def complete_config(spec: ModelSpec) -> dict[str, Any]:
     kind = run_user_code(path, import_model_class, path)
     if not hasattr(kind, "auto_complete_config"):
         return {}
-    before = config_document(model_config(spec))
+    before = config_document(describe_config(spec))
     completed = run_user_code(path, kind.auto_complete_config, ModelConfig(json.dumps(before)))
     if not isinstance(completed, ModelConfig):
         raise ModelLoadFailed(

@@ -1,5 +1,6 @@
 """A client's request as the model's code has it, and the way of its responses back: one response, or a stream."""
 
+import abc
 import asyncio
 import threading
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from typing import Any
 
 from mooring.backends.samples import Arrays, Sample
 from mooring.backends.triton_python.errors import TritonModelException, to_refusal
+from mooring.backends.triton_python.host import Exchange
 from mooring.backends.triton_python.messages import (
     TRITONSERVER_REQUEST_RELEASE_RESCHEDULE,
     InferenceRequest,
@@ -38,7 +40,49 @@ class Answers:
 ToArrays = Callable[[InferenceResponse], Arrays]
 
 
-class SampleExchange:
+class ClientExchange(Exchange, abc.ABC):
+    """One sample of a client's request, until the model has answered it; ``cancelled`` tells that nobody waits for that."""
+
+    def __init__(
+        self,
+        sample: Sample,
+        request: InferenceRequest,
+        deadline: float | None,
+        cancelled: Callable[[], bool],
+    ) -> None:
+        self.sample = sample
+        self.deadline = deadline
+        self.request = request.bind(self)
+        self._cancelled = cancelled
+        self._sending = threading.Lock()
+
+    @property
+    @abc.abstractmethod
+    def has_ended(self) -> bool:
+        """Whether the model can send no more responses."""
+
+    @abc.abstractmethod
+    def fail(self, error: MooringError) -> None:
+        """End the request with an error, unless it has ended."""
+
+    @property
+    def rescheduled(self) -> bool:
+        """Whether the request is to come back in another call."""
+        return self.request.release_flags == TRITONSERVER_REQUEST_RELEASE_RESCHEDULE and not self.has_ended
+
+    def is_cancelled(self) -> bool:
+        return self._cancelled()
+
+    def drop_if_cancelled(self) -> bool:
+        """End the request if nobody waits for it; return whether that is so."""
+        if self.is_cancelled():
+            self.fail(RequestCancelled("nobody waits for the answer"))
+            return True
+        self.request.set_flags(0)  # only the first call is a sequence's first
+        return False
+
+
+class SampleExchange(ClientExchange):
     """One sample of a request, of a model that gives one response to each. ``answers`` is filled from any thread."""
 
     def __init__(
@@ -49,29 +93,18 @@ class SampleExchange:
         to_arrays: ToArrays,
         cancelled: Callable[[], bool],
     ) -> None:
-        self.sample = sample
-        self.deadline = deadline
+        super().__init__(sample, request, deadline, cancelled)
         self.answers = Answers()
         self.uses_sender = False
-        self.request = request.bind(self)
         self._to_arrays = to_arrays
-        self._cancelled = cancelled
         self._closed = threading.Event()
-        self._sending = threading.Lock()
 
-    def is_cancelled(self) -> bool:
-        return self._cancelled()
+    @property
+    def has_ended(self) -> bool:
+        return self.answers.complete
 
     def open_sender(self) -> None:
         self.uses_sender = True
-
-    @property
-    def rescheduled(self) -> bool:
-        """Whether the request is to come back in another call."""
-        return (
-            self.request.release_flags == TRITONSERVER_REQUEST_RELEASE_RESCHEDULE
-            and not self.answers.complete
-        )
 
     def send(self, response: InferenceResponse | None, *, final: bool) -> None:
         with self._sending:
@@ -104,18 +137,9 @@ class SampleExchange:
             answers.error = invalid
 
     def fail(self, error: MooringError) -> None:
-        """End the request with an error, unless it has an answer."""
         if not self.answers.complete:
             self.answers.error = error
         self._closed.set()
-
-    def drop_if_cancelled(self) -> bool:
-        """End the request where nobody waits for it; whether that is so."""
-        if self._cancelled():
-            self.fail(RequestCancelled("nobody waits for the answer"))
-            return True
-        self.request.set_flags(0)  # only the first call is a sequence's first
-        return False
 
     def wait(self) -> None:
         """Return when the sender has sent its last response, or nobody waits for it."""
@@ -124,7 +148,7 @@ class SampleExchange:
                 return
 
 
-class StreamExchange:
+class StreamExchange(ClientExchange):
     """One sample of a request, of a model that gives any number of responses from any thread.
 
     ``emit`` sends a response on its way; ``ended`` is resolved with the last one, None where there is none, or with an
@@ -140,37 +164,20 @@ class StreamExchange:
         emit: Callable[[core.InferenceResponse], None],
         cancelled: Callable[[], bool],
     ) -> None:
-        self.sample = sample
-        self.deadline = deadline
-        self.request = request.bind(self)
+        super().__init__(sample, request, deadline, cancelled)
         self.withdrawn = False
         self._loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[core.InferenceResponse | MooringError | None] = self._loop.create_future()
         self._build_piece = build_piece
         self._emit = emit
-        self._cancelled = cancelled
         self._closed = self._answered = False
-        self._sending = threading.Lock()
-
-    def is_cancelled(self) -> bool:
-        return self.withdrawn or self._cancelled()
 
     @property
-    def rescheduled(self) -> bool:
-        """Whether the request is to come back in another call."""
-        return (
-            self.request.release_flags == TRITONSERVER_REQUEST_RELEASE_RESCHEDULE
-            and not self._closed
-            and not self._answered
-        )
+    def has_ended(self) -> bool:
+        return self._closed or self._answered
 
-    def drop_if_cancelled(self) -> bool:
-        """End the request where nobody waits for it; whether that is so."""
-        if self.is_cancelled():
-            self.fail(RequestCancelled("nobody waits for the answer"))
-            return True
-        self.request.set_flags(0)  # only the first call is a sequence's first
-        return False
+    def is_cancelled(self) -> bool:
+        return self.withdrawn or super().is_cancelled()
 
     def open_sender(self) -> None:
         """Nothing to note: a decoupled model answers by senders only."""
@@ -201,7 +208,6 @@ class StreamExchange:
                 self._on_loop(self._emit, piece)
 
     def fail(self, error: MooringError) -> None:
-        """End the request with an error, unless it has ended."""
         with self._sending:
             if not self._answered:
                 self._end(error)

@@ -8,7 +8,7 @@ from typing import Any
 from mooring.core.service import LoadContext
 from mooring.hardware import CPU, find_devices
 from mooring.repository.spec import ModelSpec
-from mooring.repository.triton_document import config_document, model_config
+from mooring.repository.triton_document import config_document, describe_config
 
 
 def initialize_arguments(spec: ModelSpec, context: LoadContext) -> dict[str, str]:
@@ -16,7 +16,7 @@ def initialize_arguments(spec: ModelSpec, context: LoadContext) -> dict[str, str
     folder = Path(spec.location)
     gpu = _gpu_of_instance(spec, context)
     return {
-        "model_config": json.dumps(config_document(model_config(spec))),
+        "model_config": json.dumps(config_document(describe_config(spec))),
         "model_instance_kind": "CPU" if gpu is None else "GPU",
         "model_instance_device_id": str(gpu or 0),
         "model_instance_name": f"{spec.name}_0_{context.worker or 0}",

@@ -24,7 +24,7 @@ from mooring.config.settings import (
     Snapshot,
     Versions,
 )
-from mooring.core.options import header_pattern
+from mooring.core.options import compile_header_pattern
 
 
 def parse_setting(name: str, value: Any, where: str, *, strict: bool = False) -> Any:
@@ -53,7 +53,7 @@ def parse_setting(name: str, value: Any, where: str, *, strict: bool = False) ->
         if name == "blacklist_env_vars":
             (value,) = _check_patterns([msgspec.convert(value, str)])
         if name == "forward_headers":
-            (value,) = _check_patterns([msgspec.convert(value, str)], header_pattern)
+            (value,) = _check_patterns([msgspec.convert(value, str)], compile_header_pattern)
         return msgspec.convert(value, TYPES[name], strict=strict)
     except ValueError as error:
         shown = (

@@ -144,7 +144,7 @@ class _FormRun:
             else:
                 done(outcome)
 
-        self._context.codecs.has_idle(_do_nothing)  # starts a process where none has nothing to do
+        self._context.codecs.start_if_busy()
         ticket = self._context.codecs.submit(job, on_outcome)
         if not over:  # it may have been answered before ``submit`` returned
             self._job = ticket
@@ -275,7 +275,3 @@ class _FormRun:
         self._pieces = None
         self._outputs = []
         self._waiting.clear()
-
-
-def _do_nothing() -> None:
-    """Do nothing when a process is free: what was submitted waits for it."""

@@ -341,7 +341,7 @@ class EnsembleRun:
             else None
         )
         if selection is not None:
-            self._context.codecs.has_idle(_do_nothing)  # starts a process where none has nothing to do
+            self._context.codecs.start_if_busy()
             outputs = JsonOutputs(
                 self._context.codecs,
                 selection,
@@ -448,7 +448,3 @@ def _size_of(tensor: Tensor) -> int:
     if tensor.packed:
         return LARGE + 1
     return sum(map(len, tensor.data)) if isinstance(tensor.data, list) else len(tensor.data)
-
-
-def _do_nothing() -> None:
-    """Do nothing when a process is free: what was submitted waits for it."""

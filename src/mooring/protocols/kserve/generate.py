@@ -30,7 +30,7 @@ from mooring.protocols.kserve.v2 import MODEL, VERSION, WRITING, V2Answer, targe
 from mooring.protocols.missing_model import prefer_not_found
 from mooring.protocols.responses import JSON, Responses
 from mooring.protocols.scheduling import read_deadline, read_schedule
-from mooring.protocols.status import Target, kserve_v2
+from mooring.protocols.status import Target
 from mooring.tokens import Access
 from mooring.web.http1 import Exchange
 from mooring.web.routing import Match
@@ -229,9 +229,7 @@ class Generate:
 
     def _send_refusal(self, exchange: Exchange, error: MooringError, target: Target) -> None:
         error = prefer_not_found(self._service, error, target)
-        self._responses.send_refusal(
-            exchange, self._dialect.override_refusal(error, target) or kserve_v2(error, target)
-        )
+        self._responses.send_refusal(exchange, self._dialect.refusal_of(error, target))
 
     def _build_undecoded_request(self, exchange: Exchange, target: Target, body: Payload) -> InferenceRequest:
         """Build a request whose body a worker decodes. Its parameters of time and priority are not honored then."""

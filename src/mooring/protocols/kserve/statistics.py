@@ -9,7 +9,7 @@ from mooring.protocols.dialect import V2, Dialect
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.kserve import operations as calls
 from mooring.protocols.responses import Responses
-from mooring.protocols.status import Target, kserve_v2
+from mooring.protocols.status import Target
 from mooring.repository.triton_document import config_document
 from mooring.tokens import Access
 from mooring.web.http1 import Exchange
@@ -54,8 +54,7 @@ class Statistics:
         try:
             config = self._administration.config(*target)
         except MooringError as error:
-            refusal = self._dialect.override_refusal(error, target) or kserve_v2(error, target)
-            self._responses.send_refusal(exchange, refusal)
+            self._responses.send_refusal(exchange, self._dialect.refusal_of(error, target))
         else:
             self._responses.send_json(exchange, config_document(config))
 
@@ -65,8 +64,7 @@ class Statistics:
         try:
             usage = self._administration.usage(*target)
         except MooringError as error:
-            refusal = self._dialect.override_refusal(error, target) or kserve_v2(error, target)
-            self._responses.send_refusal(exchange, refusal)
+            self._responses.send_refusal(exchange, self._dialect.refusal_of(error, target))
         else:
             self._responses.send_json(exchange, usage_document(usage))
 

@@ -55,7 +55,7 @@ _COUNTERS: tuple[tuple[str, str, _Value], ...] = (
     ),
     (
         "nv_cache_miss_duration_per_model",
-        "Microseconds of looking in vain, and of keeping answers",
+        "Microseconds of looking up answers that were not there, and of keeping them",
         lambda counts: counts.cache_spent[0] * _MICROSECONDS,
     ),
 )

@@ -47,7 +47,7 @@ from mooring.protocols.kserve.shared_memory import SharedMemory, elsewhere_only
 from mooring.protocols.missing_model import prefer_not_found
 from mooring.protocols.responses import JSON, Responses
 from mooring.protocols.scheduling import TIMEOUT_HEADER, read_deadline, read_schedule
-from mooring.protocols.status import Refusal, Target, kserve_v2
+from mooring.protocols.status import Refusal, Target
 from mooring.tokens import Access
 from mooring.web.http1 import App, Exchange
 from mooring.web.routing import Match
@@ -71,7 +71,7 @@ class V2Answer(Answer, eq=False):
     _dialect: Dialect
 
     def _refusal_for(self, error: MooringError) -> Refusal:
-        return self._dialect.override_refusal(error, self._target) or kserve_v2(error, self._target)
+        return self._dialect.refusal_of(error, self._target)
 
 
 class InferAnswer(V2Answer, eq=False):
@@ -371,9 +371,7 @@ class KServeV2:
 
     def refuse(self, exchange: Exchange, error: MooringError, target: Target) -> None:
         """Answer an error as the dialect does."""
-        self._responses.send_refusal(
-            exchange, self._dialect.override_refusal(error, target) or kserve_v2(error, target)
-        )
+        self._responses.send_refusal(exchange, self._dialect.refusal_of(error, target))
 
     def _submit_request(
         self, exchange: Exchange, target: Target, body: Payload, operation: Operation, deadline: float | None

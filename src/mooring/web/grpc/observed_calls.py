@@ -1,4 +1,4 @@
-"""gRPC calls where somebody wants to know of each: the access log, for one."""
+"""gRPC calls of a server that logs each call."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
