@@ -206,6 +206,8 @@ def test_our_own_log_has_a_line_per_request_with_times_batch_and_ids(tmp_path, s
             assert float(line["ms"]) >= float(line["queue_ms"]) >= 0
             assert float(line["inference_ms"]) >= 0
             assert re.fullmatch(r"127\.0\.0\.1:\d+", line["client"])
+        server.ask("GET", "/nowhere", b"", "x-request-id: lost")
+        until(lambda: requests_in(server, path="/nowhere", status="404", request="lost"))
 
 
 def test_all_processes_write_to_the_one_log_and_json_is_an_object_per_line(tmp_path, store):

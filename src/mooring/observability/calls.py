@@ -26,6 +26,7 @@ CLIENT_GONE = 499
 _URL = re.compile(r"(?<=[?&]url=)[^&]*")
 _BARE = re.compile(r"(?<=[?&])[^=&]+(?=&|$)")
 _SECRET = re.compile(r"([?&][^=&]*(?:token|secret|pass|pwd|sig|key|auth|cred)[^=&]*=)[^&]+", re.IGNORECASE)
+_ANSWERED_ID = re.compile(rb"\r\nx-request-id: ([^\r]+)\r\n")
 _USER = re.compile(r"(?<=://)[^/?#]*@")
 
 
@@ -55,7 +56,7 @@ class ObservedCall(_CallBasis, eq=False, kw_only=True):
     ``client`` is its address with the port, empty on a unix socket; ``began`` is on the monotonic clock. ``status`` is 0
     until there is one. ``broken_off`` says that the client does not have the whole answer. ``model``, ``version``,
     ``request_id`` and ``model_call`` are those of its last request for a model; of several, such as those of a stream,
-    ``requests`` says how many there were.
+    ``requests`` says how many there were. ``head`` is what the head of an answer over HTTP begins with.
     """
 
     status: int = 0
@@ -66,6 +67,7 @@ class ObservedCall(_CallBasis, eq=False, kw_only=True):
     version: str = ""
     request_id: str = ""
     model_call: ModelCall | None = None
+    head: bytes = b""
 
     def end(self) -> None:
         """End the call. A second end does nothing."""
@@ -93,7 +95,9 @@ class ObservedCall(_CallBasis, eq=False, kw_only=True):
         if self.broken_off:
             text += " broken_off=True"
         if self.model:
-            text += f" model={_fact(self.model)} version={_fact(self.version)} request={format_fact(self.request_id)}"
+            text += f" model={_fact(self.model)} version={_fact(self.version)}"
+        if request_id := self.request_id or self._answered_id():
+            text += f" request={format_fact(request_id)}"
         if self.requests > 1:
             text += f" requests={self.requests}"
         call = self.model_call
@@ -118,7 +122,8 @@ class ObservedCall(_CallBasis, eq=False, kw_only=True):
         if self.model:
             facts["model"] = self.model
             facts["version"] = self.version
-            facts["request"] = self.request_id
+        if request_id := self.request_id or self._answered_id():
+            facts["request"] = request_id
         if self.requests > 1:
             facts["requests"] = self.requests
         call = self.model_call
@@ -129,6 +134,11 @@ class ObservedCall(_CallBasis, eq=False, kw_only=True):
                 facts["batch_rows"] = call.batch_rows
                 facts["inference_ms"] = round(call.seconds * 1000, 3)
         return facts
+
+    def _answered_id(self) -> str:
+        """Return the id that the answer names, where no model was asked."""
+        match = _ANSWERED_ID.search(self.head)
+        return match[1].decode("latin-1") if match is not None else ""
 
 
 class _CallEvent(Event):

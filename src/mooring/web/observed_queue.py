@@ -11,6 +11,8 @@ from mooring.web.http_context import HttpContext
 from mooring.web.listener import ClientConnection, ListenerContext
 from mooring.web.response_queue import QueueOwner, ResponseQueue
 
+# Bytes of an answer's head among which its id is looked for, if anybody wants to know.
+_HEAD = 256
 _PROTOCOLS = {"1.1": "HTTP/1.1", "1.0": "HTTP/1.0"}
 
 
@@ -111,6 +113,7 @@ class ObservedExchange(ObservedCall, eq=False):
 
     def _note_status(self, answer: bytes) -> None:
         self.status = int(answer[9:12])
+        self.head = answer[:_HEAD]
 
     def _end_with(self, exchange: Exchange) -> None:
         if self.queue.open_calls.pop(exchange, None) is not None:
