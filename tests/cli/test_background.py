@@ -48,32 +48,35 @@ def test_the_terminal_gets_its_prompt_back_when_the_server_serves(tmp_path):
     assert (done.returncode, up, session) == (0, "up", number)
 
 
-def test_the_process_that_stays_keeps_the_output_it_was_started_with_and_ignores_a_terminal_that_closes(
-    tmp_path,
-):
-    """The reader of a pipe gets lines of the server after the command has returned, and may leave without harm."""
-    body = """
+STAYING = """
     ready('up')
     import logging
     from mooring.config.settings import Config
     from mooring.observability.log_output.setup import setup_logging
     setup_logging(Config(log_folder=Path('logs'), log_format='torchserve'))
-    for number in range(1000):
+    for number in range(3000):
+        gone = Path('gone').exists()
         logging.getLogger('mooring.test').info('line %d', number)
-        time.sleep(0.01)
-        if number and Path('gone').exists():
+        if gone:
             Path('alive').touch()
             break
+        time.sleep(0.01)
     return 0
 """
-    process = subprocess.Popen(
-        [sys.executable, "-c", START.format(body=body.strip().replace("\n    ", "\n    "))],
-        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+
+
+@pytest.mark.parametrize("open_output", [os.pipe, os.openpty])
+def test_the_process_that_stays_keeps_its_output_whose_reader_may_leave(tmp_path, open_output):
+    """The reader of a pipe or a terminal gets the server's lines after the command has returned."""
+    read, write = open_output()
+    done = subprocess.run(
+        [sys.executable, "-c", START.format(body=STAYING.strip())],
+        cwd=tmp_path, stdout=write, stderr=write, timeout=30, check=False,
     )  # fmt: skip
-    assert process.wait(30) == 0
-    lines = iter(process.stdout)
-    assert any(line.endswith(b"line 5\n") for line in lines)
-    process.stdout.close()
+    os.close(write)
+    assert done.returncode == 0
+    with os.fdopen(read, "rb", buffering=0) as lines:
+        assert any(line.rstrip().endswith(b"line 5") for line in lines)
     (tmp_path / "gone").touch()
     end = time.monotonic() + 30
     while not (tmp_path / "alive").exists():
