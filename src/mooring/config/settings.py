@@ -190,7 +190,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
     metric_time_interval: Annotated[
         Seconds,
-        Meta(description="seconds between two times that the server's own metrics are written to the log"),
+        Meta(description="seconds between two times that the metrics of the machine are written as lines"),
     ] = 60.0
     metrics_folder: Annotated[
         Folder,
