@@ -183,21 +183,21 @@ def test_configuration_is_completed():
 
 
 @pytest.mark.parametrize(
-    ("groups", "there", "worker", "told"),
+    ("groups", "there", "place", "device"),
     [
-        ([], 2, "9000", ("CPU", "0")),
-        ([{"kind": "KIND_CPU", "count": 2}], 2, "9000", ("CPU", "0")),
-        ([{"kind": "KIND_GPU"}], 2, "9001", ("GPU", "1")),
-        ([{"kind": "KIND_GPU", "gpus": [1]}], 2, "9000", ("GPU", "1")),
-        ([{"kind": "KIND_GPU", "gpus": [7]}], 2, "9000", ("CPU", "0")),
-        ([{"kind": "KIND_GPU"}], 0, "9000", ("CPU", "0")),
+        ([], 2, 0, ("CPU", "0")),
+        ([{"kind": "KIND_CPU", "count": 2}], 2, 0, ("CPU", "0")),
+        ([{"kind": "KIND_GPU"}], 2, 1, ("GPU", "1")),
+        ([{"kind": "KIND_GPU", "gpus": [1]}], 2, 0, ("GPU", "1")),
+        ([{"kind": "KIND_GPU", "gpus": [7]}], 2, 0, ("CPU", "0")),
+        ([{"kind": "KIND_GPU"}], 0, 0, ("CPU", "0")),
     ],
 )
-def test_instance_is_told_of_its_device(monkeypatch, groups, there, worker, told):
+def test_instances_take_the_gpus_of_their_groups_in_turn(monkeypatch, groups, there, place, device):
     monkeypatch.setattr(instance, "find_devices", lambda: {"CPU": 4, "H200": there})
     spec = model_spec(backend="triton_python", location="/models/m/1", triton={"instance_group": groups})
-    arguments = instance.initialize_arguments(spec, LoadContext(worker=worker))
-    assert (arguments["model_instance_kind"], arguments["model_instance_device_id"]) == told
+    arguments = instance.initialize_arguments(spec, LoadContext(worker="9004", place=place))
+    assert (arguments["model_instance_kind"], arguments["model_instance_device_id"]) == device
     assert arguments["model_repository"] == "/models/m"
 
 

@@ -1,4 +1,4 @@
-"""Starts a server from the flags of a command; shared by ``serve``, ``torchserve``, ``amdinfer-server`` and ``tritonserver``."""
+"""Starts a server from the flags of a command, for each of the commands that start one."""
 
 import functools
 import gc

@@ -52,8 +52,8 @@ def decode_request(
     """Decode a ModelInferRequest; return it and its layout. Takes the message over: large elements of a buffer stay where they lie.
 
     Those of bytes are copied to the allocator's memory, or borrowed where there is none. Of a message above a few
-    kilobytes, elements stay packed that cost time one by one. ``lenient`` is that of ``v2_json.decode_request``. Raises ``InvalidInput``, or what ``regions`` raises;
-    nothing is held then.
+    kilobytes, elements stay packed that cost time one by one. ``lenient`` is that of ``v2_json.decode_request``. Raises
+    ``InvalidInput``, or what ``regions`` raises; nothing is held then.
     """
     if not isinstance(payload, Buffer):
         return _decode_request(payload, None, allocator, regions, lenient=lenient)

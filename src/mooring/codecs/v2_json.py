@@ -188,9 +188,9 @@ def decode_request(
 ) -> InferBody:
     """Decode the body of an infer request; with ``json_size`` its JSON has that many bytes and binary tensors follow.
 
-    ``lenient`` allows what AMD's clients send: an id that is a number, and inputs with equal names or none, which
-    then are all called ``BY_POSITION``. Takes the body over: the tensors hold what they need of it. Those whose elements would have to be looked at one by one
-    stay packed where the body has more than a few kilobytes. Raises ``InvalidInput``.
+    ``lenient`` allows what AMD's clients send: an id that is a number, and inputs with equal names or none, which then
+    are all called ``BY_POSITION``. Takes the body over: the tensors hold what they need of it. Those whose elements would
+    have to be looked at one by one stay packed where the body has more than a few kilobytes. Raises ``InvalidInput``.
     """
     inputs: list[Tensor] = []
     try:

@@ -63,8 +63,8 @@ class Engine(InferenceService):
 
     How this works: the ``Registry`` holds every version with its state. Each version has a scheduler, which queues its
     requests, and a pool of worker processes, which runs them. ``submit`` looks up the version and passes the request to
-    its scheduler; a chain, a workflow or an ensemble has none, and its request becomes a run. To deploy a version is to make
-    scheduler and pool and to wait until the first worker has loaded the model. To retire one is to refuse new requests,
+    its scheduler; a chain, a workflow or an ensemble has none, and its request becomes a run. To deploy a version is to
+    make scheduler and pool and to wait until the first worker has loaded the model. To retire one is to refuse new requests,
     to wait for those in flight, and to end the workers. A timer calls ``_check_all`` every 50 ms: it refuses requests
     past their deadlines, scales idle models to zero, and looks for frozen processes.
 

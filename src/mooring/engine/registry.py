@@ -53,8 +53,8 @@ class ModelVersion:
     closes the queue, and tells the ``Model``, whose default version may change with it. A version is *settled* once its
     first worker has loaded the model or has failed to. It is *suspended* while an operator has set its workers to 0.
 
-    A chain, a workflow or an ensemble has neither scheduler nor pool: its models have theirs. ``number`` is unique among all versions
-    that this process ever had; frontend processes name a version by it.
+    A chain, a workflow or an ensemble has neither scheduler nor pool: its models have theirs. ``number`` is unique among all
+    versions that this process ever had; frontend processes name a version by it.
     """
 
     def __init__(self, spec: ModelSpec) -> None:

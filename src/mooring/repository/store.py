@@ -6,9 +6,9 @@
     the model repository               NAME/config.toml and NAME/1/model.py
 
 A model that the user named must be there, unless ``require_models`` is off. A broken one that was only found (in all of
-a store, in a repository) is logged with the reason and skipped, and the others are served. Store and repository are the operator's, and so are the
-links in them: they are followed. Names that come from clients may not lead out (``..``, absolute paths), and what an archive
-holds is unpacked without any link.
+a store, in a repository) is logged with the reason and skipped, and the others are served. Store and repository are the
+operator's, and so are the links in them: they are followed. Names that come from clients may not lead out (``..``, absolute
+paths), and what an archive holds is unpacked without any link.
 """
 
 import shutil

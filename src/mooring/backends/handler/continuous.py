@@ -2,7 +2,8 @@
 
 The row of a request that has been in a step before is ``{}``; what the handler needs to go on with it, it keeps under
 the request's id (``context.request_ids``). After each step ``context.stopping_criteria[row](result)`` says whether the
-row has ended: True ends a stream, False goes on, and None says that this is the whole answer. Source: docs/contracts/torchserve.md, section 2.6.
+row has ended: True ends a stream, False goes on, and None says that this is the whole answer. Source:
+docs/contracts/torchserve.md, section 2.6.
 """
 
 import itertools

@@ -19,7 +19,7 @@ class _Codes:
     CANCELLED = 7
 
 
-# The HTTP status of each code: Triton's own, but for the last two, which are 400 there, so that each code has one of its own.
+# The HTTP status of each code: Triton's own, but for the last two. Those are 400 there; here each code has its own status.
 _STATUSES: Mapping[int, int] = {
     _Codes.UNKNOWN: 500,
     _Codes.INTERNAL: 500,

@@ -1,4 +1,4 @@
-"""What an instance of a model is told of itself, in the arguments of ``initialize``."""
+"""The arguments of a model's ``initialize``: its configuration, and the device of this instance."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from mooring.repository.triton_document import config_document, describe_config
 
 
 def initialize_arguments(spec: ModelSpec, context: LoadContext) -> dict[str, str]:
-    """Return what ``initialize`` is given: texts by name."""
+    """Return the arguments of ``initialize``: texts by name."""
     folder = Path(spec.location)
     gpu = _gpu_of_instance(spec, context)
     return {
@@ -27,7 +27,7 @@ def initialize_arguments(spec: ModelSpec, context: LoadContext) -> dict[str, str
 
 
 def _gpu_of_instance(spec: ModelSpec, context: LoadContext) -> int | None:
-    """The GPU that the configuration gives an instance; None for the CPU. Workers take the GPUs of all groups in turn."""
+    """Return the GPU that the configuration gives an instance; None for the CPU. Workers take the GPUs of all groups in turn."""
     if context.gpu is not None:
         return context.gpu
     groups: Sequence[Mapping[str, Any]] = spec.triton.get("instance_group", ())
@@ -36,5 +36,4 @@ def _gpu_of_instance(spec: ModelSpec, context: LoadContext) -> int | None:
         return None
     there = sum(count for name, count in find_devices().items() if name != CPU)
     gpus = [gpu for each in on_gpus for gpu in each.get("gpus") or range(there) if gpu < there]
-    number = int(context.worker) if context.worker.isdecimal() else 0
-    return gpus[number % len(gpus)] if gpus else None
+    return gpus[context.place % len(gpus)] if gpus else None

@@ -65,8 +65,9 @@ class ModelConfig:
         self._config.setdefault("dynamic_batching", {})
 
     def add_input(self, input: dict[str, Any]) -> None:  # noqa: A002 - Triton's name
-        """Add an input with name, data_type and dims, and optional. Raises ``ValueError`` for other keys, for one that is
-        missing, and where the configuration says otherwise.
+        """Add an input with name, data_type and dims, and optional.
+
+        Raises ``ValueError`` for other keys, for one that is missing, and where the configuration says otherwise.
         """
         self._add("input", input, _INPUT_KEYS)
 

@@ -1,4 +1,4 @@
-"""The module that models of Triton's Python backend import as ``pb_utils``; the code is in ``mooring.backends.triton_python``."""
+"""The module that models of Triton's Python backend import as ``pb_utils``: other names for ``backends.triton_python``."""
 
 from mooring.backends.triton_python.calls import ResponseIterator, is_model_ready, load_model, unload_model
 from mooring.backends.triton_python.errors import TritonError, TritonModelException

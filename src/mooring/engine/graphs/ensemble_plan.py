@@ -24,10 +24,10 @@ _MAX_INFLIGHT = 16
 
 
 class EnsemblePlan(LabelSource):
-    """The steps of an ensemble. ``models`` are theirs, in order, as soon as they are known to fit. ``answers`` are those that
-    are kept, where it has a response cache.
+    """The steps of an ensemble.
 
-    ``labels`` are the names of the classes of each output, by index: the ensemble's own, else those of the model that
+    ``models`` are theirs, in order, as soon as they are known to fit. ``answers`` are those that are kept, where it has a
+    response cache. ``labels`` are the names of the classes of each output, by index: the ensemble's own, else those of the model that
     writes it.
     """
 

@@ -91,8 +91,9 @@ def _open_log(file: Path | None) -> tuple[logging.Handler, dict[str, list[Path]]
 
 
 def _open_metrics_files(config: Config) -> dict[str, list[Path]]:
-    """Connect the logs of metrics with files of their own where ``metrics_folder`` says so; return those that cannot be
-    opened, by the reason.
+    """Connect the logs of metrics with files of their own where ``metrics_folder`` says so.
+
+    Return the files that cannot be opened, by the reason.
     """
     folder, refused = config.metrics_folder, dict[str, list[Path]]()
     if folder is not None and config.metrics_mode != "prometheus":
