@@ -161,6 +161,8 @@ def test_kinds_of_metrics_allow_what_they_are_for():
     histogram.observe(1)
     with pytest.raises(TritonModelException, match="no single value"):
         histogram.value()
+    with pytest.raises(TritonModelException, match="ascending order"):
+        MetricFamily(name="h", description="text", kind=MetricFamily.HISTOGRAM).Metric({}, [2, 1])
 
 
 def config(**values) -> ModelConfig:

@@ -135,6 +135,7 @@ class MetricValue(NamedTuple):
 
     A metric with a ``description`` is shown as Triton shows it: with that text, and no labels but its dimensions. A value
     with a ``request_id``, which may be empty, is reported by itself and not added up with others.
+    ``bounds`` are those of a histogram's buckets, in ascending order; without any they are the server's.
     """
 
     name: str
@@ -144,6 +145,7 @@ class MetricValue(NamedTuple):
     dimensions: dict[str, str]
     description: str = ""
     request_id: str | None = None
+    bounds: tuple[float, ...] = ()
 
 
 class Reply(Protocol):

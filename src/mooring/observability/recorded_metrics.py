@@ -94,7 +94,9 @@ class RecordedMetrics(Collector):
             if len(family.series) >= MAX_SERIES:
                 self._warn_full(model, family, record)
                 return
-            series = family.series[key] = Histogram(BOUNDS) if family.kind == HISTOGRAM else 0.0
+            series = family.series[key] = (
+                Histogram(record.bounds or BOUNDS) if family.kind == HISTOGRAM else 0.0
+            )
         if isinstance(series, Histogram):
             for value in record.values:
                 series.observe(value)

@@ -28,7 +28,7 @@ MAX_WAITING_VALUES = 1000
 class Record(NamedTuple):
     """One series of a metric, and its new values: a single one, with its request's id, where each is reported by itself.
 
-    Only those of Triton's models have a ``description``.
+    Only those of Triton's models have a ``description``, and ``bounds`` for a histogram.
     """
 
     name: str
@@ -38,6 +38,7 @@ class Record(NamedTuple):
     values: list[float]
     description: str = ""
     request_id: str | None = None
+    bounds: tuple[float, ...] = ()
 
 
 PRINTED = "[METRICS]"
@@ -101,7 +102,7 @@ class Recorder:
         return self.waiting >= MAX_WAITING_VALUES
 
     def _store_value(self, metric: MetricValue) -> None:
-        name, value, unit, kind, dimensions, description, request_id = metric
+        name, value, unit, kind, dimensions, description, request_id, bounds = metric
         key = (name, kind, *dimensions.items()) if request_id is None else (len(self._series),)
         series = self._series.get(key)
         if series is None:
@@ -113,6 +114,7 @@ class Recorder:
                 [float(value)],
                 _to_text(description),
                 None if request_id is None else _to_text(request_id),
+                bounds,
             )
         elif kind == HISTOGRAM:
             series.values.append(value)

@@ -353,9 +353,9 @@ def _pass_on(message: ToServer | None, reply: Reply) -> None:
 
 
 def _record_again(record: Record, reply: Reply) -> None:
-    name, unit, kind, dimensions, values, description, request_id = record
+    name, unit, kind, dimensions, values, description, request_id, bounds = record
     for value in values:
-        reply.record_metric(MetricValue(name, value, unit, kind, dimensions, description, request_id))
+        reply.record_metric(MetricValue(name, value, unit, kind, dimensions, description, request_id, bounds))
 
 
 def _first_error(outcomes: Iterable[InferenceResponse | ErrorRecord]) -> ErrorRecord | None:

@@ -90,11 +90,8 @@ class Host:
         for each in waiting:
             record(each)
 
-    def record(
-        self, name: str, value: float, kind: str, dimensions: dict[str, str], description: str
-    ) -> None:
+    def record(self, metric: MetricValue) -> None:
         """Record a value of a metric."""
-        metric = MetricValue(name, value, "", kind, dimensions, description)
         if self._record is not None:
             self._record(metric)
         elif len(self._waiting) < _KEPT_RECORDS:

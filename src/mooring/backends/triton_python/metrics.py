@@ -2,11 +2,11 @@
 
 import enum
 import threading
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from mooring.backends.triton_python.errors import TritonModelException
 from mooring.backends.triton_python.host import HOST
+from mooring.core.service import MetricValue
 
 
 class Kind(enum.Enum):
@@ -20,9 +20,16 @@ class Kind(enum.Enum):
 class Metric:
     """One series of a family. Values of several workers are added up, but for a gauge, which has the last one."""
 
-    def __init__(self, family: "MetricFamily", labels: Mapping[str, str]) -> None:
+    def __init__(
+        self, family: "MetricFamily", labels: Mapping[str, str], buckets: Sequence[float] = ()
+    ) -> None:
         self._family = family
         self._labels = {str(name): str(value) for name, value in labels.items()}
+        self._bounds = tuple(map(float, buckets))
+        if list(self._bounds) != sorted(set(self._bounds)):
+            raise TritonModelException(
+                f"the buckets of a histogram must be in ascending order, not {buckets}"
+            )
         self._value = 0.0
         self._lock = threading.Lock()
 
@@ -59,7 +66,17 @@ class Metric:
 
     def _record(self, value: float) -> None:
         family = self._family
-        HOST.record(family.name, float(value), family.kind.value, self._labels, family.description)
+        HOST.record(
+            MetricValue(
+                family.name,
+                float(value),
+                "",
+                family.kind.value,
+                self._labels,
+                family.description,
+                bounds=self._bounds,
+            )
+        )
 
 
 class MetricFamily:
@@ -76,7 +93,7 @@ class MetricFamily:
         self.kind = Kind(kind)
 
     def Metric(  # noqa: N802 - Triton's name
-        self, labels: Mapping[str, str] | None = None, **_options: Any
+        self, labels: Mapping[str, str] | None = None, buckets: Sequence[float] | None = None
     ) -> Metric:
-        """Make the series with these labels. The buckets of a histogram are the server's own."""
-        return Metric(self, labels or {})
+        """Make the series with these labels. ``buckets`` are the upper bounds of a histogram's, the server's own without."""
+        return Metric(self, labels or {}, buckets or ())

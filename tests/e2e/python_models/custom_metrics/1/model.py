@@ -14,7 +14,7 @@ class TritonPythonModel:
             labels=labels
         )
         self.histogram = family("sent", "How much is sent", pb_utils.MetricFamily.HISTOGRAM).Metric(
-            labels=labels
+            labels=labels, buckets=[0.5, 2.5]
         )
         self.gauge.set(-1)
 
