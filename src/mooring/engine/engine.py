@@ -33,7 +33,8 @@ from mooring.engine.graphs.ensemble_plan import EnsemblePlan
 from mooring.engine.graphs.ensemble_run import EnsembleContext
 from mooring.engine.graphs.ensembles import Ensembles
 from mooring.engine.graphs.run import GraphRun
-from mooring.engine.registry import Model, ModelVersion, Registry
+from mooring.engine.readiness import Readiness
+from mooring.engine.registry import ModelVersion, Registry
 from mooring.engine.response_cache import CachedAnswers, CachingScheduler, ResponseCache
 from mooring.engine.scale_to_zero import Budget, IdleModels, may_scale_to_zero
 from mooring.engine.scheduler_choice import make_scheduler
@@ -102,13 +103,7 @@ class Engine(InferenceService):
         # A registry of their own: a workflow may have the name of a model. Then only its own route reaches it.
         self.workflows = Registry()
         self.drain_limit = drain_limit
-        # Whether all addresses accept connections, and whether the server is about to stop. The readiness probes
-        # depend on both, whatever the models' states are.
-        self.listening = True
-        self.stopping = False
-        self._awaits_workflows = False
         self._capacity = machine_capacity(most_workers)
-        self._strict_readiness = strict_readiness
         self._arena = arena
         self._metrics = metrics
         metrics.host.read_load_times(self._load_times)
@@ -126,12 +121,12 @@ class Engine(InferenceService):
         )
         self._cache = ResponseCache(cache_size)
         self._ensembles = Ensembles(self.registry)
+        self.readiness = Readiness(self.registry, self._ensembles, strict=strict_readiness)
         self._codecs = CodecPool(max(1, codecs), arena.slot, self._workers)
         self._shares_reading = codecs > 0
         self._read_body = BodyReader(self._codecs, arena.slot).read_body
         self._heartbeat_clock = Clock(deadlines.heartbeat)
         self._loop = asyncio.get_running_loop()
-        self._expected_models: set[str] = set()
         self._next_check = self._loop.call_later(_CHECK_EVERY, self._check_all)
 
     def submit(self, request: InferenceRequest, done: Done) -> Ticket:
@@ -201,60 +196,21 @@ class Engine(InferenceService):
 
     def ready(self, model: str = "", version: str = "") -> bool:
         if model:
-            return self._can_answer(self._find_version(model, version))
-        models = self.registry.models
-        if not self.listening or self.stopping or self._awaits_workflows:
-            return False
-        if not self._expected_models <= models.keys():
-            return False
-        if not self._strict_readiness:
-            return all(
-                version.is_settled
-                for name in self._expected_models
-                for version in models[name].versions.values()
-            )
-        return not self.registry.lacks_expected and all(
-            self._is_complete(models[name]) for name in self._expected_models
-        )
-
-    def _is_complete(self, model: Model) -> bool:
-        """Whether the default version can answer, and each version that was configured at the start has loaded once."""
-        default = model.find_version("")
-        if not (default.suspended or self._can_answer(default)):
-            return False
-        return all(
-            each.ever_loaded or each.suspended for each in model.versions.values() if each.loaded_at_startup
-        )
+            return self.readiness.can_answer(self._find_version(model, version))
+        return self.readiness.is_ready()
 
     def _find_version(self, model: str, version: str) -> ModelVersion:
         is_workflow = model in self.workflows.models and model not in self.registry.models
-        registry = (
-            self.workflows if is_workflow else self.registry
-        )  # the models' one knows why a model is missing
+        # The registry of the models knows why a model is missing.
+        registry = self.workflows if is_workflow else self.registry
         return registry.find_version(model, version)
-
-    def _can_answer(self, version: ModelVersion) -> bool:
-        models = self.registry.models
-        if version.spec.ensemble is not None:
-            return self._ensembles.can_answer(version)
-        return version.ready and all(
-            stage in models and models[stage].find_version("").ready
-            for stage in (*version.spec.stages, *version.spec.following)
-        )
 
     def _declared_inputs(self, model: str) -> Sequence[TensorSpec]:
         entry = self.registry.models.get(model)
         return entry.find_version("").metadata.inputs if entry is not None else ()
 
     def healthy(self) -> bool:
-        models = self.registry.models
-        return (
-            self.listening
-            and not self.stopping
-            and not (self._strict_readiness and self.registry.lacks_expected)
-            and self._expected_models <= models.keys()
-            and all(model.find_version("").healthy for model in models.values())
-        )
+        return self.readiness.is_healthy()
 
     def metadata(self, model: str, version: str = "") -> ModelMetadata:
         target = self._find_version(model, version)
@@ -319,12 +275,12 @@ class Engine(InferenceService):
 
     def await_workflows(self, *, awaiting: bool) -> None:
         """Set whether workflows that the start names are still being registered: the engine is not ready meanwhile."""
-        self._awaits_workflows = awaiting
+        self.readiness.awaits_workflows = awaiting
         self._frontends.publish()
 
     def expect_model(self, spec: ModelSpec) -> None:
         """Announce a model that will be deployed: its libraries are imported now, and the server is not ready before."""
-        self._expected_models.add(spec.name)
+        self.readiness.expected.add(spec.name)
         if not names_environment(spec):
             self._workers.template(preload(spec))
 
@@ -336,7 +292,7 @@ class Engine(InferenceService):
         version = ModelVersion(spec)
         version.loaded_at_startup = at_startup
         self.registry.add_version(version)
-        self._expected_models.add(spec.name)
+        self.readiness.expected.add(spec.name)
         return await self._start_version(version)
 
     async def deploy_workflow(self, spec: ModelSpec) -> None:
@@ -549,7 +505,7 @@ class Engine(InferenceService):
         retired = self.registry.find_version(name, version)
         self.registry.remove_version(retired)
         if name not in self.registry.models:
-            self._expected_models.discard(name)
+            self.readiness.expected.discard(name)
         await self._unload_version(retired)
         log.info("model unloaded", model=name, version=retired.spec.version)
 

@@ -196,7 +196,7 @@ class Server:
             cache_size=config.response_cache_size // config.frontends,
             private_folder=str(startup.folder),
         )
-        self.engine.listening = False
+        self.engine.readiness.listening = False
         self._stack = stack
         stack.push_async_callback(self.engine.close)
         folder, defaults, self._store = startup.folder, startup.defaults, startup.store
@@ -292,7 +292,7 @@ class Server:
         await self.addresses.listen_at(inference)
         # Only a server that has all its addresses writes the key file: it may be that of one that runs already.
         self._log_access_policy()
-        self.engine.listening = True
+        self.engine.readiness.listening = True
 
     def _follow_files(self) -> None:
         """Notice when certificates, tokens and models change on the disk."""
@@ -362,7 +362,7 @@ class Server:
 
     async def leave(self, delay: float, limit: float) -> None:
         """Say that the server is not ready, serve on for ``delay`` seconds, and then drain."""
-        self.engine.stopping = True
+        self.engine.readiness.stopping = True
         await asyncio.sleep(delay)
         await self.drain(limit)
 
