@@ -118,6 +118,12 @@ def test_only_requested_outputs_are_sent(http):
     assert [each["name"] for each in answer.get_response()["outputs"]] == ["OUTPUT1"]
 
 
+def test_output_that_the_model_leaves_out_is_left_out(http):
+    outputs = [tritonhttp.InferRequestedOutput(name) for name in ("MORE", "OUT")]
+    answer = ask(http, "faulty", HOW=texts("one", rows=True), outputs=outputs)
+    assert [each["name"] for each in answer.get_response()["outputs"]] == ["OUT"]
+
+
 def test_torchserve_and_kserve_v1_clients_reach_the_same_model(served):
     body = json.dumps({"INPUT0": [1, 2, 3, 4], "INPUT1": [4, 4, 4, 4]})
     answer = served.predict("add_sub", body, "content-type: application/json").json()
@@ -173,7 +179,9 @@ def test_log_lines_of_a_model_are_in_the_log_of_the_server(served, http):
     until(lambda: "asked for 3 texts" in served.log)
 
 
-@pytest.mark.parametrize(("code", "status"), [(1, 500), (2, 404), (3, 400), (4, 503), (5, 501), (6, 409)])
+@pytest.mark.parametrize(
+    ("code", "status"), [(1, 500), (2, 404), (3, 400), (4, 503), (5, 501), (6, 409), (7, 499)]
+)
 def test_triton_error_has_the_status_of_its_code(served, code, status):
     body = {"inputs": [{"name": "HOW", "datatype": "BYTES", "shape": [1, 1], "data": [str(code)]}]}
     answer = served.ask("POST", "/v2/models/faulty/infer", json.dumps(body).encode())

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from mooring.backends.answers import to_output_arrays
 from mooring.backends.function import run_user_code
 from mooring.backends.model_source import bypass_bytecode_cache, import_source
@@ -281,7 +283,14 @@ class TritonPythonBackend(TensorBackend):
         rows: bool,
         parameters: dict[str, Any] | None,
     ) -> Outcome:
-        """Build the answer to a request from the outputs of its samples, or the error that it is."""
+        """Build the answer to a request from the outputs of its samples, or the error that it is.
+
+        Outputs that the client asked for and the model left out are left out, as in Triton.
+        """
+        if request.outputs and pieces and pieces[0][1]:
+            given = [each for each in request.outputs if each.name in pieces[0][1][-1]]
+            if given and len(given) < len(request.outputs):
+                request = msgspec.structs.replace(request, outputs=given)
         try:
             response = self.encode_response(request, self.to_response(request, pieces, rows))
         except MooringError as error:
