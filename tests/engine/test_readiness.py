@@ -33,7 +33,9 @@ class Site:
         """Have a version whose worker has loaded it, or failed to with this error."""
         version = ModelVersion(model_spec(name=name, backend="x", min_workers=1, **fields))
         self.registry.add_version(version)
-        version.start_loading(Queue(), FakePool(None, 0 if outcome else 1))
+        pool = FakePool(None, 0 if outcome else 1)
+        pool.wanted = 1
+        version.start_loading(Queue(), pool)
         version.on_worker_event(outcome or ModelMetadata(name, ["1"], "p"))
         return version
 
