@@ -194,6 +194,7 @@ def test_triton_error_has_the_status_of_its_code(served, code, status):
         ("raise", "ValueError: the model has had enough"),
         ("refuse", "the model refuses"),
         ("count", "InferenceRequest(s) size is:1, and InferenceResponse(s) size is:0"),
+        ("empty", "the model gave a response without outputs"),
         ("kind", "Expected a list in the execute return, found type 'str'"),
         ("nothing", "Expected an 'InferenceResponse' object in the execute function return list, found type 'NoneType'"),
     ],

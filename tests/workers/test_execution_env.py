@@ -46,6 +46,7 @@ def test_folder_is_used_where_it_is(tmp_path):
     assert made.interpreter == str(tmp_path / "env/bin/python")
     assert made.variables["PATH"] == f"{tmp_path}/env/bin:/bin"
     assert "PYTHONHOME" not in made.variables
+    assert made.variables["PYTHONNOUSERSITE"] == "1"
     assert [each.name for each in Path(made.variables["PYTHONPATH"]).iterdir()] == ["mooring"]
 
 

@@ -109,6 +109,7 @@ def prepare_environment(path: Path, folder: Path, variables: Mapping[str, str]) 
     if interpreter is None:
         raise ModelLoadFailed(f"{path} has no bin/python: expected an environment of conda-pack or of venv")
     own = {name: value for name, value in variables.items() if name not in ("PYTHONHOME", "PYTHONPATH")}
+    own["PYTHONNOUSERSITE"] = "1"  # what the user has installed elsewhere is for another Python
     own["PATH"] = f"{place / 'bin'}{os.pathsep}{own.get('PATH', os.defpath)}"
     links = folder / "own"
     _link_needs(links, _find_missing(path, interpreter, own))

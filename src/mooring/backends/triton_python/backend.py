@@ -255,6 +255,8 @@ class TritonPythonBackend(TensorBackend):
     def response_arrays(self, response: InferenceResponse) -> Arrays:
         """Return the outputs of a response by name, in the declared types. Raises ``InvalidOutput``."""
         outputs = {each.name(): each.as_numpy() for each in response.output_tensors()}
+        if not outputs and not self.spec.decoupled:
+            raise InvalidOutput("the model gave a response without outputs")
         if not outputs:
             return {}
         # A model may leave declared outputs out, as in Triton.

@@ -32,6 +32,8 @@ class TritonPythonModel:
             sender = request.get_response_sender()
             sender.send(_response(together), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
             return None
+        if how == "empty":
+            return pb_utils.InferenceResponse([])
         if how == "nothing":
             return None
         return _response(together)
