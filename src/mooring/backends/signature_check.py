@@ -106,15 +106,7 @@ def resolve_signature(
     batch, as whoever read the file can tell. ``unbatched_outputs``: outputs whose first dimension is none; such a model
     is only batched where the configuration says so.
     """
-    # Clients send no input that the server fills, and get no output that it keeps.
-    if spec.sequence.enabled:
-        filled = {each.name for each in spec.sequence.controls} | {
-            each.input for each in spec.sequence.states
-        }
-        inputs = [each for each in inputs if each.name not in filled]
-        if not spec.outputs:
-            kept = {each.output for each in spec.sequence.states}
-            outputs = [each for each in outputs if each.name not in kept]
+    inputs, outputs = _without_sequence_tensors(spec, inputs, outputs)
     constants = frozenset(each.name for each in inputs if each.optional)
     batches = [each for each in inputs if not each.optional]
     stack = spec.batching.mode is BatchMode.STACK
@@ -151,6 +143,21 @@ def resolve_signature(
     limit = spec.batching.max_batch_size if can_batch else 1
     return ResolvedSignature(
         resolved_inputs, resolved_outputs, BatchMode.CONCAT, limit, can_batch, own_rows, constants
+    )
+
+
+def _without_sequence_tensors(
+    spec: ModelSpec, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
+) -> tuple[Sequence[TensorSpec], Sequence[TensorSpec]]:
+    """Return what clients see of a file: no input that the server fills, and no output that it keeps and nobody declares."""
+    sequence = spec.sequence
+    if not sequence.enabled:
+        return inputs, outputs
+    filled = {*(each.name for each in sequence.controls), *(each.input for each in sequence.states)}
+    kept = set() if spec.outputs else {each.output for each in sequence.states}
+    return (
+        [each for each in inputs if each.name not in filled],
+        [each for each in outputs if each.name not in kept],
     )
 
 
