@@ -153,3 +153,19 @@ def test_a_configuration_of_log4j_is_obeyed_by_every_process(tmp_path, archive):
     warned = [each["contextMap"]["request_id"] for each in models if each["message"] == "A-WARNING"]
     assert sorted(warned) == sorted(f"r-{number}" for number in range(20))
     assert not (tmp_path / "l/ts_log.log").exists()
+
+
+@pytest.mark.parametrize(
+    "output", [">/dev/full 2>/dev/full", ">&- 2>&- <&-"], ids=["full disk", "closed streams"]
+)
+def test_a_start_serves_wherever_its_output_goes(tmp_path, archive, output):
+    url = install(tmp_path, "load_models=m.mar", "default_workers_per_model=1")
+    shutil.copy(archive, tmp_path / "store")
+    environ = os.environ | {"TMPDIR": str(tmp_path)}
+    command = ["sh", "-c", f"exec '{SCRIPTS / 'mooring'}' torchserve --start --ncs {output}"]
+    done = run_to_end(command, tmp_path, environ)
+    try:
+        assert done.returncode == 0
+        assert urllib.request.urlopen(f"{url}/predictions/m", b"x", timeout=PATIENCE).read() == b"ok"
+    finally:
+        run_to_end([SCRIPTS / "mooring", "torchserve", "--stop"], tmp_path, environ)

@@ -8,6 +8,7 @@ import pytest
 
 from mooring.ipc.log_records import MAX_REQUESTS, ModelRecord, encode_record
 from mooring.observability.logs import MODEL_LOG
+from mooring.workers import output
 from mooring.workers.output import WorkerOutput, shows_debug
 
 
@@ -16,8 +17,8 @@ async def said(caplog):
     """Writes to a worker's output and returns the records that come of it."""
     caplog.set_level(logging.INFO, MODEL_LOG)
     read, write = os.pipe()
-    output = WorkerOutput(read, {"model": "m", "version": "2"})
-    output.name_worker("9003")
+    worker_output = WorkerOutput(read, {"model": "m", "version": "2"})
+    worker_output.name_worker("9003")
 
     ends = [write]
 
@@ -29,11 +30,11 @@ async def said(caplog):
             await asyncio.sleep(0)
         return caplog.records
 
-    write_all.output = output
+    write_all.output = worker_output
     yield write_all
     for end in ends:
         os.close(end)
-    output.close()
+    worker_output.close()
 
 
 async def test_a_printed_line_is_said_at_info(said):
@@ -72,6 +73,19 @@ async def test_a_last_line_without_an_end_is_said(said):
 async def test_a_level_of_the_models_own_keeps_its_name(said):
     (record,) = await said(encode_record(ModelRecord(25, "SUCCESS", "a", "x")))
     assert record.levelname == "SUCCESS"
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["it falls silent", "it ends"])
+async def test_what_a_flood_left_out_is_counted_also_where_nothing_follows(said, monkeypatch, caplog, ends):
+    monkeypatch.setattr(output, "_REPORT_AFTER", 600.0 if ends else 0.01)
+    await said(b"line\n" * 1200)
+    if ends:
+        said.output.close()
+    async with asyncio.timeout(10):
+        while "says too much" not in caplog.text:
+            await asyncio.sleep(0.01)
+    counts = [record.msg.facts for record in caplog.records if record.msg.name == "model says too much"]
+    assert sum(facts["lines_left_out"] for facts in counts) == 1200 - caplog.text.count("text=line")
 
 
 async def test_debug_is_asked_for_where_the_log_has_that_level(caplog):

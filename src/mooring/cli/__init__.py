@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from mooring.cli.init_process import leave_process_one
+from mooring.cli.standard_streams import open_missing_streams
 
 if TYPE_CHECKING:
     from mooring.workers.library_process import LibraryProcess
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Run the command line of this process and leave with its exit status."""
+    open_missing_streams()
     arguments = sys.argv[1:]
     first = None
     if _is_server_start(arguments):

@@ -1,12 +1,12 @@
 """The text that a user sees when the server is up: its addresses, its models, and a command to try."""
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
+from mooring.cli.standard_streams import discard
 from mooring.config.settings import Address, Config
 from mooring.core.service import ModelState
 from mooring.observability.logs import get_logger
@@ -30,9 +30,7 @@ def print_greeting(config: Config, models: Sequence[ModelState], *, up: str) -> 
         _print_lines(format_greeting(config, models, up=up))
     except OSError as error:  # a full disk, or a reader that has gone
         log.warning("greeting not printed", reason=error.strerror)
-        nothing = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nothing, sys.stdout.fileno())
-        os.close(nothing)
+        discard(sys.stdout)
 
 
 def log_greeting(config: Config, *, up: str) -> None:

@@ -19,6 +19,8 @@ _model_log = logging.getLogger(MODEL_LOG)
 _MOST_OUTPUT = 65_536
 _MOST_LINES = 500
 _MOST_BYTES = 262_144
+# Seconds until it is said how many they were, if the model says nothing that is logged before.
+_REPORT_AFTER = 1.0
 # Of what it printed last, which the text of an error has.
 _KEPT_LINES = 40
 _KEPT_CHARACTERS = 1_000  # of each
@@ -38,6 +40,7 @@ class WorkerOutput:
         self._facts = facts
         self._rest = b""
         self._throttle = Throttle(_MOST_LINES, _MOST_BYTES)
+        self._report: asyncio.TimerHandle | None = None
         self._thread = self._name_thread("")
         self.last_lines: deque[str] = deque(maxlen=_KEPT_LINES)
         # Gets the metrics that the model prints, as TorchServe reads them from lines.
@@ -114,9 +117,25 @@ class WorkerOutput:
         self._log(record.level, Event(self._event, facts, record.details, text=record.text), size, record)
 
     def _log(self, level: int, event: Event, size: int, said: ModelRecord | None = None) -> None:
-        throttle = self._throttle
-        if not _model_log.isEnabledFor(level) or not throttle.allow_line(self._loop.time(), size):
+        if not _model_log.isEnabledFor(level):
             return
+        if not self._throttle.allow_line(self._loop.time(), size):
+            if self._report is None:
+                self._report = self._loop.call_later(_REPORT_AFTER, self._report_left_out)
+            return
+        self._report_left_out()
+        record = _model_log.makeRecord(MODEL_LOG, level, "", 0, event, (), None)
+        record.threadName = self._thread
+        if said is not None:
+            record.levelname = said.level_name
+        _model_log.handle(record)
+
+    def _report_left_out(self) -> None:
+        """Log how many lines were left out since the last report, if any were."""
+        throttle, report = self._throttle, self._report
+        self._report = None
+        if report is not None:
+            report.cancel()
         if throttle.left_out:
             log.warning(
                 "model says too much",
@@ -125,15 +144,11 @@ class WorkerOutput:
                 bytes_left_out=throttle.bytes_left_out,
             )
             throttle.reset()
-        record = _model_log.makeRecord(MODEL_LOG, level, "", 0, event, (), None)
-        record.threadName = self._thread
-        if said is not None:
-            record.levelname = said.level_name
-        _model_log.handle(record)
 
     def close(self) -> None:
         """Stop reading. A second call does nothing."""
         self.record_values = None  # it leads to the pool that keeps this
+        self._report_left_out()
         fd, self._fd = self._fd, -1
         if fd >= 0:
             self._loop.remove_reader(fd)

@@ -2,7 +2,9 @@
 
 import logging
 import os
+import pty
 import re
+import threading
 import time
 
 import pytest
@@ -51,3 +53,51 @@ def test_a_line_longer_than_a_pipe_arrives_whole(pipe):
     write(handler, "y" * 50_000)
     assert os.read(read_end, 1 << 20) == b"y" * 50_000 + b"\n"
     os.close(read_end)
+
+
+def test_a_terminal_that_was_stopped_loses_lines_and_holds_nobody_up(monkeypatch):
+    monkeypatch.setattr(console, "_PATIENCE", 50)
+    master, slave = pty.openpty()
+    with os.fdopen(slave, "w") as stream:
+        handler = Console(stream)
+        writing = threading.Thread(
+            target=lambda: [write(handler, "z" * 900) for _ in range(100)], daemon=True
+        )
+        writing.start()
+        writing.join(10)
+        try:
+            assert not writing.is_alive()
+            os.set_blocking(master, False)
+            _read_all(master)
+            write(handler, "again")
+            note = r'\r\nlog lines left out lines=\d+ reason="nobody read them"\r\nagain\r\n$'
+            assert re.search(note, _read_all(master))
+        finally:
+            os.close(master)
+        write(handler, "nobody hears it")
+
+
+def test_a_pipe_that_another_process_fills_meanwhile_holds_nobody_up(pipe, monkeypatch):
+    monkeypatch.setattr(console, "_PATIENCE", 50)
+    read_end, handler = pipe
+    handler._poll = AlwaysWritable()  # what it said is over when the line is written
+    writing = threading.Thread(target=lambda: [write(handler, "z" * 900) for _ in range(200)], daemon=True)
+    writing.start()
+    writing.join(10)
+    stuck = writing.is_alive()
+    os.close(read_end)
+    assert not stuck
+
+
+class AlwaysWritable:
+    def poll(self, _timeout):
+        return [(0, 0)]
+
+
+def _read_all(fd):
+    text = b""
+    try:
+        while piece := os.read(fd, 1 << 16):
+            text += piece
+    except BlockingIOError:
+        return text.decode()

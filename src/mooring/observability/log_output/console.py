@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import select
+import stat
 from collections.abc import Sequence
 from typing import TextIO
 
@@ -18,17 +19,18 @@ _PATIENCE = 1000
 class Console(logging.Handler):
     """Writes records to standard output or error.
 
-    A reader that has gone, a closed terminal and a full disk lose the lines. So does a pipe that nobody reads, after a
-    second; as soon as it takes lines again, one of them says how many are missing.
+    A reader that has gone, a closed terminal and a full disk lose the lines. So does a pipe that nobody reads, or a terminal
+    that was stopped, after a second; as soon as it takes lines again, one of them says how many are missing.
     """
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
         self._stream = stream
         self._left_out = 0
+        self._cut_off = self._owned = False
         self._poll, self._poll_for_many = select.poll(), select.poll()
         try:
-            self._fd = self._stream.fileno()
+            self._fd, self._owned = _open_again(self._stream.fileno())
             for poll in (self._poll, self._poll_for_many):
                 poll.register(self._fd, select.POLLOUT)
         except (OSError, ValueError, AttributeError):
@@ -73,13 +75,48 @@ class Console(logging.Handler):
         if not self._poll.poll(0 if self._left_out else patience):
             self._left_out += 1
             return
+        head = b"\n" if self._cut_off else b""
         if self._left_out:
             event = Event("log lines left out", {"lines": self._left_out, "reason": "nobody read them"})
             note = self.format(logging.LogRecord(__name__, logging.WARNING, "", 0, event, None, None))
-            data = note.encode() + b"\n" + data
-            self._left_out = 0
-        for start in range(0, len(data), _PIECE):
-            if start and not self._poll.poll(_PATIENCE):
-                self._left_out += 1
+            head += note.encode() + b"\n"
+        rest = memoryview(head + data)
+        whole = len(rest)
+        while rest:
+            written = _write_piece(self._fd, rest[:_PIECE])
+            rest = rest[written:]
+            if rest and (not written or not self._poll.poll(_PATIENCE)):
+                begun = len(rest) < whole
+                self._cut_off = self._cut_off or begun
+                self._left_out = 1 if begun else self._left_out + 1
                 return
-            os.write(self._fd, data[start : start + _PIECE])
+        self._cut_off, self._left_out = False, 0
+
+    def close(self) -> None:
+        """Close what was opened anew; what is written later goes to the stream."""
+        with self.lock or contextlib.nullcontext():
+            fd, self._fd = self._fd, -1
+            if self._owned and fd >= 0:
+                os.close(fd)
+        super().close()
+
+
+def _open_again(fd: int) -> tuple[int, bool]:
+    """Open a pipe or a terminal once more, so that writing to it never waits, and return that descriptor; else ``fd``, False.
+
+    A terminal says that it takes bytes, and then waits for room for all of them; a pipe may be filled by another process
+    between the question and the write. The descriptor that was inherited must stay as it is: other programs have it, too.
+    """
+    kind = os.fstat(fd).st_mode
+    if stat.S_ISFIFO(kind) or os.isatty(fd):
+        flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        with contextlib.suppress(OSError):  # the reader has gone, or the terminal is another user's
+            return os.open(f"/proc/self/fd/{fd}", flags), True
+    return fd, False
+
+
+def _write_piece(fd: int, data: memoryview) -> int:
+    try:
+        return os.write(fd, data)
+    except BlockingIOError:
+        return 0

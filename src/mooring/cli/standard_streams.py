@@ -1,0 +1,38 @@
+"""Standard input, output and error of a command: closed ones, and those that cannot be written."""
+
+import os
+import sys
+from typing import TextIO
+
+
+def open_missing_streams() -> None:
+    """Open the null device where the command was started with a standard stream closed (``>&-``).
+
+    Otherwise the next file or socket would get its number, and whatever is printed would go there.
+    """
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
+            os.set_inheritable(fd, True)
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - as long as the process
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+
+
+def tell(text: str, *, err: bool = False) -> None:
+    """Print a line; a full disk or a reader that has gone is no reason to fail."""
+    stream = sys.stderr if err else sys.stdout
+    try:
+        print(text, file=stream, flush=True)
+    except OSError:
+        discard(stream)
+
+
+def discard(stream: TextIO) -> None:
+    """Put the null device in the place of a stream that cannot be written, so that Python's end does not fail by it."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, stream.fileno())
+    os.close(nothing)
