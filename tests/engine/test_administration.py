@@ -11,6 +11,7 @@ from model_kit import defaults, model_spec
 
 from mooring.config.settings import Config
 from mooring.core.errors import (
+    DeadlineExceeded,
     InvalidInput,
     ModelLoadFailed,
     ModelNotFound,
@@ -113,6 +114,20 @@ async def test_what_waits_when_a_model_is_unloaded_is_still_answered(harness):
     await asyncio.sleep(0.02)
     await harness.administration.unload("slow")
     assert await asyncio.gather(*asked) == [b'{"y":1}'] * 4
+
+
+async def test_deadlines_hold_while_a_model_is_unloaded(harness):
+    harness.write("slow", "import time\ndef infer(inputs):\n    time.sleep(1)\n    return {'y': 1}\n")
+    await harness.administration.load("slow")
+    began = time.monotonic()
+    first = asyncio.create_task(harness.ask("slow"))
+    await asyncio.sleep(0.02)
+    second = asyncio.create_task(harness.ask("slow", deadline=began + 0.1))
+    unloading = asyncio.create_task(harness.administration.unload("slow"))
+    assert isinstance(await second, DeadlineExceeded)
+    assert time.monotonic() - began < 0.8
+    assert await first == b'{"y":1}'
+    await unloading
 
 
 async def test_a_new_version_that_does_not_load_leaves_the_old_one_serving(harness):

@@ -293,6 +293,22 @@ def test_more_sequences_than_slots_wait_in_order_and_get_the_slots_that_others_l
     assert [[queued.step.slot for queued in call] for call in worker.sent] == [[0, 1], [1], [1]]
 
 
+def test_who_waits_for_a_slot_gets_it_when_no_step_can_come_any_more():
+    stage = made(max_sequences=0, max_per_worker=1)
+    (worker,) = stage.pool.workers
+    asked(stage, "a", "a1", start=True)
+    _, told = asked(stage, "b", "b1", start=True, end=True)
+    stage.loop.turn()
+    worker.answer()
+    stage.scheduler.refuse_new(ModelNotReady("model 'm' is being unloaded"))
+    stage.scheduler.check_deadlines(stage.clock())
+    stage.loop.turn()
+    worker.answer()
+    assert worker.names == [["a1"], ["b1"]]
+    assert len(told) == 1
+    assert stage.scheduler.idle
+
+
 def test_so_many_sequences_wait_as_the_queue_has_room_for():
     stage = made(queue_size=2, max_sequences=0, max_per_worker=1)
     told = [asked(stage, name, name, start=True)[1] for name in "abcd"]

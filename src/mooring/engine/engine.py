@@ -103,6 +103,8 @@ class Engine(InferenceService):
         # A registry of their own: a workflow may have the name of a model. Then only its own route reaches it.
         self.workflows = Registry()
         self.drain_limit = drain_limit
+        # Those that still answer what they had accepted; the registry has most of them no more.
+        self._unloading: set[ModelVersion] = set()
         self._capacity = machine_capacity(most_workers)
         self._arena = arena
         self._metrics = metrics
@@ -403,15 +405,19 @@ class Engine(InferenceService):
     async def _unload_version(self, version: ModelVersion) -> None:
         """Refuse new requests, wait for those in flight for ``drain_limit`` seconds at most, and end the workers."""
         version.start_unloading()
+        self._unloading.add(version)
         self._ensembles.forget(version)
         self._ensembles.update()
         scheduler = version.scheduler
         self._frontends.publish()
-        await self._frontends.retire(version)
-        await wait_until(
-            lambda: (scheduler is None or scheduler.idle) and not version.runs,
-            self.drain_limit,
-        )
+        try:
+            await self._frontends.retire(version)
+            await wait_until(
+                lambda: (scheduler is None or scheduler.idle) and not version.runs,
+                self.drain_limit,
+            )
+        finally:
+            self._unloading.discard(version)
         if version.pool is not None:
             await version.pool.stop()
         if isinstance(scheduler, CachingScheduler):
@@ -534,7 +540,7 @@ class Engine(InferenceService):
     def _check_all(self) -> None:
         """Refuse requests past their deadlines, scale idle models to zero, look for frozen processes."""
         now = time.monotonic()
-        for version in self.registry:
+        for version in [*self.registry, *self._unloading]:
             if version.scheduler is not None:
                 version.scheduler.check_deadlines(now)
         self._ensembles.update()

@@ -257,6 +257,8 @@ class SequenceScheduler(Generic[S]):
         """Refuse requests whose deadline has passed, and end sequences that were idle for too long."""
         self._dispatcher.check_deadlines(now)
         self._sequences.end_expired(now)
+        if self._dispatcher.refusal is not None:  # no step comes any more, and others may wait for the places
+            self._sequences.end_idle()
         self._drop_dead_workers()
         self._dismiss_surplus()
         self._dispatch_soon()  # there may be room now for a sequence that waits for some

@@ -375,6 +375,12 @@ class Sequences(Generic[P, J]):
             if live in self._idle:
                 self._remove_sequence(live)
 
+    def end_idle(self) -> None:
+        """End sequences without a step, whose next one would be refused. Their state counts as lost."""
+        self.remember_lost([live.id for live in self._idle if live.id is not None])
+        for live in list(self._idle):
+            self._remove_sequence(live)
+
     def used_places(self) -> list[P]:
         """The places that have a sequence."""
         return list(self._held)
