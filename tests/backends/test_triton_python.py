@@ -33,6 +33,7 @@ from mooring.backends.triton_python.tensor import (
     serialize_byte_tensor,
     triton_string_to_numpy,
     triton_to_numpy_type,
+    write_objects,
 )
 from mooring.core.errors import ModelNotFound
 from mooring.core.service import LoadContext
@@ -127,6 +128,23 @@ def test_waiting_for_a_sender_ends_when_the_client_has_gone():
 def test_own_request_has_no_sender():
     with pytest.raises(TritonModelException, match="get_response_sender"):
         InferenceRequest(model_name="m").get_response_sender()
+
+
+@pytest.mark.parametrize("value", [None, [1], 2**63, b"text", "\ud800"])
+def test_parameters_of_a_response_that_no_client_could_get_are_refused(value):
+    with pytest.raises(TritonModelException, match="parameter 'key' is"):
+        InferenceResponse([], parameters={"key": value})
+
+
+def test_error_of_a_response_is_a_triton_error():
+    with pytest.raises(TritonModelException, match=r"must be a pb_utils\.TritonError, not a str"):
+        InferenceResponse([], error="bad")
+
+
+def test_objects_in_an_array_of_strings_are_written():
+    array = np.array([[b"a", "b", None, 5]], object)
+    assert write_objects(array).tolist() == [[b"a", "b", "None", "5"]]
+    assert write_objects(array[:, :2]).tolist() == [[b"a", "b"]]
 
 
 def test_release_flags():

@@ -193,6 +193,8 @@ def test_triton_error_has_the_status_of_its_code(served, code, status):
     [
         ("raise", "ValueError: the model has had enough"),
         ("refuse", "the model refuses"),
+        ("exit", "SystemExit: the model leaves"),
+        ("surrogate", "ValueError: half a \\ud83d"),
         ("count", "InferenceRequest(s) size is:1, and InferenceResponse(s) size is:0"),
         ("empty", "the model gave a response without outputs"),
         ("kind", "Expected a list in the execute return, found type 'str'"),
@@ -201,6 +203,17 @@ def test_triton_error_has_the_status_of_its_code(served, code, status):
 )  # fmt: skip
 def test_fault_of_a_model_is_named(http, how, said):
     assert said in error_of(http, "faulty", HOW=texts(how, rows=True)).message()
+
+
+@pytest.mark.parametrize("model", ["leaving", "leaving_async"])
+def test_exit_in_a_decoupled_model_is_its_error(served, model):
+    answer = served.ask("POST", f"/v2/models/{model}/generate_stream", b'{"IN": [1]}')
+    assert b"SystemExit: the model leaves" in answer.body
+
+
+def test_forked_process_that_comes_back_does_not_answer_for_the_worker(http):
+    answers = [ask(http, "faulty", HOW=texts(how, rows=True)) for how in ("fork", "ok", "ok")]
+    assert [each.as_numpy("OUT").tolist() for each in answers] == [[[1]]] * 3
 
 
 def test_requests_of_a_batch_come_together_and_each_is_answered_by_itself(http):

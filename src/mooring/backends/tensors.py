@@ -388,7 +388,7 @@ def _check_plain(request: InferenceRequest, aside: str) -> None:
             )
 
 
-def to_model_failure(error: Exception) -> ModelFailed:
+def to_model_failure(error: BaseException) -> ModelFailed:
     """Return an exception of the model's code as our error: its type and text, with the traceback for the log."""
     kind = type(error).__name__
     # torch names its own error so, and it is no MemoryError.

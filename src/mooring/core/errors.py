@@ -180,6 +180,11 @@ class ServerUnreachable(MooringError):
     """Raised by the client: no server was reached, or the connection broke."""
 
 
+def _encodable(text: str) -> str:
+    """Return a text as it is, but for surrogates, which UTF-8 does not have."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
 class ErrorRecord(msgspec.Struct, array_like=True, tag="error", frozen=True):
     """An error as it travels between processes."""
 
@@ -191,7 +196,7 @@ class ErrorRecord(msgspec.Struct, array_like=True, tag="error", frozen=True):
     @classmethod
     def of(cls, error: MooringError) -> "ErrorRecord":
         """Everything about ``error`` but the model's name, which the receiver knows."""
-        return cls(type(error).__name__, error.message, error.detail, error.code)
+        return cls(type(error).__name__, _encodable(error.message), _encodable(error.detail), error.code)
 
     def error(self, *, model: str = "", version: str = "") -> MooringError:
         """The exception again; a kind this side does not know is a plain ``ModelFailed``."""

@@ -8,7 +8,7 @@ from contextlib import suppress
 import msgspec
 
 from mooring.core.buffers import LARGE, Buffer, Slot, view_of
-from mooring.core.errors import ErrorRecord, MooringError
+from mooring.core.errors import ErrorRecord, InvalidOutput, MooringError
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse
 from mooring.core.service import MetricValue, Outcome
 from mooring.core.tensors import Output, Tensor
@@ -47,7 +47,8 @@ class Channel:
         """Send a message and return once the kernel has taken all of it.
 
         Where the other end is gone nothing is raised: ``receive`` returns None then. Results for which there is no
-        memory are replaced by ``OutOfResources`` for each of their requests.
+        memory are replaced by ``OutOfResources`` for each of their requests, those that no message can hold by
+        ``InvalidOutput``.
         """
         with self._sending, suppress(BrokenPipeError, ConnectionResetError):
             try:
@@ -57,6 +58,19 @@ class Channel:
                     raise
                 failed = Results(message.keys, [NO_MEMORY] * len(message.keys), message.batches)
                 send_whole(self.sock, self._codec, failed)
+            except (TypeError, UnicodeEncodeError):
+                if not isinstance(message, Results):
+                    raise
+                outcomes = [self._check_outcome(outcome) for outcome in message.outcomes]
+                send_whole(self.sock, self._codec, Results(message.keys, outcomes, message.batches))
+
+    def _check_outcome(self, outcome: InferenceResponse | ErrorRecord) -> InferenceResponse | ErrorRecord:
+        """Return an outcome that can be encoded: this one, or the error that says why it cannot."""
+        try:
+            self._codec.frame(Results([0], [outcome], []))
+        except (TypeError, UnicodeEncodeError) as error:
+            return ErrorRecord.of(InvalidOutput(f"the model's answer cannot be sent: {error}"))
+        return outcome
 
     def receive(self) -> list[ToWorker] | None:
         """Wait for one read and return the messages that are complete; None when the server is gone.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from mooring.core.errors import ErrorRecord, ServerUnreachable
+from mooring.core.errors import ErrorRecord, InvalidInput, ServerUnreachable
 from mooring.core.requests import InferenceRequest
 from mooring.core.service import Done, ModelAccess, Ticket
 from mooring.ipc import call_messages
@@ -100,6 +100,9 @@ class ModelCalls(ModelAccess):
                 sock = self._connect()
                 self._waiting[key] = take
                 send_whole(sock, self._codec, message)
+            except (TypeError, ValueError, OverflowError) as error:
+                self._waiting.pop(key, None)
+                raise InvalidInput(f"the call cannot be sent: {error}") from error
             except OSError as error:
                 self._waiting.pop(key, None)
                 raise ServerUnreachable(f"{_GONE.message}: {error}") from error

@@ -5,6 +5,7 @@ at once: the model is called in batches of at most its maximum, and the answers 
 A model that takes requests while others run is served by concurrent.py or stepwise.py once it is loaded.
 """
 
+import os
 import select
 import socket
 import threading
@@ -446,4 +447,7 @@ def run_worker(
         Channel(socket.socket(fileno=fd), MappedArena(arena), number)
         for number, (fd, arena) in enumerate(zip(channel_fds, arena_fds, strict=True))
     ]
+    # A process that the model's code forks and that comes back from it must not answer in our place.
+    for channel in channels:
+        os.register_at_fork(after_in_child=channel.sock.close)
     Worker(channels, Progress(progress_fd, len(channels)), model).serve_forever()

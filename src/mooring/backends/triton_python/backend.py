@@ -30,7 +30,7 @@ from mooring.backends.triton_python.messages import (
     InferenceRequest,
     InferenceResponse,
 )
-from mooring.backends.triton_python.tensor import Tensor
+from mooring.backends.triton_python.tensor import Tensor, write_objects
 from mooring.core.errors import InvalidOutput, ModelFailed, ModelLoadFailed, MooringError, Unsupported
 from mooring.core.requests import INFER
 from mooring.core.requests import InferenceRequest as CoreRequest
@@ -225,7 +225,7 @@ class TritonPythonBackend(TensorBackend):
             return asyncio.run(returned) if inspect.iscoroutine(returned) else returned
         except MooringError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # as in Triton, the process goes on
             raise to_model_failure(error) from error
 
     def _take_responses(self, exchanges: Sequence[SampleExchange], returned: Any) -> None:
@@ -254,7 +254,7 @@ class TritonPythonBackend(TensorBackend):
 
     def response_arrays(self, response: InferenceResponse) -> Arrays:
         """Return the outputs of a response by name, in the declared types. Raises ``InvalidOutput``."""
-        outputs = {each.name(): each.as_numpy() for each in response.output_tensors()}
+        outputs = {each.name(): write_objects(each.as_numpy()) for each in response.output_tensors()}
         if not outputs and not self.spec.decoupled:
             raise InvalidOutput("the model gave a response without outputs")
         if not outputs:

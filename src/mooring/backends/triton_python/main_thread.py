@@ -6,11 +6,12 @@ Triton calls the code there as well: libraries set signal handlers, and keep a c
 import asyncio
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 from mooring.backends.overlapping import Answer, Overlapping
+from mooring.backends.tensors import to_model_failure
 from mooring.backends.triton_python.messages import InferenceRequest
 
 Execute = Callable[[list[InferenceRequest]], Any]
@@ -86,7 +87,7 @@ class DecoupledModel(Overlapping):
             returned = execute(requests)
             return await returned if self._own_loop is not None else returned
         if self._own_loop is not None:
-            running = asyncio.run_coroutine_threadsafe(execute(requests), self._own_loop)
+            running = asyncio.run_coroutine_threadsafe(_await_call(execute(requests)), self._own_loop)
         else:
             running = Future()
             self._calls.put(_Call(execute, requests, rows, running))
@@ -99,12 +100,22 @@ class DecoupledModel(Overlapping):
             self._own_loop.close()
 
 
+async def _await_call(returned: Awaitable[Any]) -> Any:
+    """Await what ``execute`` returned. An exit would end the event loop, so that it is an error of the model."""
+    try:
+        return await returned
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise to_model_failure(error) from error
+
+
 def _run_together(calls: list[_Call]) -> None:
     try:
         returned = calls[0].execute([request for call in calls for request in call.requests])
     except BaseException as error:  # whoever waits for the calls gets it
+        # An exit would end the event loop that waits.
+        failure = error if isinstance(error, Exception) else to_model_failure(error)
         for call in calls:
-            call.result.set_exception(error)
+            call.result.set_exception(failure)
     else:
         for call in calls:
             call.result.set_result(returned)

@@ -22,6 +22,23 @@ _DEFAULT_MEMORY = -1
 _MICROSECONDS = 1e6
 
 
+def _is_parameter(value: Any) -> bool:
+    if isinstance(value, int):
+        return -(2**63) <= value < 2**63
+    return isinstance(value, float) or _is_text(value)
+
+
+def _is_text(value: Any) -> bool:
+    """Whether this is a text that UTF-8 can hold: surrogates have no place in it."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 class PreferredMemory:
     """Where a caller would like the outputs of another model. They are in the machine's memory here, whatever it says."""
 
@@ -51,9 +68,17 @@ class InferenceResponse:
                 raise TritonModelException(
                     f"output_tensors must hold pb_utils.Tensor objects, and has a {type(each).__name__}"
                 )
+        if error is not None and not isinstance(error, TritonError):
+            raise TritonModelException(f"error must be a pb_utils.TritonError, not a {type(error).__name__}")
         self._output_tensors = list(output_tensors)
         self._error = error
         self._parameters = dict(parameters or {})
+        for name, value in self._parameters.items():
+            if not _is_text(name) or not _is_parameter(value):
+                raise TritonModelException(
+                    f"parameter {name!r} is {value!r}: a response's parameters are texts, booleans, floats and integers "
+                    "of 64 bits"
+                )
 
     def output_tensors(self) -> list[Tensor]:
         return self._output_tensors

@@ -134,6 +134,15 @@ def triton_string_to_numpy(triton_type_string: str) -> Any:
     return TRITON_STRING_TO_NUMPY[triton_type_string]
 
 
+def write_objects(array: Array) -> Array:
+    """Return an array of objects as one of strings: what is none is written as ``str`` does, as in Triton."""
+    if array.dtype != np.object_ or all(isinstance(element, str | bytes) for element in array.flat):
+        return array
+    texts = np.empty(array.size, object)
+    texts[:] = [element if isinstance(element, bytes) else str(element) for element in array.flat]
+    return texts.reshape(array.shape)
+
+
 def serialize_byte_tensor(input_tensor: Array) -> bytes | None:
     """Return the elements of an array of strings, each behind its length (4 bytes, little-endian); None without any."""
     if input_tensor.dtype.kind not in "OS" or not input_tensor.size:

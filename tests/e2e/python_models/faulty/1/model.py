@@ -1,5 +1,7 @@
 """Fails in every way in which a model can."""
 
+import os
+import sys
 import time
 
 import numpy as np
@@ -17,6 +19,12 @@ class TritonPythonModel:
             raise ValueError("the model has had enough")
         if "refuse" in asked:
             raise pb_utils.TritonModelException("the model refuses")
+        if "exit" in asked:
+            sys.exit("the model leaves")
+        if "surrogate" in asked:
+            raise ValueError("half a \ud83d")
+        if "fork" in asked and os.fork() == 0:
+            raise ValueError("a forked process comes back")
         if "count" in asked:
             return []
         if "kind" in asked:
