@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from mooring.cli.standard_streams import discard
+from mooring.cli.standard_streams import redirect_to_null
 from mooring.config.settings import Address, Config
 from mooring.core.service import ModelState
 from mooring.observability.logs import get_logger
@@ -30,7 +30,7 @@ def print_greeting(config: Config, models: Sequence[ModelState], *, up: str) -> 
         _print_lines(format_greeting(config, models, up=up))
     except OSError as error:  # a full disk, or a reader that has gone
         log.warning("greeting not printed", reason=error.strerror)
-        discard(sys.stdout)
+        redirect_to_null(sys.stdout)
 
 
 def log_greeting(config: Config, *, up: str) -> None:

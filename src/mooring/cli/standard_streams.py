@@ -22,17 +22,17 @@ def open_missing_streams() -> None:
         sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
 
 
-def tell(text: str, *, err: bool = False) -> None:
-    """Print a line; a full disk or a reader that has gone is no reason to fail."""
+def print_line(text: str, *, err: bool = False) -> None:
+    """Print a line to standard output, or to standard error; a full disk or a reader that has gone is no reason to fail."""
     stream = sys.stderr if err else sys.stdout
     try:
         print(text, file=stream, flush=True)
     except OSError:
-        discard(stream)
+        redirect_to_null(stream)
 
 
-def discard(stream: TextIO) -> None:
-    """Put the null device in the place of a stream that cannot be written, so that Python's end does not fail by it."""
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, stream.fileno())
-    os.close(nothing)
+def redirect_to_null(stream: TextIO) -> None:
+    """Put the null device in the place of a stream that cannot be written, since Python flushes it once more at its end."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)

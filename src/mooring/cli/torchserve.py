@@ -14,7 +14,7 @@ from mooring.cli.background import Ready
 from mooring.cli.background import start as start_in_background
 from mooring.cli.launch import drop_unset, greeting_printer, read_config, serve_until_stopped
 from mooring.cli.pid_file import AlreadyServing, hold_pid_file, running_process_id
-from mooring.cli.standard_streams import tell
+from mooring.cli.standard_streams import print_line
 from mooring.cli.stopping import stop_server
 from mooring.config.settings import Config
 from mooring.config.sources.torchserve import TORCHSERVE_DEFAULTS
@@ -133,9 +133,9 @@ def torchserve(
         with hold_pid_file():
             sys.exit(serve_until_stopped(config, warnings, greeting_printer(_UP)))
     where = "" if config.log_config is not None else f"; the log is also in {logs / 'ts_log.log'}"
-    tell(f"Starting in the background{where}", err=True)
+    print_line(f"Starting in the background{where}", err=True)
     if greeting := start_in_background(lambda ready: _serve_in_background(config, warnings, ready)):
-        tell(greeting)
+        print_line(greeting)
 
 
 def _serve_in_background(config: Config, warnings: Sequence[str], ready: Ready) -> int:
@@ -198,7 +198,7 @@ def _find_config_file(file_name: str | None, snapshot_folder: Path | None) -> st
     last = newest_snapshot(snapshot_folder) if snapshot_folder is not None else None
     if last is not None:
         hint = "--no-config-snapshots starts without"
-        tell(f"Going on with what was served last, from {last}; {hint}", err=True)
+        print_line(f"Going on with what was served last, from {last}; {hint}", err=True)
         return str(last)
     return _DEFAULT_FILE if Path(_DEFAULT_FILE).is_file() else None
 

@@ -19,7 +19,7 @@ _model_log = logging.getLogger(MODEL_LOG)
 _MOST_OUTPUT = 65_536
 _MOST_LINES = 500
 _MOST_BYTES = 262_144
-# Seconds until it is said how many they were, if the model says nothing that is logged before.
+# Seconds until the log says how many were left out, if no further line of the model is logged before.
 _REPORT_AFTER = 1.0
 # Of what it printed last, which the text of an error has.
 _KEPT_LINES = 40

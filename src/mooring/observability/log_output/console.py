@@ -19,14 +19,15 @@ _PATIENCE = 1000
 class Console(logging.Handler):
     """Writes records to standard output or error.
 
-    A reader that has gone, a closed terminal and a full disk lose the lines. So does a pipe that nobody reads, or a terminal
-    that was stopped, after a second; as soon as it takes lines again, one of them says how many are missing.
+    A reader that has gone, a closed terminal and a full disk lose the lines. So does a pipe that nobody reads, or a
+    terminal that is stopped, after a second; as soon as it takes lines again, one of them says how many are missing.
     """
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
         self._stream = stream
         self._left_out = 0
+        # Whether the last line was written only in part; whether ``_fd`` was opened here.
         self._cut_off = self._owned = False
         self._poll, self._poll_for_many = select.poll(), select.poll()
         try:
@@ -93,7 +94,7 @@ class Console(logging.Handler):
         self._cut_off, self._left_out = False, 0
 
     def close(self) -> None:
-        """Close what was opened anew; what is written later goes to the stream."""
+        """Close the descriptor that was opened here; what is written later goes to the stream."""
         with self.lock or contextlib.nullcontext():
             fd, self._fd = self._fd, -1
             if self._owned and fd >= 0:
@@ -102,10 +103,11 @@ class Console(logging.Handler):
 
 
 def _open_again(fd: int) -> tuple[int, bool]:
-    """Open a pipe or a terminal once more, so that writing to it never waits, and return that descriptor; else ``fd``, False.
+    """Open a pipe or a terminal once more, so that writing to it never waits.
 
-    A terminal says that it takes bytes, and then waits for room for all of them; a pipe may be filled by another process
-    between the question and the write. The descriptor that was inherited must stay as it is: other programs have it, too.
+    Returns that descriptor and True, or ``fd`` and False for anything else. A terminal says that it takes bytes, and then
+    waits for room for all of them; a pipe may be filled by another process between the question and the write. The
+    descriptor that was inherited must stay as it is: other programs have it, too.
     """
     kind = os.fstat(fd).st_mode
     if stat.S_ISFIFO(kind) or os.isatty(fd):
@@ -116,6 +118,7 @@ def _open_again(fd: int) -> tuple[int, bool]:
 
 
 def _write_piece(fd: int, data: memoryview) -> int:
+    """Write what has room and return how many bytes that is."""
     try:
         return os.write(fd, data)
     except BlockingIOError:
