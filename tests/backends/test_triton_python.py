@@ -31,9 +31,9 @@ from mooring.backends.triton_python.tensor import (
     deserialize_bytes_tensor,
     numpy_to_triton_type,
     serialize_byte_tensor,
+    to_strings,
     triton_string_to_numpy,
     triton_to_numpy_type,
-    write_objects,
 )
 from mooring.core.errors import ModelNotFound
 from mooring.core.service import LoadContext
@@ -143,8 +143,8 @@ def test_error_of_a_response_is_a_triton_error():
 
 def test_objects_in_an_array_of_strings_are_written():
     array = np.array([[b"a", "b", None, 5]], object)
-    assert write_objects(array).tolist() == [[b"a", "b", "None", "5"]]
-    assert write_objects(array[:, :2]).tolist() == [[b"a", "b"]]
+    assert to_strings(array).tolist() == [[b"a", "b", "None", "5"]]
+    assert to_strings(array[:, :2]).tolist() == [[b"a", "b"]]
 
 
 def test_release_flags():

@@ -293,7 +293,7 @@ def test_more_sequences_than_slots_wait_in_order_and_get_the_slots_that_others_l
     assert [[queued.step.slot for queued in call] for call in worker.sent] == [[0, 1], [1], [1]]
 
 
-def test_who_waits_for_a_slot_gets_it_when_no_step_can_come_any_more():
+def test_a_waiting_sequence_gets_the_slot_of_an_idle_one_when_the_model_is_unloaded():
     stage = made(max_sequences=0, max_per_worker=1)
     (worker,) = stage.pool.workers
     asked(stage, "a", "a1", start=True)

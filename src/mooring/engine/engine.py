@@ -103,7 +103,7 @@ class Engine(InferenceService):
         # A registry of their own: a workflow may have the name of a model. Then only its own route reaches it.
         self.workflows = Registry()
         self.drain_limit = drain_limit
-        # Those that still answer what they had accepted; the registry has most of them no more.
+        # Versions that still answer what they have accepted; most of them are no longer in the registry.
         self._unloading: set[ModelVersion] = set()
         self._capacity = machine_capacity(most_workers)
         self._arena = arena

@@ -30,7 +30,7 @@ from mooring.backends.triton_python.messages import (
     InferenceRequest,
     InferenceResponse,
 )
-from mooring.backends.triton_python.tensor import Tensor, write_objects
+from mooring.backends.triton_python.tensor import Tensor, to_strings
 from mooring.core.errors import InvalidOutput, ModelFailed, ModelLoadFailed, MooringError, Unsupported
 from mooring.core.requests import INFER
 from mooring.core.requests import InferenceRequest as CoreRequest
@@ -130,7 +130,7 @@ class TritonPythonBackend(TensorBackend):
         for together in [exchanges] if self._joins else [[each] for each in exchanges]:
             self._run(self._with_empty_rows(together))
         return [
-            self._outcome_of(request, read, group)
+            self._conclude(request, read, group)
             for request, read, group in zip(requests, reads, groups, strict=True)
         ]
 
@@ -225,7 +225,11 @@ class TritonPythonBackend(TensorBackend):
             return asyncio.run(returned) if inspect.iscoroutine(returned) else returned
         except MooringError:
             raise
-        except (Exception, SystemExit, KeyboardInterrupt) as error:  # as in Triton, the process goes on
+        except (
+            Exception,
+            SystemExit,
+            KeyboardInterrupt,
+        ) as error:  # an exit, too, as in Triton: the process goes on
             raise to_model_failure(error) from error
 
     def _take_responses(self, exchanges: Sequence[SampleExchange], returned: Any) -> None:
@@ -254,7 +258,7 @@ class TritonPythonBackend(TensorBackend):
 
     def response_arrays(self, response: InferenceResponse) -> Arrays:
         """Return the outputs of a response by name, in the declared types. Raises ``InvalidOutput``."""
-        outputs = {each.name(): write_objects(each.as_numpy()) for each in response.output_tensors()}
+        outputs = {each.name(): to_strings(each.as_numpy()) for each in response.output_tensors()}
         if not outputs and not self.spec.decoupled:
             raise InvalidOutput("the model gave a response without outputs")
         if not outputs:
@@ -269,7 +273,8 @@ class TritonPythonBackend(TensorBackend):
         arrays = self.response_arrays(response)
         return arrays if self.slots is None else self.slots.keep_outputs(sample, arrays)
 
-    def _outcome_of(self, request: CoreRequest, read: "_Read", group: Sequence[SampleExchange]) -> Outcome:
+    def _conclude(self, request: CoreRequest, read: "_Read", group: Sequence[SampleExchange]) -> Outcome:
+        """Return the answer to a request whose samples have run, or the first error among them."""
         error = read.error or next((each.answers.error for each in group if each.answers.error), None)
         if error is not None:
             return error

@@ -101,7 +101,7 @@ class DecoupledModel(Overlapping):
 
 
 async def _await_call(returned: Awaitable[Any]) -> Any:
-    """Await what ``execute`` returned. An exit would end the event loop, so that it is an error of the model."""
+    """Await what ``execute`` returned. ``SystemExit`` would end the event loop, so it becomes an error of the model."""
     try:
         return await returned
     except (SystemExit, KeyboardInterrupt) as error:
@@ -112,7 +112,7 @@ def _run_together(calls: list[_Call]) -> None:
     try:
         returned = calls[0].execute([request for call in calls for request in call.requests])
     except BaseException as error:  # whoever waits for the calls gets it
-        # An exit would end the event loop that waits.
+        # SystemExit would end the event loop that waits for the result.
         failure = error if isinstance(error, Exception) else to_model_failure(error)
         for call in calls:
             call.result.set_exception(failure)

@@ -95,5 +95,5 @@ class MetricFamily:
     def Metric(  # noqa: N802 - Triton's name
         self, labels: Mapping[str, str] | None = None, buckets: Sequence[float] | None = None
     ) -> Metric:
-        """Make the series with these labels. ``buckets`` are the upper bounds of a histogram's, the server's own without."""
+        """Make the series with these labels. ``buckets`` are the upper bounds of a histogram's buckets; the default is the server's."""
         return Metric(self, labels or {}, buckets or ())

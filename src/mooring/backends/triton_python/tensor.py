@@ -134,8 +134,8 @@ def triton_string_to_numpy(triton_type_string: str) -> Any:
     return TRITON_STRING_TO_NUMPY[triton_type_string]
 
 
-def write_objects(array: Array) -> Array:
-    """Return an array of objects as one of strings: what is none is written as ``str`` does, as in Triton."""
+def to_strings(array: Array) -> Array:
+    """Return an array of objects as one of texts and bytes: any other element becomes its ``str``, as in Triton."""
     if array.dtype != np.object_ or all(isinstance(element, str | bytes) for element in array.flat):
         return array
     texts = np.empty(array.size, object)
