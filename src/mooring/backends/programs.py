@@ -17,7 +17,7 @@ from mooring.backends.function import import_file, run_user_code
 from mooring.backends.handler.weights import (
     EXPORTED_ENTRIES,
     archive_entries,
-    kind_of_file,
+    detect_file_kind,
     load_script,
     load_weights,
 )
@@ -298,7 +298,7 @@ def _forget_weights(module: Any) -> None:
 def _load_eager(file: Path, spec: ModelSpec, device: torch.device) -> Program:
     path, _, name = str(spec.parameters.get("module", "")).partition(":")
     if not path:
-        if kind_of_file(file) == "whole model":
+        if detect_file_kind(file) == "whole model":
             raise ModelLoadFailed(
                 f"{file} is a whole model that torch.save pickled, which is not loaded, since that may run any code:"
                 " save it with torch.export, or its state_dict beside a file with its class"

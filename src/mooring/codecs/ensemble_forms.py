@@ -56,7 +56,7 @@ def write_head(head: FormHead) -> Tensor:
 
 
 def read_head(tensors: Sequence[Tensor]) -> FormHead:
-    """What the first tensor of a job says."""
+    """Read what the first tensor of a job says."""
     return msgspec.msgpack.decode(bytes(tensors[0].data[0]), type=FormHead)
 
 
@@ -66,6 +66,6 @@ def write_signature(signature: FormSignature) -> dict[str, Any]:
 
 
 def read_signature(request: InferenceRequest) -> FormSignature:
-    """What the parameters of a job say."""
+    """Read what the parameters of a job say."""
     parameters: Mapping[str, Any] = request.parameters or {}
     return msgspec.convert(parameters[_SIGNATURE], FormSignature)

@@ -42,7 +42,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     unknown_not_found: bool = False
 
     def override_refusal(self, error: MooringError, target: Target) -> Refusal | None:
-        """What this dialect says of an error in place of v2's own words; None where it says no other."""
+        """Return what this dialect says of an error in place of v2's own words; None where it says nothing else."""
         if self.triton_texts and isinstance(error, ModelNotFound):
             return _triton_not_found(error, target)
         if not self.workers or not isinstance(error, ModelNotFound):
@@ -52,7 +52,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
         return Refusal(400, "ModelNotFoundException", message, message)
 
     def refusal_of(self, error: MooringError, target: Target) -> Refusal:
-        """What this dialect says of an error over REST."""
+        """Return what this dialect says of an error over REST."""
         return self.override_refusal(error, target) or kserve_v2(error, target)
 
     def reword_load_error(self, error: MooringError, model: str) -> MooringError:

@@ -79,5 +79,5 @@ def get_pipeline_driver(*_args: Any, **_kwargs: Any) -> NoReturn:
 
 
 def launch_llm(*_args: Any) -> NoReturn:
-    """What ``python -m ts.llm_launcher`` does: it says why it does nothing, and ends with status 1."""
+    """Say why ``python -m ts.llm_launcher`` starts nothing here, and end with status 1."""
     sys.exit(f"ts.llm_launcher {REASONS['ts.llm_launcher']}")

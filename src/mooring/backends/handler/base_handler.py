@@ -179,7 +179,7 @@ class BaseHandler:
         return output, profile
 
     def explain_handle(self, data_preprocess: Any, raw_data: Any) -> Any:
-        """What ``get_insights`` makes of the row at hand; explanations come one row at a time.
+        """Return what ``get_insights`` makes of the row at hand; explanations come one row at a time.
 
         ``target``, the class to explain, stands beside ``data``, as a form field or in JSON. Where nobody names it, it
         is the first one, as in TorchServe; with ``explain`` in model-config.yaml it is what that says, else the

@@ -62,7 +62,7 @@ class RowEnvelope(BaseEnvelope):
 
     @abc.abstractmethod
     def split_rows(self, row: dict[str, Any]) -> list[Any]:
-        """The handler's rows out of one request's fields. Raises ``InvalidInput``."""
+        """Return the handler's rows out of one request's fields. Raises ``InvalidInput``."""
 
     @abc.abstractmethod
     def join_results(self, results: Sequence[Any], row: dict[str, Any], request: EnvelopeRequest) -> Any:
@@ -93,7 +93,7 @@ class RowEnvelope(BaseEnvelope):
         ]
 
     def _request_facts(self, index: int) -> EnvelopeRequest:
-        """What a context says of a request. Those of users' tests have a part of its attributes only."""
+        """Return what the context says of a request. The contexts of users' own tests have only some of the attributes."""
         context = self.context
         manifest_model = (getattr(context, "manifest", None) or {}).get("model", {})
         find_id = getattr(context, "get_request_id", None)

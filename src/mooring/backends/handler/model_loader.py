@@ -77,7 +77,7 @@ class TsModelLoader(ModelLoader):
 
 
 class ModelLoaderFactory:
-    """Where TorchServe's workers get their loader from."""
+    """Gives the loader of models, as TorchServe's workers ask for it."""
 
     @staticmethod
     def get_model_loader() -> ModelLoader:

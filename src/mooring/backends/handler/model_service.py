@@ -36,7 +36,7 @@ class ModelService(ABC):
         return self._signature
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[Any]:
-        """What ``inference`` makes of the first request."""
+        """Return what ``inference`` makes of the first request."""
         row = data[0]
         names = (self._signature["inputs"][0]["data_name"], "body", "data")
         value = next((row[name] for name in names if row.get(name) is not None), None)

@@ -53,7 +53,7 @@ class Service:
         self.context.cl_socket = cl_socket
 
     def predict(self, batch: Sequence[Any]) -> Any:
-        """What the handler returns for these rows; raises what it raises.
+        """Return what the handler returns for these rows, and raise what it raises.
 
         Rows in the form of TorchServe's frontend (dicts with ``requestId`` and ``parameters``) are answered in that of
         its workers: bytes, also for an error.
@@ -85,7 +85,7 @@ class Service:
     def retrieve_data_for_inference(
         batch: Sequence[dict[str, Any]] | None,
     ) -> tuple[list[RequestProcessor], list[dict[str, Any]], dict[int, str]]:
-        """The headers, the fields and the id of every request of TorchServe's frontend."""
+        """Return the headers, the fields and the id of every request of TorchServe's frontend."""
         if batch is None:
             raise ValueError("Received invalid inputs")
         processors, rows, ids = [], [], {}

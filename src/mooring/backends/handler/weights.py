@@ -66,7 +66,7 @@ def load_script(path: str, device: Any) -> Any:
     try:
         return _load_script(path, device)
     except RuntimeError as error:
-        remedy = _REMEDIES.get(kind_of_file(path))
+        remedy = _REMEDIES.get(detect_file_kind(path))
         if remedy is None:
             raise
         raise RuntimeError(f"{Path(path).name} is not TorchScript: {remedy}") from error
@@ -79,10 +79,10 @@ def _load_script(path: str, device: Any) -> Any:
         return torch.jit.load(path, map_location=device)  # type: ignore[no-untyped-call]
 
 
-def kind_of_file(path: str | Path) -> str:
-    """What a file that PyTorch's users save holds: whole model, weights, exported program, safetensors; else empty.
+def detect_file_kind(path: str | Path) -> str:
+    """Detect what a file holds: whole model, weights, exported program, safetensors; empty for any other file.
 
-    Nothing of it is run. It is read whole to tell weights from a whole model.
+    None of its code runs. The file is read whole to tell weights from a whole model.
     """
     names = archive_entries(path)
     if any(name.endswith(EXPORTED_ENTRIES) for name in names):

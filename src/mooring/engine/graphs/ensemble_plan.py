@@ -102,7 +102,7 @@ class EnsemblePlan(LabelSource):
     def outputs_needed(
         self, step: int, steps: frozenset[int], wanted: frozenset[str]
     ) -> list[RequestedOutput]:
-        """What a step is to give, by the names of its model: tensors that are wanted, or that one of ``steps`` reads."""
+        """Return what a step is to give, by its model's names: tensors that are wanted, or that one of ``steps`` reads."""
         return [
             RequestedOutput(name)
             for name, tensor in self.steps[step].outputs.items()
