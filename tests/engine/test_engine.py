@@ -182,6 +182,20 @@ async def test_an_old_version_answers_until_the_new_one_is_ready(house):
     assert (old.state, old.pool.stopped, new.ready) == (State.UNLOADED, True, True)
 
 
+async def test_time_outs_hold_for_a_new_version_that_loads(house, monkeypatch):
+    monkeypatch.setattr(engine_module, "_CHECK_EVERY", 0.01)
+    old = await house.load()
+    checked = []
+    monkeypatch.setattr(FakeWorkerPool, "check", lambda pool, _now: checked.append(pool))
+    monkeypatch.setattr(FakeWorkerPool, "start", lambda _pool, _count: None)  # it loads for ever
+    replacing = asyncio.ensure_future(house.engine.replace_version(old.spec))
+    async with asyncio.timeout(5):
+        while not {id(pool) for pool in checked} - {id(old.pool)}:
+            await asyncio.sleep(0.01)
+    assert house.engine.registry.find_version("m") is old
+    replacing.cancel()
+
+
 async def test_where_the_new_version_fails_the_old_one_goes_on(house, failing):
     old = await house.load()
     failing(ModelLoadFailed("bad file"))
@@ -203,6 +217,26 @@ async def test_a_version_is_unloaded_when_the_last_request_is_answered(house):
     await retiring
     assert [type(outcome) for outcome in outcomes] == [InferenceResponse]
     assert (version.state, version.pool.stopped) == (State.UNLOADED, True)
+
+
+@pytest.mark.parametrize("replaced", [False, True], ids=["unregistered", "replaced"])
+async def test_time_outs_hold_while_a_version_is_unloaded(house, monkeypatch, replaced):
+    checked = []
+    monkeypatch.setattr(engine_module, "_CHECK_EVERY", 0.01)
+    version = await house.load()
+    house.ask()
+    await asyncio.sleep(0)
+    engine = house.engine
+    work = engine.replace_version(version.spec) if replaced else engine.retire_version("m")
+    unloading = asyncio.ensure_future(work)
+    await asyncio.sleep(0.02)
+    version.pool.check = checked.append
+    assert not await house.engine.drain(0.0)
+    async with asyncio.timeout(5):
+        while not checked:
+            await asyncio.sleep(0.01)
+        version.pool.workers[0].answer()
+        await unloading
 
 
 async def test_a_version_is_unloaded_after_the_drain_limit_whoever_still_waits(monkeypatch):

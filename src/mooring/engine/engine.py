@@ -103,8 +103,8 @@ class Engine(InferenceService):
         # A registry of their own: a workflow may have the name of a model. Then only its own route reaches it.
         self.workflows = Registry()
         self.drain_limit = drain_limit
-        # Versions that still answer what they have accepted; most of them are no longer in the registry.
-        self._unloading: set[ModelVersion] = set()
+        # Versions that still answer what they have accepted, or load to replace another; most are not in the registry.
+        self._unlisted: set[ModelVersion] = set()
         self._capacity = machine_capacity(most_workers)
         self._arena = arena
         self._metrics = metrics
@@ -405,7 +405,7 @@ class Engine(InferenceService):
     async def _unload_version(self, version: ModelVersion) -> None:
         """Refuse new requests, wait for those in flight for ``drain_limit`` seconds at most, and end the workers."""
         version.start_unloading()
-        self._unloading.add(version)
+        self._unlisted.add(version)
         self._ensembles.forget(version)
         self._ensembles.update()
         scheduler = version.scheduler
@@ -417,7 +417,7 @@ class Engine(InferenceService):
                 self.drain_limit,
             )
         finally:
-            self._unloading.discard(version)
+            self._unlisted.discard(version)
         if version.pool is not None:
             await version.pool.stop()
         if isinstance(scheduler, CachingScheduler):
@@ -436,7 +436,12 @@ class Engine(InferenceService):
         Return the new version even where it failed; its state tells.
         """
         old = self.registry.models[spec.name].versions[spec.version]
-        new = await self._start_version(ModelVersion(spec))
+        new = ModelVersion(spec)
+        self._unlisted.add(new)
+        try:
+            await self._start_version(new)
+        finally:
+            self._unlisted.discard(new)
         if new.ready:
             self.registry.replace_version(old, new)
             self._ensembles.update()
@@ -524,23 +529,25 @@ class Engine(InferenceService):
     async def drain(self, grace: float) -> bool:
         """Wait until no request waits or runs. Return False where that took longer than ``grace`` seconds."""
         return await wait_until(
-            lambda: all(version.scheduler is None or version.scheduler.idle for version in self.registry),
-            grace,
+            lambda: all(each.scheduler is None or each.scheduler.idle for each in self._versions()), grace
         )
 
     async def close(self) -> None:
         """End every worker and template."""
         self._next_check.cancel()
         self._idle_models.close()
-        pools = [version.pool for version in self.registry if version.pool is not None]
+        pools = [version.pool for version in self._versions() if version.pool is not None]
         await asyncio.gather(*(pool.stop() for pool in pools))
         await self._codecs.stop()
         self._workers.close()
 
+    def _versions(self) -> list[ModelVersion]:
+        return list(dict.fromkeys([*self.registry, *self._unlisted]))
+
     def _check_all(self) -> None:
         """Refuse requests past their deadlines, scale idle models to zero, look for frozen processes."""
         now = time.monotonic()
-        for version in [*self.registry, *self._unloading]:
+        for version in self._versions():
             if version.scheduler is not None:
                 version.scheduler.check_deadlines(now)
         self._ensembles.update()
