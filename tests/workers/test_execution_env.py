@@ -74,6 +74,8 @@ def test_tar_file_is_unpacked_with_its_links(tmp_path):
             "has Python 3.99 without msgspec, which a worker needs",
         ),
         ({"says": "Segmentation fault"}, "does not work"),
+        ({"says": "5"}, "does not work"),
+        ({"says": '["cpython", [3, 11], ["antigravity"]]'}, "does not work"),
     ],
 )
 def test_environment_that_cannot_run_a_worker_is_refused_by_name(tmp_path, env, why):
@@ -92,6 +94,34 @@ def test_what_is_no_environment_is_refused(tmp_path):
     (tmp_path / "env.tar.gz").write_bytes(b"no tar file")
     with pytest.raises(ModelLoadFailed, match="cannot be unpacked"):
         prepare_environment(tmp_path / "env.tar.gz", tmp_path / "cache", {})
+
+
+@pytest.mark.parametrize("target", ["{outside}", "../../../../../../../../../..{outside}", "link"])
+def test_hard_links_of_a_tar_file_stay_inside(tmp_path, target):
+    outside = tmp_path / "outside"
+    outside.write_text("as it was")
+    with tarfile.open(tmp_path / "env.tar.gz", "w:gz") as file:
+        for name, kind, leads in (
+            ("link", tarfile.SYMTYPE, str(outside)),
+            ("hard", tarfile.LNKTYPE, target.format(outside=outside)),
+        ):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, leads
+            file.addfile(member)
+        file.addfile(tarfile.TarInfo("hard"))
+    with pytest.raises(ModelLoadFailed, match="cannot be unpacked"):
+        prepare_environment(tmp_path / "env.tar.gz", tmp_path / "cache", {})
+    assert outside.read_text() == "as it was"
+    assert not any((tmp_path / "cache").iterdir())
+
+
+def test_damaged_tar_file_is_named(tmp_path):
+    archive = packed(tmp_path)
+    content = bytearray(archive.read_bytes())
+    content[40:60] = bytes(20)
+    archive.write_bytes(content)
+    with pytest.raises(ModelLoadFailed, match=r"env\.tar\.gz cannot be unpacked"):
+        prepare_environment(archive, tmp_path / "cache", {})
 
 
 def spec(location: Path, path: str, backend: str = "triton_python"):

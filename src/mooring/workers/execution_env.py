@@ -10,13 +10,16 @@ another version must have them itself.
 import asyncio
 import hashlib
 import importlib.util
-import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+import msgspec
 
 import mooring
 from mooring.core.errors import ModelLoadFailed
@@ -39,6 +42,7 @@ import importlib.util, json, sys
 missing = [name for name in sys.argv[1:] if importlib.util.find_spec(name) is None]
 print(json.dumps([sys.implementation.name, list(sys.version_info[:2]), missing]))
 """
+_PROBED = tuple[str, list[int], list[Literal["msgspec", "numpy", "orjson", "simdjson"]]]
 _PROBE_TIMEOUT = 60.0
 
 
@@ -117,17 +121,26 @@ def prepare_environment(path: Path, folder: Path, variables: Mapping[str, str]) 
 
 
 def _unpack(archive: Path, place: Path) -> None:
-    import tarfile  # noqa: PLC0415 - few models bring an environment
+    import lzma  # noqa: PLC0415 - few models bring an environment
+    import tarfile  # noqa: PLC0415
+    import zlib  # noqa: PLC0415
 
     if not hasattr(tarfile, "tar_filter"):
         raise ModelLoadFailed(f"{archive} cannot be unpacked by this Python; unpack it, and name the folder")
     unfinished = place.with_name("unfinished")
     unfinished.mkdir(parents=True, exist_ok=True)
+
+    def choose_filter(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
+        # Environments have symbolic links to the interpreter that they were made with. Through a hard link a file of
+        # the archive would be written over one that is outside of it.
+        plain = member.isreg() or member.isdir() or member.issym()
+        return (tarfile.tar_filter if plain else tarfile.data_filter)(member, folder)
+
     try:
         with tarfile.open(archive) as file:
-            # Not "data": environments have links to the interpreter that they were made with.
-            file.extractall(unfinished, filter="tar")
-    except (OSError, EOFError, tarfile.TarError) as error:
+            file.extractall(unfinished, filter=choose_filter)  # noqa: S202 - it is filtered
+    except (OSError, EOFError, ValueError, tarfile.TarError, zlib.error, lzma.LZMAError) as error:
+        shutil.rmtree(unfinished, ignore_errors=True)
         raise ModelLoadFailed(f"{archive} cannot be unpacked: {error}") from error
     unfinished.rename(place)
 
@@ -140,10 +153,10 @@ def _find_missing(path: Path, interpreter: Path, variables: Mapping[str, str]) -
             [interpreter, "-c", _PROBE, *modules], cwd="/", env=dict(variables), capture_output=True,
             stdin=subprocess.DEVNULL, timeout=_PROBE_TIMEOUT, check=False,
         )  # fmt: skip
-        kind, version, missing = json.loads(done.stdout)
+        kind, version, missing = msgspec.json.decode(done.stdout, type=_PROBED)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ModelLoadFailed(f"the interpreter of {path} does not start: {error}") from error
-    except ValueError as error:
+    except msgspec.DecodeError as error:
         said = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
         raise ModelLoadFailed(
             f"the interpreter of {path} does not work: {said or 'it says nothing'}"
