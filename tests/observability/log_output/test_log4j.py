@@ -152,6 +152,25 @@ def test_a_broken_file_is_named_with_its_line(read, text, said):
     assert f"log4j2.xml{said}" in str(refused.value)
 
 
+def test_an_encoding_that_cannot_be_read_and_a_deep_file_are_named(read):
+    with pytest.raises(BrokenLogConfig, match=r"log4j2\.xml:1: multi-byte encodings .*; write it in UTF-8"):
+        read('<?xml version="1.0" encoding="GBK"?><Configuration/>')
+    with pytest.raises(BrokenLogConfig, match="nested too deeply"):
+        read(f"rootLogger=INFO\nappender.{'.'.join('a' * 20_000)}=1", "log4j2.properties")
+
+
+def test_a_size_that_is_no_number_and_properties_that_grow_without_end_are_named(read):
+    doubled = "".join(f'<Property name="p{i + 1}">${{p{i}}}${{p{i}}}</Property>' for i in range(60))
+    _, not_understood = read(
+        f"""<Configuration><Properties><Property name="p0">aaaa</Property>{doubled}</Properties>
+<Appenders><RollingFile name="f" fileName="f" filePattern="f.%i"><SizeBasedTriggeringPolicy size="1.2.3 MB"/></RollingFile></Appenders>
+<Loggers><Root level="info"><AppenderRef ref="f"/></Root></Loggers></Configuration>"""
+    )
+    assert not_understood == [
+        "an expression that becomes longer than 65536 characters in line 1", "the size '1.2.3 MB' in line 2",
+    ]  # fmt: skip
+
+
 def test_without_a_root_logger_errors_go_to_standard_output(read):
     routes, (note,) = read("<Configuration>\n</Configuration>")
     assert note == "no root logger, so errors alone go to standard output in line 1"

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from mooring.observability.log_output.files import NO_ROTATION, Rotation, find_dates
 from mooring.observability.log_output.log4j_layouts import find_layout
 from mooring.observability.log_output.log4j_lookups import Lookups
-from mooring.observability.log_output.log4j_tree import Node, read_tree
+from mooring.observability.log_output.log4j_tree import BrokenLogConfig, Node, read_tree
 from mooring.observability.log_output.patterns import TORCHSERVE_PATTERN, PatternLayout, UnknownPattern
 from mooring.observability.log_output.routes import ALL, NAMES, OFF, Output, Route, Routes
 
@@ -22,7 +22,7 @@ _LEVELS = {
     "warning": logging.WARNING, "error": logging.ERROR, "fatal": logging.CRITICAL, "off": OFF,
 }  # fmt: skip
 _UNITS = {"": 1, "b": 1, "kb": 1 << 10, "mb": 1 << 20, "gb": 1 << 30}
-_SIZE = re.compile(r"([\d.]+)\s*(|b|kb|mb|gb)", re.IGNORECASE)
+_SIZE = re.compile(r"(\d+\.?\d*|\.\d+)\s*(|b|kb|mb|gb)", re.IGNORECASE)
 _FILES = {"file", "rollingfile", "rollingrandomaccessfile", "randomaccessfile", "memorymappedfile"}
 _COMPRESSIONS = (".zip", ".bz2", ".xz", ".zst", ".deflate", ".pack200")
 
@@ -40,7 +40,10 @@ def read_log_config(path: Path, environ: Mapping[str, str], system: Mapping[str,
     ``environ`` is what ``${env:NAME}`` means, ``system`` what ``${sys:NAME}`` does. Raises ``BrokenLogConfig``.
     """
     reader = _Reader(Lookups(environ, system), environ)
-    routes = reader.read_routes(read_tree(path))
+    try:
+        routes = reader.read_routes(read_tree(path))
+    except RecursionError as error:
+        raise BrokenLogConfig(f"{path}: something in it is nested too deeply") from error
     return LogConfig(routes, list(dict.fromkeys(reader.not_understood)))
 
 

@@ -12,6 +12,8 @@ from mooring.observability.log_output.patterns import DateFormat, UnknownPattern
 # An expression with none inside it.
 _INNERMOST = re.compile(r"\$\{([^${}]*)\}")
 _DEEPEST = 20
+# Characters of a text in which expressions are still replaced. Properties that hold each other twice double it each time.
+_LONGEST = 65_536
 
 
 class Lookups:
@@ -47,6 +49,9 @@ class Lookups:
             if changed == text:
                 break
             text = changed
+            if len(text) > _LONGEST:
+                self.unknown.append(f"an expression that becomes longer than {_LONGEST} characters")
+                return ""
         return text
 
     def _look_up(self, expression: str, *, keep_dates: bool) -> str:
