@@ -159,6 +159,12 @@ def test_a_flag_that_would_change_what_clients_get_ends_the_start(mooring, serve
         (["--model-repository=m", "--log-verbose=much"], "expected a whole number from 0, got 'much'"),
         (["--model-repository=m", "--cache-config=redis,host=h"], "expected local,size=BYTES, got 'redis,host=h'"),
         (["--model-repository=m", "--grpc-use-ssl-mutual=1"], "needs --grpc-root-cert"),
+        (["--model-repository=m", "--grpc-use-ssl=1"], "needs --grpc-server-cert and --grpc-server-key"),
+        (["--model-repository=m", "--http-port=65536"], "--http-port: expected a whole number from 0 to 65535, got 65536"),
+        (["--model-repository=m", "--metrics-port=-1"], "--metrics-port: expected a whole number from 0 to 65535, got -1"),
+        (["--model-repository=m", "--http-max-input-size=0"], "--http-max-input-size: expected a whole number from 1, got 0"),
+        (["--model-repository=m", "--exit-timeout-secs=-1"], "--exit-timeout-secs: expected a whole number from 0, got -1"),
+        (["--model-repository=m", "--cache-config=local,size=9", "--response-cache-byte-size=9"], "give one of them"),
         (
             ["--model-repository=m", "--model-control-mode=explicit", "--load-model=*", "--load-model=a"],
             "--load-model=* loads every model",

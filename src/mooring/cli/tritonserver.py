@@ -1,5 +1,6 @@
 """``mooring tritonserver``: Triton's own flags, so that its start commands go on working."""
 
+import math
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,17 @@ _HTTP, _GRPC, _METRICS = 8000, 8001, 8002
 _LARGEST = 1_073_741_824
 _ALL = "*"
 _MODES = ("none", "poll", "explicit")
+# What the numbers of flags may be.
+_RANGES: Mapping[str, tuple[int, float]] = {
+    "http_port": (0, 65_535),
+    "grpc_port": (0, 65_535),
+    "metrics_port": (0, 65_535),
+    "http_max_input_size": (1, math.inf),
+    "exit_timeout_secs": (0, math.inf),
+    "response_cache_byte_size": (0, math.inf),
+    "grpc_max_connection_age": (0, math.inf),
+    "grpc_max_connection_age_grace": (0, math.inf),
+}
 _CACHE_PREFIX = "local,size="
 
 
@@ -92,6 +104,7 @@ def tritonserver(*, insecure: bool, **values: Any) -> NoReturn:
     """Start as tritonserver would, from its flags."""
     given = drop_unset(values)
     warnings = _check_flags(given)
+    _check_numbers(given)
     with ExitStack() as stack:
         flags, defaults = _read_addresses(given, stack), {"dialect": "triton", "enable_management_api": False}
         flags |= _read_models(given) | _read_tls(given) | _read_limits(given) | _read_log(given)
@@ -133,6 +146,18 @@ def _check_flags(given: Mapping[str, Any]) -> list[str]:
         if flag.effect is Effect.NONE:
             warnings.append(f"--{flag.name} is without effect: {flag.note}")
     return warnings
+
+
+def _check_numbers(given: Mapping[str, Any]) -> None:
+    """Raise ``ClickException``, which names Triton's flag, for a number that it cannot be."""
+    for name, (least, most) in _RANGES.items():
+        value = given.get(name)
+        if value is not None and not least <= value <= most:
+            flag = name.replace("_", "-")
+            at_most = f" to {most}" if most != math.inf else ""
+            raise click.ClickException(
+                f"--{flag}: expected a whole number from {least}{at_most}, got {value}"
+            )
 
 
 def _read_addresses(given: Mapping[str, Any], stack: ExitStack) -> dict[str, Any]:
@@ -208,6 +233,8 @@ def _read_tls(given: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     if mutual and "grpc_root_cert" not in given:
         raise click.ClickException("--grpc-use-ssl-mutual needs --grpc-root-cert, the authorities of clients")
+    if not {"grpc_server_cert", "grpc_server_key"} <= given.keys():
+        raise click.ClickException("gRPC over TLS needs --grpc-server-cert and --grpc-server-key, PEM")
     return {
         "enable_grpc_ssl": True,
         "certificate_file": given.get("grpc_server_cert"),
@@ -240,6 +267,10 @@ def _read_log(given: Mapping[str, Any]) -> dict[str, Any]:
 def _cache_size(given: Mapping[str, Any]) -> int:
     """Return how many bytes of answers are kept. Raises ``ClickException`` for another cache than the local one."""
     size = int(given.get("response_cache_byte_size", 0))
+    if size and given.get("cache_config"):
+        raise click.ClickException(
+            "--cache-config and --response-cache-byte-size say the same: give one of them"
+        )
     for each in given.get("cache_config", ()):
         number = each.removeprefix(_CACHE_PREFIX)
         if number == each or not number.isdecimal():
