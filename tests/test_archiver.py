@@ -248,7 +248,7 @@ def test_a_native_handler_is_copied_as_a_library(sources):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"handler": "nowhere.py"}, "handler 'nowhere.py' is not there"),
+        ({"handler": "nowhere.py"}, "there is no file 'nowhere.py' for the handler"),
         ({"handler": "image_clasifier"}, "image_classifier"),
         ({"model_file": Path("gone.py")}, "model file 'gone.py' is not there"),
         ({"serialized_file": Path("gone.pt")}, "serialized file 'gone.pt' is not there"),

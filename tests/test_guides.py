@@ -23,6 +23,7 @@ SHOWN = {
         "a wrong number in a management call becomes the default": "protocols/test_torchserve_changes.py::test_a_registration_with_a_number_that_makes_no_sense_is_refused",
         "a handler's `logger.info(...)` is in the log": "e2e/test_torchserve_logs.py::test_what_a_handler_logs_is_in_model_log_and_ts_log_with_its_level",
         "`print` of a handler is in the log": "e2e/test_torchserve_logs.py::test_what_a_handler_logs_is_in_model_log_and_ts_log_with_its_level",
+        "the traceback of a handler that fails is in `model_log.log`": "e2e/test_torchserve_logs.py::test_the_traceback_of_a_failed_prediction_is_in_model_log",
         '`metrics.add_size(..., unit="kB")`': "backends/handler/test_handler_context.py::test_a_size_takes_torchserves_units_and_ours",
         "one line per request in `access_log.log`": "e2e/test_access_log.py::test_every_prediction_has_a_line_and_not_one_a_second",
         "metric lines of each request in `ts_metrics.log` and `model_metrics.log`": "e2e/test_access_log.py::test_a_request_leaves_its_lines_in_each_file_and_fills_the_page",

@@ -207,7 +207,7 @@ def _handler_file(options: Options) -> Path | None:
     if not path.is_file() and not native:
         known = ", ".join(sorted(DEFAULT_HANDLERS))
         raise InvalidInput(
-            f"handler '{path}' is not there, and no handler that comes with the server: {known}"
+            f"there is no file '{path}' for the handler; the handlers that come with the server are {known}"
         )
     return path
 

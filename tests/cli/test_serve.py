@@ -80,6 +80,19 @@ def test_the_greeting_names_addresses_models_and_lines_to_try(mooring, server):
     ]
 
 
+def test_the_greeting_in_a_dialect_of_v2_tries_v2(mooring, server):
+    server.models = [
+        ModelState("f__step", "1.0", "READY", ready=True, is_default=True, listed=False),
+        ModelState("m", "1.0", "READY", ready=True, is_default=True),
+    ]
+    lines = mooring("serve", "--dialect", "triton").stdout.splitlines()
+    assert lines[-2:] == [
+        "  curl http://127.0.0.1:8080/v2/health/ready",
+        "  curl http://127.0.0.1:8080/v2/models/m",
+    ]
+    assert not any("f__step" in line for line in lines)
+
+
 def test_the_greeting_reaches_a_unix_socket_too(mooring, server):
     server.models = [ModelState("m", "1.0", "READY", ready=True, is_default=True)]
     done = mooring("serve", "--inference-address", "unix:/tmp/s")

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -93,6 +94,18 @@ def test_what_a_handler_logs_is_in_model_log_and_ts_log_with_its_level(started):
         assert re.search(r"A-FAILURE\n    Traceback .*\n(    .*\n)+    ValueError: on purpose\n", text)
     assert "model ready" not in log.read_text()
     assert re.search(rf"^{HEAD} \[INFO \] main mooring[.\w]+ - model ready", text, re.MULTILINE)
+
+
+def test_the_traceback_of_a_failed_prediction_is_in_model_log(started):
+    folder, url, _, _ = started
+    with pytest.raises(urllib.error.HTTPError, match="503"):
+        urllib.request.urlopen(f"{url}/predictions/m", b"break=1", timeout=PATIENCE)
+    for file in ("model_log.log", "ts_log.log"):
+        log = folder / "elsewhere" / file
+        until(lambda log=log: "ValueError: cannot be predicted\n" in log.read_text())
+        text = log.read_text()
+        assert re.search(r"MODEL_LOG - prediction failed model=m .*\n    Traceback .*\n", text)
+        assert "left_out" not in text
 
 
 def test_all_of_torchserves_files_are_there(started):

@@ -57,7 +57,8 @@ def _print_lines(lines: Sequence[str]) -> None:
 
 
 def format_greeting(config: Config, models: Sequence[ModelState], *, up: str) -> list[str]:
-    """Return the lines of the greeting."""
+    """Return the lines of the greeting. Functions of workflows, which no list has, are named only where they failed."""
+    models = [state for state in models if state.listed or not state.ready]
     lines = [
         up,
         f"  inference   {config.inference_address}",
@@ -124,6 +125,8 @@ def _curl_lines(config: Config, model: str) -> list[str]:
         where = f"--cert CERTIFICATE --key KEY {where}"
     guarded = config.demands_tokens(address) or config.inference_token or config.inference_token_file
     token = ' -H "Authorization: Bearer $TOKEN"' if guarded else ""
+    if config.dialect != "v2":  # Triton's and AMD's users know /v2, where a model says what it takes
+        return [f"  curl {where}/v2/health/ready", f"  curl {where}/v2/models/{model}{token}"]
     return [f"  curl {where}/ping", f"  curl {where}/predictions/{model} -T FILE{token}"]
 
 

@@ -116,7 +116,10 @@ class Settings:
             )
             place = self.where(next((key for key in keys if key in self.values), keys[0]))
             return runs(place, f"tokens are needed at {where}, which other machines reach, as in TorchServe")
-        what = "tokens are checked where they are shown, and none is needed on this machine; in TorchServe they are"
+        what = (
+            "a call needs no token, since only this machine reaches the addresses, and a wrong one is refused; "
+            "in TorchServe every call needs one"
+        )
         return differs(self.shown, what, "set disable_token_authorization=false to demand them")
 
     def _no_effect_finding(self, key: str) -> Finding:

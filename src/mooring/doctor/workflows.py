@@ -32,7 +32,7 @@ def _graph_findings(workflow: Workflow, stores: Sequence[Path]) -> Iterator[Find
     if missing:
         yield change(shown, f"{what} cannot be registered as it is", "mend what is named below")
     else:
-        yield runs(shown, f"{what}: register it after each start, as with TorchServe")
+        yield runs(shown, f"{what}: name it in --models or load_models, or register it after each start")
     yield from missing
     if workflow.unused:
         unused = f"{', '.join(workflow.unused)} of its models are on no path of the graph"

@@ -21,12 +21,12 @@ from mooring.core.tensors import release
 from mooring.engine.answer_slots import AnswerSlots
 from mooring.engine.batching import SLOW_ROW, RowTime
 from mooring.engine.queued_request import DONE, RUNNING, WAITING, QueuedRequest, RequestState
-from mooring.observability.logs import Throttle, get_logger
+from mooring.observability.logs import MODEL_LOG, Throttle, get_logger
 from mooring.observability.statistics import Failure, ModelStatistics, ResponseKind
 from mooring.repository.spec import ModelSpec
 from mooring.workers.handle import PoolOwner, Work, WorkerHandle, Workers
 
-log = get_logger(__name__)
+model_log = get_logger(MODEL_LOG)  # TorchServe has the failures of handlers in its model_log.log
 
 W = TypeVar("W", bound=Workers)
 Clock = Callable[[], float]
@@ -296,15 +296,16 @@ class Dispatcher(Generic[W]):
         throttle = self._failures
         if not throttle.allow_line(self._clock()):
             return
-        log.error(
+        left_out: dict[str, Any] = {"left_out": throttle.left_out} if throttle.left_out else {}
+        model_log.error(
             "prediction failed",
             model=self.spec.name,
             version=self.spec.version,
             request=request.id,
             kind=type(error).__name__,
             reason=error.message,
-            left_out=throttle.left_out,
             detail=error.detail,
+            **left_out,
         )
         throttle.left_out = 0
 

@@ -22,11 +22,12 @@ from mooring.engine.admission import RequestScheduler
 from mooring.engine.graphs.ensemble_plan import EnsemblePlan
 from mooring.engine.graphs.run import Graph, graph_of
 from mooring.engine.lifecycle import Lifecycle, State
-from mooring.observability.logs import get_logger, truncate_text
+from mooring.observability.logs import MODEL_LOG, get_logger, truncate_text
 from mooring.repository.spec import ModelSpec
 from mooring.workers.pool import WorkerPool
 
 log = get_logger(__name__)
+model_log = get_logger(MODEL_LOG)  # TorchServe has what handlers raise at a load in its model_log.log
 
 # A model whose workers die this often in a row, without an answer in between, is in a crash loop.
 _CRASH_LOOP = 3
@@ -232,7 +233,7 @@ class ModelVersion:
         known = (
             isinstance(error, ModelLoadFailed) and previous is not None and previous.message == error.message
         )
-        log.error(
+        model_log.error(
             "worker failed again" if known else "worker failed",
             model=self.spec.name,
             version=self.spec.version,

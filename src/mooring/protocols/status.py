@@ -432,9 +432,9 @@ _V2_TEXTS = {NOT_FOUND.type: "Not Found", NOT_ALLOWED.type: "Method Not Allowed"
 FORBIDDEN = Refusal(
     403,
     "ForbiddenException",
-    "models may not be loaded and unloaded, nor settings changed, over this address; "
-    "it can be reached from other machines, and no token guards it: the setting management_token_file "
-    "(or MOORING_MANAGEMENT_TOKEN) lets those who have the token, insecure = true (--insecure) everybody",
+    "models may not be loaded or unloaded over this address, and settings may not be changed: other machines reach "
+    "it, and no token guards it. Set management_token_file (or MOORING_MANAGEMENT_TOKEN) to allow it to those who "
+    "have the token, or insecure = true (--insecure) to allow it to everybody",
 )
 
 

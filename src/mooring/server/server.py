@@ -57,11 +57,11 @@ from mooring.workers.heartbeat import Deadlines
 
 log = get_logger(__name__)
 
-
 # Seconds between two looks at the files of tokens, where frontend processes must be told.
 _TOKENS_EVERY = 1.0
 # Seconds after a stop signal in which another one is the same one, sent in another way.
 _ECHO = 0.5
+_NO_CALL = "no call, since only this machine reaches the addresses"
 
 Started = Callable[[Config, Sequence[ModelState]], None]
 
@@ -395,7 +395,7 @@ class Server:
             ]
             if tokens.tokens:
                 where = str(tokens.file) if tokens.file is not None else "fixed"
-                log.info("tokens are on", needed_for=", ".join(needed) or "no call", keys=where)
+                log.info("tokens are on", needed_for=", ".join(needed) or _NO_CALL, keys=where)
         for address in {config.inference_address, config.grpc_address}:
             if config.enable_repository_api and not config.guarded(address):
                 log.warning(

@@ -19,4 +19,6 @@ class Handler:
             raise ValueError("on purpose")
         except ValueError:
             logger.exception("A-FAILURE")
+        if any("break" in row for row in data):
+            raise ValueError("cannot be predicted")
         return ["ok" for _ in data]
