@@ -36,6 +36,7 @@ def test_without_further_flags_all_is_as_in_triton(start):
     assert config.dialect == "triton"
     assert config.log_level == "info"
     assert config.drain_timeout == 30
+    assert config.job_queue_size == 100_000
     off = (
         config.enable_repository_api, config.enable_management_api, config.repository_monitoring, config.insecure,
         config.response_cache_size, config.grpc_typed_outputs,

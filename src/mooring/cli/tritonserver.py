@@ -17,6 +17,8 @@ _EVERYWHERE = "0.0.0.0"  # noqa: S104 - Triton's own default
 _HTTP, _GRPC, _METRICS = 8000, 8001, 8002
 # Triton bounds neither answers nor, over gRPC, requests.
 _LARGEST = 1_073_741_824
+# Nor does it bound queues, unless a model's configuration does.
+_QUEUE_SIZE = 100_000
 _ALL = "*"
 _MODES = ("none", "poll", "explicit")
 # What the numbers of flags may be.
@@ -114,6 +116,7 @@ def tritonserver(*, insecure: bool, **values: Any) -> NoReturn:
             "max_tensor_request_size": given.get("http_max_input_size", _LARGEST),
             "max_response_size": _LARGEST,
             "response_cache_size": _cache_size(given),
+            "job_queue_size": _QUEUE_SIZE,
         }
         config = read_config(drop_unset(flags), None, warnings, defaults=defaults)
         # Triton's own lines, for which scripts wait.
