@@ -183,6 +183,8 @@ class Server:
         inherited = {
             key: value for key, value in os.environ.items() if not key.startswith(("MOORING_", "TS_"))
         }
+        if command == "torchserve":  # which refuses to start where another one has its pid file
+            inherited["TMPDIR"] = str(folder)
         with self.log_file.open("wb") as log:
             self.process = psutil.Popen(
                 [*self.PROGRAM, command, *flags, *arguments],
