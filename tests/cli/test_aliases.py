@@ -73,6 +73,12 @@ def test_it_says_what_the_names_run_from_a_shell(mooring):
     assert f"PATH has {Path('theirs/torchserve').absolute()} before it" in said
 
 
+def test_a_folder_of_that_name_is_named(mooring):
+    Path("bin/torchserve").mkdir(parents=True)
+    done = mooring("torchserve", "--install-aliases", "bin", "--force")
+    assert (done.exit_code, done.stderr) == (1, "Error: bin/torchserve: Is a directory\n")
+
+
 def test_a_folder_that_cannot_be_made_is_one_line(mooring):
     Path("file").touch()
     done = mooring("torchserve", "--install-aliases", "file/bin")

@@ -33,7 +33,9 @@ def install_aliases(folder: Path, *, force: bool = False) -> None:
         for name, command in _COMMANDS.items():
             _write_script(folder / name, command)
     except OSError as error:
-        raise click.ClickException(f"{error.filename or folder}: {error.strerror}") from error
+        raise click.ClickException(
+            f"{error.filename2 or error.filename or folder}: {error.strerror}"
+        ) from error
     click.echo(f"made {', '.join(_COMMANDS)} in {folder}")
     _tell_of_path(folder)
 
