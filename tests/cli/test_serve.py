@@ -115,6 +115,16 @@ def test_the_greeting_says_when_there_is_nothing_to_serve(mooring, server):
     assert "  no models: name some, as in `mooring serve FILE.mar`" in mooring("serve").stdout
 
 
+def test_the_greeting_of_an_empty_server_says_how_its_store_or_repository_gives_it_models(
+    mooring, server, tmp_path
+):
+    (tmp_path / "models").mkdir()
+    register = 'no models: register some, as in `curl -X POST "http://127.0.0.1:8081/models?url=ARCHIVE&initial_workers=1"`'
+    assert register in mooring("serve", "--model-store", "models").stdout
+    load = "no models: load some, as in `curl -X POST http://127.0.0.1:8080/v2/repository/models/NAME/load`"
+    assert load in mooring("serve", "--model-repository", "models").stdout
+
+
 def test_an_unknown_command_is_named(mooring):
     done = mooring("sreve")
     assert done.exit_code == 2

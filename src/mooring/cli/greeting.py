@@ -71,11 +71,22 @@ def format_greeting(config: Config, models: Sequence[ModelState], *, up: str) ->
     if len(models) > _MOST_MODELS:
         lines.append(f"  and {len(models) - _MOST_MODELS} more models")
     if not models:
-        lines.append("  no models: name some, as in `mooring serve FILE.mar`")
+        lines.append(f"  no models: {_how_to_load(config)}")
     ready = [state for state in models if state.ready]
     if ready:
         lines += ["Try:", *_curl_lines(config, ready[0].name)]
     return lines
+
+
+def _how_to_load(config: Config) -> str:
+    """Return what gives a server without models its first one."""
+    managing, asking = config.management_address, config.inference_address
+    if config.model_store is not None and config.enable_management_api and not managing.path:
+        url = f"{_reachable_url(managing)}/models?url=ARCHIVE&initial_workers=1"
+        return f'register some, as in `curl -X POST "{url}"`'
+    if config.model_repository and config.enable_repository_api and not asking.path:
+        return f"load some, as in `curl -X POST {_reachable_url(asking)}/v2/repository/models/NAME/load`"
+    return "name some, as in `mooring serve FILE.mar`"
 
 
 def _management_lines(config: Config) -> list[str]:
