@@ -43,6 +43,7 @@ def test_a_throttle_counts_bytes_as_well_as_lines():
     assert [throttle.allow_line(5.0, 400) for _ in range(4)] == [True, True, False, False]
     assert throttle.allow_line(5.5, 100), "what has room still passes"
     assert (throttle.left_out, throttle.bytes_left_out) == (2, 800)
+    assert (throttle.take_left_out(), throttle.take_left_out()) == ({"left_out": 2}, {})
     assert throttle.allow_line(6.0, 1000)
 
 

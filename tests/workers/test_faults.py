@@ -408,6 +408,9 @@ async def test_a_worker_that_dies_is_missed_though_its_child_holds_the_channel_a
     harness,
 ):
     await harness.load()
+    await until(
+        lambda: harness.worker().process.pid
+    )  # it may answer before its template says that it is forked
     worker = harness.worker().process.pid
     assert body_of(await harness.ask(b"born", do="fork")) == b"born"
     (child,) = psutil.Process(worker).children()

@@ -21,7 +21,7 @@ _LARGEST = 1_073_741_824
 _QUEUE_SIZE = 100_000
 _ALL = "*"
 _MODES = ("none", "poll", "explicit")
-# What the numbers of flags may be.
+# The least and the greatest number of a flag.
 _RANGES: Mapping[str, tuple[int, float]] = {
     "http_port": (0, 65_535),
     "grpc_port": (0, 65_535),
@@ -152,7 +152,7 @@ def _check_flags(given: Mapping[str, Any]) -> list[str]:
 
 
 def _check_numbers(given: Mapping[str, Any]) -> None:
-    """Raise ``ClickException``, which names Triton's flag, for a number that it cannot be."""
+    """Raise ``ClickException``, which names Triton's flag, for a number out of its range."""
     for name, (least, most) in _RANGES.items():
         value = given.get(name)
         if value is not None and not least <= value <= most:

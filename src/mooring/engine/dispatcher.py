@@ -296,7 +296,6 @@ class Dispatcher(Generic[W]):
         throttle = self._failures
         if not throttle.allow_line(self._clock()):
             return
-        left_out: dict[str, Any] = {"left_out": throttle.left_out} if throttle.left_out else {}
         model_log.error(
             "prediction failed",
             model=self.spec.name,
@@ -305,9 +304,8 @@ class Dispatcher(Generic[W]):
             kind=type(error).__name__,
             reason=error.message,
             detail=error.detail,
-            **left_out,
+            **throttle.take_left_out(),
         )
-        throttle.left_out = 0
 
     # What the pool tells its owner.
 

@@ -132,6 +132,12 @@ class Throttle:
         """Set the counts of refused lines to 0, after they have been reported."""
         self.left_out = self.bytes_left_out = 0
 
+    def take_left_out(self) -> dict[str, Any]:
+        """Return the number of refused lines as a fact for the next line, and ``reset``; empty if none was refused."""
+        facts = {"left_out": self.left_out} if self.left_out else {}
+        self.reset()
+        return facts
+
 
 def get_logger(name: str) -> Logger:
     """Return the log of the module ``name``. ``log_output.setup`` configures it, once, at the start."""

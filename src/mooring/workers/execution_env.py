@@ -42,6 +42,7 @@ import importlib.util, json, sys
 missing = [name for name in sys.argv[1:] if importlib.util.find_spec(name) is None]
 print(json.dumps([sys.implementation.name, list(sys.version_info[:2]), missing]))
 """
+# What it prints: the implementation, the version, and which of the modules of _NEEDS are missing.
 _PROBED = tuple[str, list[int], list[Literal["msgspec", "numpy", "orjson", "simdjson"]]]
 _PROBE_TIMEOUT = 60.0
 

@@ -8,7 +8,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mooring.core.errors import (
     DeadlineExceeded,
@@ -261,7 +261,6 @@ class GraphRun:
         throttle = self._graph.failures
         if not throttle.allow_line(time.monotonic()):
             return
-        left_out: dict[str, Any] = {"left_out": throttle.left_out} if throttle.left_out else {}
         log.error(
             event,
             workflow=self._request.model,
@@ -269,7 +268,7 @@ class GraphRun:
             request=self._request.id,
             kind=type(error).__name__,
             reason=error.message,
-            **left_out,
+            **throttle.take_left_out(),
         )
 
     def _on_piece(self, name: str, piece: InferenceResponse) -> None:

@@ -12,7 +12,7 @@ from mooring.observability.log_output.patterns import DateFormat, UnknownPattern
 # An expression with none inside it.
 _INNERMOST = re.compile(r"\$\{([^${}]*)\}")
 _DEEPEST = 20
-# Characters of a text in which expressions are still replaced. Properties that hold each other twice double it each time.
+# Characters of a text in which expressions are still replaced: properties that hold others twice double it each time.
 _LONGEST = 65_536
 
 

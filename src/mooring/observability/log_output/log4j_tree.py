@@ -89,10 +89,7 @@ def _parse_xml(data: bytes, path: Path) -> Node:
         parser.Parse(data, True)
     except expat.ExpatError as error:
         raise BrokenLogConfig(f"{path}:{error.lineno}: no XML: {expat.ErrorString(error.code)}") from error
-    except (
-        LookupError,
-        ValueError,
-    ) as error:  # an encoding that is not there, or has characters of several bytes
+    except (LookupError, ValueError) as error:  # an unknown encoding, or one with characters of several bytes
         raise BrokenLogConfig(f"{path}:{parser.CurrentLineNumber}: {error}; write it in UTF-8") from error
     (top,) = root.children
     if top.tag.lower() != "configuration":
