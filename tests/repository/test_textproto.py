@@ -48,6 +48,8 @@ def test_what_is_written_is_what_is_read(text, fields):
         ("a: [1,", "expected a value"),
         ('a: "open', "unexpected"),
         (r'a: "\q"', "unknown escape"),
+        (r'a: "\400"', "unknown escape"),
+        (r'a: "\377"', "a string is no UTF-8"),
         ("a: $", "unexpected '\\$'"),
         ("5: 1", "expected the name"),
         ("a {" * 100, "too deep"),
@@ -64,3 +66,10 @@ def test_any_text_is_fields_or_a_fault(text):
         assert isinstance(parse_textproto(text), dict)
     except ValueError as error:
         assert str(error).startswith("line ")  # noqa: PT017 - either outcome is right
+
+
+def test_what_is_not_ascii_may_be_written_as_bytes():
+    assert parse_textproto(r"""a: "\303\251 \x41\0" '\303' "\251" b: "é\?\a" """) == {
+        "a": ["é A\0é"],
+        "b": ["é?\a"],
+    }

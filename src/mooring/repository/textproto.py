@@ -17,7 +17,11 @@ _TOKEN = re.compile(
       | (?P<sign>[{}<>\[\]:,;])""",
     re.VERBOSE,
 )
-_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", "'": "'", '"': '"'}
+_ESCAPES = {
+    "a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v", "\\": "\\", "'": "'", '"': '"', "?": "?",
+}  # fmt: skip
+# A byte by its octal or hexadecimal number, as protobuf's printers write what is not ASCII, or a sign.
+_ESCAPE = re.compile(rb"\\(?:([0-7]{1,3})|[xX]([0-9a-fA-F]{1,2})|(.))")
 _CLOSING = {"{": "}", "<": ">"}
 _MAX_DEPTH = 50
 
@@ -82,16 +86,26 @@ class _Parser:
 
     def _parse_strings(self) -> str:
         """Parse strings that follow one another as one, as in C."""
-        found = ""
+        found = b""
+        error = self._error("a string is no UTF-8")
         while self._kind == "string":
-            found += re.sub(r"\\(.)", self._unescape, self._token[1:-1])
+            found += _ESCAPE.sub(self._unescape, self._token[1:-1].encode())
             self._advance()
-        return found
+        try:
+            return found.decode()
+        except UnicodeDecodeError:
+            raise error from None
 
-    def _unescape(self, match: re.Match[str]) -> str:
-        if match[1] not in _ESCAPES:
-            raise self._error(f"unknown escape '{match[0]}'")
-        return _ESCAPES[match[1]]
+    def _unescape(self, match: re.Match[bytes]) -> bytes:
+        octal, hexadecimal, sign = match.groups(b"")
+        if octal or hexadecimal:
+            number = int(octal, 8) if octal else int(hexadecimal, 16)
+            if number < 256:
+                return bytes([number])
+        text = sign.decode(errors="replace")
+        if text not in _ESCAPES:
+            raise self._error(f"unknown escape '{match[0].decode(errors='replace')}'")
+        return _ESCAPES[text].encode()
 
     def _expect(self, kind: str) -> str:
         if self._kind != kind:
