@@ -57,7 +57,7 @@ def _print_lines(lines: Sequence[str]) -> None:
 
 
 def format_greeting(config: Config, models: Sequence[ModelState], *, up: str) -> list[str]:
-    """Return the lines of the greeting. Functions of workflows, which no list has, are named only where they failed."""
+    """Return the lines of the greeting. Models that no list has (functions of workflows) are named only where they failed."""
     models = [state for state in models if state.listed or not state.ready]
     lines = [
         up,
@@ -79,13 +79,13 @@ def format_greeting(config: Config, models: Sequence[ModelState], *, up: str) ->
 
 
 def _how_to_load(config: Config) -> str:
-    """Return what gives a server without models its first one."""
-    managing, asking = config.management_address, config.inference_address
-    if config.model_store is not None and config.enable_management_api and not managing.path:
-        url = f"{_reachable_url(managing)}/models?url=ARCHIVE&initial_workers=1"
+    """Return how a server without models gets its first one."""
+    inference, management = config.inference_address, config.management_address
+    if config.model_store is not None and config.enable_management_api and not management.path:
+        url = f"{_reachable_url(management)}/models?url=ARCHIVE&initial_workers=1"
         return f'register some, as in `curl -X POST "{url}"`'
-    if config.model_repository and config.enable_repository_api and not asking.path:
-        return f"load some, as in `curl -X POST {_reachable_url(asking)}/v2/repository/models/NAME/load`"
+    if config.model_repository and config.enable_repository_api and not inference.path:
+        return f"load some, as in `curl -X POST {_reachable_url(inference)}/v2/repository/models/NAME/load`"
     return "name some, as in `mooring serve FILE.mar`"
 
 
