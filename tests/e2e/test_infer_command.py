@@ -111,6 +111,13 @@ def test_a_url_that_contradicts_is_refused(tensors):
     assert "--grpc speaks with a grpc:// or grpcs:// URL" in done.output
 
 
+def test_an_address_without_models_is_said_to_be_the_wrong_one(tensors):
+    url = f"http://127.0.0.1:{tensors.ports[1]}"
+    done = CliRunner().invoke(commands, ["models", "list", "--url", url])
+    assert done.exit_code == 1
+    assert done.output == f"Error: {url} does not serve /v2; give --url the server's inference address\n"
+
+
 def test_a_server_that_is_not_there_is_one_line_and_status_1():
     (port,) = free_ports(1)
     done = subprocess.run(

@@ -40,7 +40,10 @@ _OPTIONS = (
     ),
     click.option("--timeout", default=60.0, show_default=True, metavar="SECONDS", help="how long to wait"),
     click.option("--grpc", is_flag=True, help="speak gRPC"),
-    click.option("--url", help=f"the server, as http, https, grpc or grpcs [{_DEFAULT}, {_DEFAULT_GRPC}]"),
+    click.option(
+        "--url",
+        help=f"the server's inference address, as http, https, grpc or grpcs [{_DEFAULT}, {_DEFAULT_GRPC}]",
+    ),
 )
 
 
@@ -61,7 +64,7 @@ def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def connect_client(server: Server) -> Iterator[Any]:
     """Return a client of the server. Its errors end the command with one line and status 1."""
     from mooring.client.sync.client import Client
-    from mooring.core.errors import MooringError
+    from mooring.core.errors import ModelNotFound, MooringError
 
     url = server.url
     if url and server.grpc:
@@ -79,6 +82,10 @@ def connect_client(server: Server) -> Iterator[Any]:
         ) as client:
             yield client
     except MooringError as error:
+        if isinstance(error, ModelNotFound) and error.message == "Not Found":  # the path and not a model
+            raise click.ClickException(
+                f"{url or _DEFAULT} does not serve /v2; give --url the server's inference address"
+            ) from error
         raise click.ClickException(error.message) from error
 
 
