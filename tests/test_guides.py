@@ -54,6 +54,7 @@ SHOWN = {
         "an ensemble with maps of inputs and outputs": "e2e/test_ensembles_served.py::test_the_documented_ensemble_answers",
         "the direct strategy of sequences": "e2e/test_triton_sequences_served.py::test_a_sequence_has_one_row_of_the_batch_from_its_first_step_to_its_last",
         "more sequences than slots wait": "e2e/test_triton_sequences_served.py::test_more_sequences_than_slots_wait_for_one",
+        "queues without a bound": "cli/test_tritonserver.py::test_without_further_flags_all_is_as_in_triton",
         "implicit state": "e2e/test_triton_sequences_served.py::test_the_server_keeps_the_state_of_each_sequence_in_its_worker",
         "`response_cache { enable: true }`": "e2e/test_response_cache_served.py::test_an_equal_request_is_answered_as_before_and_the_statistics_say_so",
         "`rate_limiter`": "test_docs.py::test_each_setting_and_each_error_is_documented_as_it_is",
