@@ -111,9 +111,8 @@ def _report_failures(models: Sequence[ModelState]) -> bool:
     for each in failed:
         log.error("failed to load", model=each.name, version=each.version or "all", reason=each.reason)
     if failed:
-        log.error(
-            "ending", reason=f"exit_on_error is on, and {len(failed)} of the start's models are not loaded"
-        )
+        names = ", ".join(each.name for each in failed)
+        log.error("ending", reason=f"not loaded: {names}; with exit_on_error false the others are served")
     return bool(failed)
 
 
