@@ -182,3 +182,31 @@ def test_a_start_serves_wherever_its_output_goes(tmp_path, archive, output):
         assert urllib.request.urlopen(f"{url}/predictions/m", b"x", timeout=PATIENCE).read() == b"ok"
     finally:
         run_to_end([SCRIPTS / "mooring", "torchserve", "--stop"], tmp_path, environ)
+
+
+def test_a_server_whose_output_nobody_reads_from_the_beginning_serves(tmp_path, archive):
+    url = install(tmp_path, "load_models=m.mar", "default_workers_per_model=1")
+    shutil.copy(archive, tmp_path / "store")
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    try:
+        while os.write(write, b"x" * 4096):
+            pass
+    except BlockingIOError:
+        os.set_blocking(write, True)
+    server = subprocess.Popen(
+        [SCRIPTS / "mooring", "torchserve", "--foreground", "--ncs"],
+        cwd=tmp_path, env=os.environ | {"TMPDIR": str(tmp_path)}, stdout=write, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    os.close(write)
+    try:
+        log = tmp_path / "logs/ts_log.log"
+        until(lambda: log.exists() and "greeting not printed" in log.read_text())
+        assert urllib.request.urlopen(f"{url}/predictions/m", b"x", timeout=PATIENCE).read() == b"ok"
+    finally:
+        server.terminate()
+        try:
+            assert server.wait(PATIENCE) == 0
+        finally:
+            server.kill()
+            os.close(read)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from mooring.cli.standard_streams import redirect_to_null
+from mooring.cli.standard_streams import redirect_to_null, takes_text
 from mooring.config.settings import Address, Config
 from mooring.core.service import ModelState
 from mooring.observability.logs import get_logger
@@ -25,6 +25,9 @@ def print_greeting(config: Config, models: Sequence[ModelState], *, up: str) -> 
     """
     if config.log_format == "json":
         log_greeting(config, up=up)
+        return
+    if not takes_text(sys.stdout):
+        log.warning("greeting not printed", reason="nobody reads standard output")
         return
     try:
         _print_lines(format_greeting(config, models, up=up))

@@ -1,8 +1,12 @@
 """Standard input, output and error of a command: closed ones, and those that cannot be written."""
 
 import os
+import select
 import sys
 from typing import TextIO
+
+# Milliseconds that a reader may take.
+_PATIENCE = 1000
 
 
 def open_missing_streams() -> None:
@@ -36,3 +40,13 @@ def redirect_to_null(stream: TextIO) -> None:
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, stream.fileno())
     os.close(null)
+
+
+def takes_text(stream: TextIO) -> bool:
+    """Return whether a stream takes a few lines without waiting for its reader, or does so within a second."""
+    poll = select.poll()
+    try:
+        poll.register(stream.fileno(), select.POLLOUT)
+    except (OSError, ValueError):  # no real file, as under a test that captures it
+        return True
+    return bool(poll.poll(_PATIENCE))
