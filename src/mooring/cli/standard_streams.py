@@ -5,7 +5,7 @@ import select
 import sys
 from typing import TextIO
 
-# Milliseconds that a reader may take.
+# Milliseconds until a reader is taken for absent.
 _PATIENCE = 1000
 
 
@@ -43,7 +43,7 @@ def redirect_to_null(stream: TextIO) -> None:
 
 
 def takes_text(stream: TextIO) -> bool:
-    """Return whether a stream takes a few lines without waiting for its reader, or does so within a second."""
+    """Wait a second at most until a stream has room for a few lines, and return whether it has."""
     poll = select.poll()
     try:
         poll.register(stream.fileno(), select.POLLOUT)
