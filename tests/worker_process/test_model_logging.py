@@ -82,6 +82,25 @@ def test_a_record_that_cannot_be_formatted_does_not_fail_the_model():
     assert lines[-1] == ("INFO", "root", "after")
 
 
+def test_a_record_of_an_odd_factory_and_a_handler_of_odd_attributes_do_not_fail_the_model():
+    code = """
+def make(*given, **named):
+    record = logging.LogRecord(*given, **named)
+    record.name, record.levelname = 5, None
+    return record
+logging.setLogRecordFactory(make)
+logging.info('a')
+class Odd(logging.Handler):
+    stream = property(lambda self: 1 / 0)
+    def emit(self, record): pass
+logging.root.addHandler(Odd())
+logging.info('b')
+print('goes on')
+"""
+    first, *_, last = said(code)
+    assert (first, last) == (("None", "5", "a"), "goes on")
+
+
 def test_output_that_was_sent_elsewhere_by_the_model_hides_no_record():
     assert said("os.dup2(os.open(os.devnull, os.O_WRONLY), 1); logging.info('a')") == [("INFO", "root", "a")]
 

@@ -41,9 +41,9 @@ class ServerHandler(logging.Handler):
         self.fd = fd
 
     def emit(self, record: logging.LogRecord) -> None:
-        if _is_shown(record, self):
-            return
         try:
+            if _is_shown(record, self):
+                return
             line = encode_record(_to_model_record(record))
         except Exception:  # such as arguments that do not fit the message, which is the model's to know
             self.handleError(record)
@@ -103,7 +103,7 @@ def _yielding(ours: ServerHandler, configure: Callable[..., None]) -> Callable[.
 
 def _is_shown(record: logging.LogRecord, ours: logging.Handler) -> bool:
     """Whether a handler of the model's own writes the record to standard output or error already."""
-    logger: logging.Logger | None = logging.getLogger(record.name)
+    logger: logging.Logger | None = logging.getLogger(str(record.name))
     while logger is not None:
         for handler in logger.handlers:
             if handler is not ours and record.levelno >= handler.level and _stream_of(handler) in _STREAMS:
@@ -141,8 +141,8 @@ def _to_model_record(record: logging.LogRecord) -> ModelRecord:
         parts.append(record.stack_info)
     return ModelRecord(
         record.levelno,
-        record.levelname,
-        record.name,
+        str(record.levelname),
+        str(record.name),
         record.getMessage(),
         "\n".join(parts),
         len(requests),
