@@ -38,7 +38,6 @@ WITHOUT_TESTS = {
     "ipc/call_messages.py",  # engine/test_model_calls.py has both ends, and what they say to each other
     "ipc/template_protocol.py",
     "server/startup.py",
-    "worker_process/completion.py",
     "worker_process/concurrent.py",
     "worker_process/model_client.py",
     "worker_process/preloaded.py",

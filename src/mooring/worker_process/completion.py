@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from mooring.backends.triton_python.completion import complete_config
-from mooring.core.errors import ErrorRecord, MooringError
+from mooring.core.errors import ErrorRecord, ModelLoadFailed, MooringError
 from mooring.ipc.messages import CompleteConfig
 from mooring.worker_process.model_logging import show_debug
 from mooring.worker_process.outcomes import line_of
@@ -30,6 +30,6 @@ def run_completion(control: socket.socket, order: CompleteConfig) -> None:
     except Exception as error:  # the model's own code may raise anything
         path = Path(order.load.spec.location, order.load.spec.entry)
         text = f"{path}: auto_complete_config: {line_of(error)}"
-        answer = ErrorRecord("ModelLoadFailed", text, traceback.format_exc())
+        answer = ErrorRecord.of(ModelLoadFailed(text, detail=traceback.format_exc()))
     with suppress(BrokenPipeError, ConnectionResetError):
         control.sendall(msgspec.msgpack.encode(answer))

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Sequence
 
 from mooring.backends.backend import Backend, Concurrent, Stepwise, create_backend
-from mooring.core.errors import DeadlineExceeded, ErrorRecord, ModelFailed, MooringError
+from mooring.core.errors import DeadlineExceeded, ErrorRecord, ModelFailed, ModelLoadFailed, MooringError
 from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.service import JoiningState, MetricValue, Outcome
 from mooring.ipc.arena import MappedArena
@@ -305,10 +305,10 @@ class Worker:
 
                 run_warmup(backend, message.spec, metadata)
         except Exception as error:  # user code may raise anything while it loads
-            record = (
-                ErrorRecord.of(error)
+            record = ErrorRecord.of(
+                error
                 if isinstance(error, MooringError)
-                else ErrorRecord("ModelLoadFailed", line_of(error), traceback.format_exc())
+                else ModelLoadFailed(line_of(error), detail=traceback.format_exc())
             )
             spec = message.spec
             code = runs_user_code(spec.backend, module=bool(spec.parameters.get("module")))
