@@ -117,6 +117,17 @@ class Rank:
                     os.write(1, encode_record(structs.replace(record, text=head + record.text)))
 
 
+def lead_session() -> None:
+    """Make this process the leader of a session, so that signals to the server's terminal are not for its ranks.
+
+    Other workers lead process groups only: with a session each, the kernel shares the processor out by sessions
+    (``sched_autogroup``), and the server and its workers take turns less often. The leader of a process group can lead no
+    session, so this process goes back to its parent's group first.
+    """
+    os.setpgid(0, os.getpgid(os.getppid()))
+    os.setsid()
+
+
 class GroupBackend(Backend):
     """The model of a parallel group, as the worker of the group calls it.
 

@@ -198,7 +198,7 @@ def _run_child(channels: int, descriptors: Sequence[int], parent: int, model: Pr
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     end_with_parent(parent)
-    os.setsid()  # what it forks ends with it, and signals to the server's group or terminal are not for them
+    os.setpgid(0, 0)  # what it forks ends with it
     output, *rest = descriptors
     os.dup2(output, 1)
     os.dup2(output, 2)

@@ -329,8 +329,10 @@ class Worker:
     def _create_backend(self, spec: ModelSpec) -> Backend:
         if not spec.ranks:
             return create_backend(spec.backend)
-        from mooring.worker_process.group import GroupBackend  # noqa: PLC0415 - for the few that have several processes
+        # Imported here: for the few that have several processes.
+        from mooring.worker_process.group import GroupBackend, lead_session  # noqa: PLC0415
 
+        lead_session()
         return GroupBackend(lambda pids: self._first_channel.send(GroupStarted(pids)))
 
     def _join_requests(self) -> None:
