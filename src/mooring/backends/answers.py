@@ -40,7 +40,7 @@ def to_output_arrays(returned: Any, declared: Mapping[str, TensorSpec]) -> Array
                 f"output '{name}' is missing; the model returned {', '.join(map(repr, outputs))}"
             )
         if datatype_of(outputs[name]) != spec.datatype:
-            outputs[name] = _as_declared(outputs[name], spec)
+            outputs[name] = cast_output(outputs[name], name, spec.datatype)
     return outputs
 
 
@@ -63,9 +63,10 @@ def _as_array(name: str, value: Any) -> Array:
     return array
 
 
-def _as_declared(array: Array, spec: TensorSpec) -> Array:
+def cast_output(array: Array, name: str, datatype: str) -> Array:
+    """Return an output with the datatype that its declaration says. Raises ``InvalidOutput`` for what it does not hold."""
     try:
-        return cast_array(array, spec.name, spec.datatype)
+        return cast_array(array, name, datatype)
     except InvalidInput as error:
         text = error.message.replace("input", "output", 1)
         raise InvalidOutput(f"{text}, as the model's configuration declares it") from None

@@ -154,14 +154,6 @@ class FunctionBackend(TensorBackend):
     _model: Any = None
     _module: ModuleType | None = None
 
-    def load(self, spec: ModelSpec, context: LoadContext) -> ModelMetadata:
-        """Load the model; where that fails, close it."""
-        try:
-            return super().load(spec, context)
-        except BaseException:
-            self.close()
-            raise
-
     def load_model(self, spec: ModelSpec, context: LoadContext) -> ModelMetadata:
         """Import the file and find the model in it. Raises ``ModelLoadFailed`` with file, line and reason."""
         location, (file, _, name) = Path(spec.location), spec.entry.partition(":")

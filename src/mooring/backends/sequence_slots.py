@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from mooring.backends.answers import cast_output
 from mooring.backends.samples import Arrays, Sample, split_outputs
 from mooring.backends.sequence_controls import NOT_READY
 from mooring.codecs.raw import raw_size, split_texts
-from mooring.codecs.tensor_json import cast_array
 from mooring.core.errors import InvalidInput, InvalidOutput, ModelLoadFailed, Unsupported
 from mooring.core.options import ImplicitState
 from mooring.core.requests import EXPLAIN, InferenceRequest, Step
@@ -136,13 +136,7 @@ def _output_state(state: ImplicitState, outputs: Arrays) -> Array:
         raise InvalidOutput(
             f"output '{state.output}' is missing, which the configuration declares as the state of a sequence"
         )
-    if datatype_of(array) == state.datatype:
-        return array
-    try:
-        return cast_array(array, state.output, state.datatype)
-    except InvalidInput as error:
-        text = error.message.replace("input", "output", 1)
-        raise InvalidOutput(f"{text}, as the model's configuration declares it") from None
+    return array if datatype_of(array) == state.datatype else cast_output(array, state.output, state.datatype)
 
 
 def _initial_state(state: ImplicitState) -> Array:

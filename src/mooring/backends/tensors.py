@@ -133,7 +133,14 @@ class TensorBackend(Backend):
         return Signature.of(metadata.inputs, ImageSettings.of(self.spec.parameters))
 
     def load(self, spec: ModelSpec, context: LoadContext) -> ModelMetadata:
-        """Open the model and keep what it declares."""
+        """Open the model and keep what it declares; where that fails, close it."""
+        try:
+            return self._open(spec, context)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, spec: ModelSpec, context: LoadContext) -> ModelMetadata:
         self.spec = spec
         self.controls = spec.sequence.controls
         metadata = self.load_model(spec, context)

@@ -65,14 +65,6 @@ class TritonPythonBackend(TensorBackend):
     def __init__(self) -> None:
         self._sequence_ids = itertools.count(1)
 
-    def load(self, spec: ModelSpec, context: LoadContext) -> ModelMetadata:
-        """Load the model; where that fails, close it."""
-        try:
-            return super().load(spec, context)
-        except BaseException:
-            self.close()
-            raise
-
     def load_model(self, spec: ModelSpec, context: LoadContext) -> ModelMetadata:
         """Import the file, and make and initialize the model. Raises ``ModelLoadFailed`` with file, line and reason."""
         path = Path(spec.location, spec.entry)
