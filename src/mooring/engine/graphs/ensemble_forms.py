@@ -23,6 +23,7 @@ from mooring.core.service import Done, Outcome, Ticket
 from mooring.core.tensors import Tensor, release
 from mooring.engine.admission import NO_OP_TICKET, refuse_request
 from mooring.engine.body_reader import body_error
+from mooring.engine.graphs.base_run import BaseRun
 from mooring.engine.graphs.ensemble_plan import EnsemblePlan
 from mooring.engine.graphs.ensemble_run import EnsembleContext, EnsembleRun
 from mooring.engine.offload import move_to_arena
@@ -69,8 +70,8 @@ def observe_run(
     return count_and_pass
 
 
-class _FormRun:
-    """A request that is no tensors yet; the ``Ticket`` of its caller.
+class _FormRun(BaseRun):
+    """A request that is no tensors yet.
 
     How this works: a codec process makes samples of the body. Each sample is a run of its own through the ensemble, some
     at a time, and of all their outputs a codec process makes the answer. The first failure ends all.
@@ -84,13 +85,11 @@ class _FormRun:
         context: EnsembleContext,
         allocate: Allocate,
     ) -> None:
+        super().__init__(request, done, context.runs)
         self._plan = plan
-        self._request = request
-        self._done: Done | None = done
         self._context = context
         self._allocate = allocate
         self._job: Ticket | None = None  # what a codec process does for this request
-        self._tickets: dict[int, Ticket] = {}  # by sample
         self._running: set[int] = set()
         self._waiting: deque[tuple[int, list[Tensor]]] = deque()
         self._head = FormHead(False, [])
@@ -107,13 +106,12 @@ class _FormRun:
             {name: dict(labels) for name, labels in plan.labels.items() if labels},
             writes_null(plan.spec.handler.json_nan, by_default=True),
         )
-        context.runs.add(self)
-        self._submit_job(READ, request.inputs, self._on_read, body=request.body)
+        self._start()
 
-    def cancel(self) -> None:
-        """The caller does not wait any more."""
-        self._done = None
-        self._release_all()
+    def _start(self) -> None:
+        """Have a codec process read the body, which it takes over."""
+        request = self._request
+        self._submit_job(READ, request.inputs, self._on_read, body=request.body)
 
     def _submit_job(
         self, path: str, inputs: list[Tensor], done: Callable[[InferenceResponse], None], **fields: Any
@@ -245,30 +243,14 @@ class _FormRun:
         outputs, self._outputs = [each for sample in self._outputs for each in sample], []
         self._submit_job(WRITE, [write_head(self._head), *outputs], self._deliver_answer)
 
-    def _deliver_answer(self, answer: InferenceResponse) -> None:
-        done, self._done = self._done, None
-        self._name_answer(answer)
-        self._release_all()
-        assert done is not None
-        done(answer)
-
     def _name_answer(self, answer: InferenceResponse) -> None:
         request = self._request
         answer.model, answer.version, answer.id = request.model, self._plan.spec.version, request.id
 
-    def _end_with_error(self, error: MooringError) -> None:
-        done, self._done = self._done, None
-        self._release_all()
-        if done is not None:
-            done(error)
-
     def _release_all(self) -> None:
-        self._context.runs.discard(self)
+        super()._release_all()
         if self._job is not None:
             self._job.cancel()
-        tickets, self._tickets = self._tickets, {}
-        for ticket in tickets.values():
-            ticket.cancel()
         pieces = [piece for piece in self._pieces or () if piece is not None]
         for tensors in (*self._outputs, *(inputs for _, inputs in self._waiting), *pieces):
             release(tensors)

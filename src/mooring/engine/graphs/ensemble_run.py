@@ -31,7 +31,8 @@ from mooring.core.requests import (
 )
 from mooring.core.service import Done, Outcome, Ticket
 from mooring.core.tensors import Tensor, release, share_tensors
-from mooring.engine.body_reader import ReadBody, is_undecoded
+from mooring.engine.body_reader import ReadBody
+from mooring.engine.graphs.base_run import BaseRun
 from mooring.engine.graphs.dataflow import lend_answers, present_outputs, take_over_memory
 from mooring.engine.graphs.ensemble_plan import EnsemblePlan, rename_tensor
 from mooring.engine.json_outputs import CodecProcesses, JsonOutputs, take_over_json
@@ -98,8 +99,8 @@ class _Stream:
         self.advancing = False
 
 
-class EnsembleRun:
-    """One request on its way through an ensemble; the ``Ticket`` of its caller.
+class EnsembleRun(BaseRun):
+    """One request on its way through an ensemble.
 
     How this works: the inputs of the request are the first tensors. Each tensor is shared among the steps that read it;
     a step that has all of its own is submitted to its model, and its outputs are the next tensors. When all requested
@@ -110,43 +111,13 @@ class EnsembleRun:
     def __init__(
         self, plan: EnsemblePlan, request: InferenceRequest, done: Done, context: EnsembleContext
     ) -> None:
+        super().__init__(request, done, context.runs)
         self._plan = plan
-        self._request = request
-        self._done: Done | None = done
         self._context = context
-        self._tickets: dict[tuple[_Flow, int], Ticket] = {}
         self._running: set[tuple[_Flow, int]] = set()
         self._flows: set[_Flow] = set()
         self._wanted = frozenset[str]()
-        # True while the body is decoded. Until then this object must release the request's memory.
-        self._undecoded = is_undecoded(request)
-        self._body_ticket: Ticket | None = None
-        context.runs.add(self)
-        if self._undecoded:
-            self._body_ticket = context.read_body(request, self._on_body_read)
-        else:
-            self._start()
-
-    def cancel(self) -> None:
-        """The caller does not wait any more."""
-        self._done = None
-        if self._undecoded:
-            if self._body_ticket is not None:
-                self._body_ticket.cancel()
-            self._request.release()
-        self._release_all()
-
-    def _on_body_read(self, error: MooringError | None) -> None:
-        self._undecoded = False
-        if error is not None:
-            self._refuse_request(error)
-        else:
-            self._start()
-
-    def _refuse_request(self, error: MooringError) -> None:
-        self._undecoded = False
-        self._request.release()
-        self._end_with_error(error)
+        self._begin(context.read_body)
 
     def _start(self) -> None:
         request, plan = self._request, self._plan
@@ -403,13 +374,6 @@ class EnsembleRun:
         if self._done is not None:
             self._done(presented)
 
-    def _deliver_answer(self, answer: InferenceResponse) -> None:
-        done, self._done = self._done, None
-        self._name_answer(answer)
-        self._release_all()
-        assert done is not None
-        done(answer)
-
     def _name_answer(self, answer: InferenceResponse) -> None:
         answer.model, answer.version = self._request.model, self._plan.spec.version
         answer.id = answer.id or self._request.id
@@ -425,18 +389,8 @@ class EnsembleRun:
         named.args = (named.message,)
         return named
 
-    def _end_with_error(self, error: MooringError) -> None:
-        done, self._done = self._done, None
-        self._release_all()
-        if done is not None:
-            done(error)
-
     def _release_all(self) -> None:
-        """Withdraw the requests of all steps and release all tensors that are held."""
-        self._context.runs.discard(self)
-        tickets, self._tickets = self._tickets, {}
-        for ticket in tickets.values():
-            ticket.cancel()
+        super()._release_all()
         self._running.clear()
         for flow in self._flows:
             flow.release()

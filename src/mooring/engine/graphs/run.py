@@ -30,7 +30,8 @@ from mooring.core.requests import (
 )
 from mooring.core.service import Done, Outcome, Ticket
 from mooring.core.tensors import Tensor, TensorSpec, release, share_tensors
-from mooring.engine.body_reader import ReadBody, is_undecoded
+from mooring.engine.body_reader import ReadBody
+from mooring.engine.graphs.base_run import BaseRun
 from mooring.engine.graphs.dataflow import (
     Answers,
     are_large,
@@ -109,8 +110,8 @@ class NodeInputs(NamedTuple):
             self.body.release()
 
 
-class GraphRun:
-    """One request on its way through a graph; the ``Ticket`` of its caller.
+class GraphRun(BaseRun):
+    """One request on its way through a graph.
 
     How this works: the nodes that nothing comes before are asked at once, each with its own share of the inputs. The
     answer of a node goes to every node behind it; a node whose parents have all answered is asked next, with inputs made
@@ -119,7 +120,6 @@ class GraphRun:
 
     An undecoded body is first decoded with ``read_body``: the outputs that it asks for concern the last node, not the
     first. The client's parameters reach every node, the requested outputs only the last one, where there is one last.
-    The run stands in ``runs`` until it is answered or withdrawn.
     """
 
     def __init__(
@@ -132,13 +132,10 @@ class GraphRun:
         runs: set[Ticket],
         read_body: ReadBody,
     ) -> None:
+        super().__init__(request, done, runs)
         self._graph = graph
-        self._request = request
-        self._done: Done | None = done
         self._submit = submit
         self._declared_inputs = inputs
-        self._runs = runs
-        self._tickets: dict[str, Ticket] = {}
         # Inputs by node, one share for each time that it may yet be asked: the first time, and its retries.
         self._spare_inputs: dict[str, list[NodeInputs]] = {}
         # By child that still waits for other parents: the answers of its parents. And the answers of the leaves.
@@ -146,40 +143,14 @@ class GraphRun:
         self._leaf_answers: dict[str, InferenceResponse] = {}
         # What the first model that names itself is called: AMD's chains answer by that name.
         self._code_name = ""
-        # True while the body is decoded. Until then this object must release the request's memory.
-        self._undecoded = is_undecoded(request)
-        self._body_ticket: Ticket | None = None
-        runs.add(self)
         if request.operation is Operation.EXPLAIN and len(graph.nodes) > 1:
             # An explanation is about one model's answer; it is no input of the next model.
             text = f"'{request.model}' is made of several models and has no explanation of its own; ask one of them"
             self._refuse_request(Unsupported(text))
-        elif self._undecoded:
-            self._body_ticket = read_body(request, self._on_body_read)
         else:
-            self._submit_starts()
+            self._begin(read_body)
 
-    def cancel(self) -> None:
-        """The caller does not wait any more."""
-        self._done = None
-        if self._undecoded and self._body_ticket is not None:
-            self._body_ticket.cancel()
-            self._request.release()
-        self._release_all()
-
-    def _on_body_read(self, error: MooringError | None) -> None:
-        self._undecoded = False
-        if error is None:
-            self._submit_starts()
-        else:
-            self._refuse_request(error)
-
-    def _refuse_request(self, error: MooringError) -> None:
-        """End the run before any node is asked."""
-        self._request.release()
-        self._end_with_error(error)
-
-    def _submit_starts(self) -> None:
+    def _start(self) -> None:
         graph = self._graph
         whole = NodeInputs(self._request.inputs, self._request.body)
         for name, inputs in zip(graph.starts, whole.shares(len(graph.starts)), strict=True):
@@ -387,29 +358,17 @@ class GraphRun:
         )
 
     def _deliver_answer(self, answer: InferenceResponse) -> None:
-        request = self._request
-        self._leaf_answers.clear()
+        self._leaf_answers.clear()  # the answer has their memory
         self._tickets.clear()
-        answer.model = self._code_name or request.model
-        answer.version = self._graph.version or answer.version
-        answer.id = answer.id or request.id
-        done, self._done = self._done, None
-        self._runs.discard(self)
-        assert done is not None
-        done(answer)
+        super()._deliver_answer(answer)
 
-    def _end_with_error(self, error: MooringError) -> None:
-        done, self._done = self._done, None
-        self._release_all()
-        if done is not None:
-            done(error)
+    def _name_answer(self, answer: InferenceResponse) -> None:
+        answer.model = self._code_name or self._request.model
+        answer.version = self._graph.version or answer.version
+        answer.id = answer.id or self._request.id
 
     def _release_all(self) -> None:
-        """Withdraw the requests of all nodes and release all inputs and answers that are held."""
-        self._runs.discard(self)
-        for ticket in self._tickets.values():
-            ticket.cancel()
-        self._tickets.clear()
+        super()._release_all()
         for name in self._spare_inputs:
             self._release_spares(name)
         held_answers = [answer for answers in self._answers.values() for answer in answers.values()]
