@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from mooring.core.buffers import Buffer, Slot
 from mooring.core.errors import ErrorRecord, InvalidInput, ModelFailed
 from mooring.core.requests import BodyKind, Form, InferenceRequest, InferenceResponse, UndecodedBody
+from mooring.core.service import ModelMetadata, ValueDescription
 from mooring.core.tensors import JsonOutput, Tensor, TensorSpec
 from mooring.ipc.framing import Frames
-from mooring.ipc.messages import Batch, Codec, InAnswerSlot, Piece, Results, has_lost_payload
+from mooring.ipc.messages import Batch, Codec, InAnswerSlot, Loaded, Piece, Results, has_lost_payload
 
 
 @given(st.lists(st.binary(max_size=5000), min_size=1, max_size=8), st.integers(16, 4096))
@@ -85,3 +86,13 @@ def test_outputs_that_are_json_text_are_told_from_tensors():
     frame = bytes(Codec().frame(Results([5], [InferenceResponse(outputs)], [])))
     (copy,) = Codec().to_server(memoryview(frame)[4:]).outcomes
     assert copy.outputs == outputs
+
+
+def test_what_a_model_takes_and_gives_reaches_the_server_with_its_metadata():
+    codec = Codec()
+    values = ValueDescription(
+        {"type": "object", "$defs": {"A": {"enum": [1, None]}}}, {}, streams=True, text="t"
+    )
+    inputs = [TensorSpec("x", "BYTES", [1], content_type="application/json")]
+    loaded = Loaded(ModelMetadata("m", ["1"], "python", inputs, values=values))
+    assert codec.to_server(memoryview(bytes(codec.frame(loaded)))[4:]).metadata == loaded.metadata

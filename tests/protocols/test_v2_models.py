@@ -64,6 +64,10 @@ async def served(tmp_path):
             "labels": {"1": "b"},
         },
         "handler": {"backend": "handler", "entry": "handler.py:handle"},
+        "documents": {
+            "entry": "model.py:infer",
+            "inputs": [TensorSpec("x", "BYTES", [1], content_type="application/json")],
+        },
     }.items():
         await engine.deploy_version(model_spec(name=name, **(common | more)))
     responses = Responses(metrics.responses)
@@ -103,6 +107,12 @@ async def ask(served, model, request, wanted=JSON_ONLY, *headers, pack=bytes):
 
 def request(**arrays):
     return InferenceRequest("", "", "7", [Tensor.of(name, array) for name, array in arrays.items()])
+
+
+async def test_an_input_of_json_text_says_so_in_the_metadata(served):
+    reply = await served.call("GET", "/v2/models/documents")
+    (described,) = json.loads(reply.body)["inputs"]
+    assert described == {"name": "x", "datatype": "BYTES", "shape": [1], "content_type": "application/json"}
 
 
 ARRAYS = [

@@ -34,14 +34,28 @@ class LoadContext(msgspec.Struct, frozen=True):
     place: int = 0
 
 
+class ValueDescription(msgspec.Struct, frozen=True):
+    """The JSON that a model of Python values takes and gives, as two JSON Schemas (2020-12).
+
+    ``request`` describes the JSON body of a request, ``response`` that of its answer or, where it ``streams``, of each piece.
+    Both are self-contained: what they refer to is in their own ``$defs``. ``text`` is what the model's author wrote of it.
+    """
+
+    request: dict[str, Any]
+    response: dict[str, Any]
+    streams: bool = False
+    text: str = ""
+
+
 class ModelMetadata(msgspec.Struct, frozen=True):
-    """The metadata of a loaded model. Handlers declare no tensors."""
+    """The metadata of a loaded model. Handlers declare no tensors; only models of Python values have ``values``."""
 
     name: str
     versions: list[str] = []
     platform: str = ""
     inputs: list[TensorSpec] = []
     outputs: list[TensorSpec] = []
+    values: ValueDescription | None = None
 
 
 class JoiningState(enum.StrEnum):

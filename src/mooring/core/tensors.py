@@ -164,6 +164,7 @@ class TensorSpec(msgspec.Struct, frozen=True):
     dimensions will do, and not because there are none. ``datatype`` is empty where nobody knows it. ``labels`` are the
     names of an output's columns, where the model's own file has some. ``reshape`` is the shape in which the model itself
     takes or gives it, where that is not the one that clients see: of as many elements, with the same open sizes in order.
+    ``content_type`` is what the elements of a BYTES tensor hold, where it is not plain text or bytes: "application/json".
     """
 
     name: str
@@ -173,6 +174,7 @@ class TensorSpec(msgspec.Struct, frozen=True):
     unknown_rank: bool = False
     labels: list[str] = []
     reshape: list[int] | None = None
+    content_type: str = ""
 
     @property
     def model_shape(self) -> list[int]:

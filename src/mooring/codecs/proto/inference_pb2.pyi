@@ -231,11 +231,13 @@ class ModelMetadataResponse(message.Message):
         OPTIONAL_FIELD_NUMBER: builtins.int
         UNKNOWN_RANK_FIELD_NUMBER: builtins.int
         LABELS_FIELD_NUMBER: builtins.int
+        CONTENT_TYPE_FIELD_NUMBER: builtins.int
         name: builtins.str
         datatype: builtins.str
         optional: builtins.bool
         """Our own, which other clients pass over."""
         unknown_rank: builtins.bool
+        content_type: builtins.str
         @builtins.property
         def shape(self) -> containers.RepeatedScalarFieldContainer[builtins.int]: ...
         @builtins.property
@@ -249,10 +251,11 @@ class ModelMetadataResponse(message.Message):
             optional: builtins.bool = ...,
             unknown_rank: builtins.bool = ...,
             labels: abc.Iterable[builtins.str] | None = ...,
+            content_type: builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = typing.Literal["datatype", b"datatype", "labels", b"labels", "name", b"name", "optional", b"optional", "shape", b"shape", "unknown_rank", b"unknown_rank"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = typing.Literal["content_type", b"content_type", "datatype", b"datatype", "labels", b"labels", "name", b"name", "optional", b"optional", "shape", b"shape", "unknown_rank", b"unknown_rank"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

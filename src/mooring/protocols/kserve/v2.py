@@ -537,6 +537,8 @@ def _describe_tensor(spec: TensorSpec) -> dict[str, object]:
         described["unknown_rank"] = True
     if spec.labels:
         described["labels"] = spec.labels
+    if spec.content_type:
+        described["content_type"] = spec.content_type
     return described
 
 

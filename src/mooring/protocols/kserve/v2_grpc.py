@@ -102,4 +102,5 @@ def _tensor_metadata(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadat
         optional=spec.optional,
         unknown_rank=spec.unknown_rank,
         labels=spec.labels,
+        content_type=spec.content_type,
     )
