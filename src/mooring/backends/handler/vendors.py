@@ -38,7 +38,7 @@ def download_model(
     use_auth_token: bool = True,
 ) -> str:
     """Fetch a model of the Hugging Face hub to ``model_path``, and return the folder that it is in."""
-    from huggingface_hub import snapshot_download  # type: ignore[import-not-found]
+    from huggingface_hub import snapshot_download
 
     patterns = ["*.json", "*.txt", "*.model", "*.pt", "*.pth", "*.bin", "*.safetensors"]
     folder: str = snapshot_download(
