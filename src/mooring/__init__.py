@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         ModelNotReady,
         MooringError,
         QueueFull,
+        Refused,
         ServerUnreachable,
         Unsupported,
     )
@@ -31,6 +32,7 @@ __all__ = [
     "ModelNotReady",
     "MooringError",
     "QueueFull",
+    "Refused",
     "ServerUnreachable",
     "Tensor",
     "Unsupported",

@@ -25,6 +25,7 @@ MooringError
 ├── ElsewhereOnly             valid, but only the first process can handle it: it is relayed there
 ├── ModelFailed               the model's own code raised an exception
 │   ├── ModelRefused          ... on purpose, with a status and a text of its choice
+│   │   └── Refused           ... as model code raises it; everywhere else it is a ModelRefused
 │   ├── OutOfResources        ... out of memory on the machine or the accelerator, or a full disk
 │   └── InvalidOutput         it returned an output that is not valid
 ├── WorkerDied                the process that ran the model ended or had to be ended
@@ -58,7 +59,9 @@ class MooringError(Exception):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        MooringError.kinds[cls.__name__] = cls
+        # Classes of a model's own code are unknown to other processes, where they are their nearest base class.
+        if cls.__module__ == __name__ and cls.__name__ != "Refused":
+            MooringError.kinds[cls.__name__] = cls
 
 
 class InvalidInput(MooringError):
@@ -160,6 +163,18 @@ class ModelRefused(ModelFailed):
     """The model's own code refused, with a status (``code``) and a text of its choice."""
 
 
+class Refused(ModelRefused):
+    """Raised by a model's code to answer a request with an HTTP status from 400 to 599 and a text of its choice.
+
+    Over gRPC it is the status that is nearest. Raises ``ValueError`` for another status.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        if isinstance(status, bool) or not isinstance(status, int) or not 400 <= status <= 599:
+            raise ValueError(f"mooring.Refused takes an HTTP status from 400 to 599, not {status!r}")
+        super().__init__(str(message), code=int(status))
+
+
 class OutOfResources(ModelFailed):
     """The machine or the accelerator ran out of memory, or a disk is full."""
 
@@ -196,7 +211,9 @@ class ErrorRecord(msgspec.Struct, array_like=True, tag="error", frozen=True):
     @classmethod
     def of(cls, error: MooringError) -> "ErrorRecord":
         """Everything about ``error`` but the model's name, which the receiver knows."""
-        return cls(type(error).__name__, _encodable(error.message), _encodable(error.detail), error.code)
+        kinds = MooringError.kinds
+        kind = next((each for each in type(error).__mro__ if kinds.get(each.__name__) is each), ModelFailed)
+        return cls(kind.__name__, _encodable(error.message), _encodable(error.detail), error.code)
 
     def error(self, *, model: str = "", version: str = "") -> MooringError:
         """The exception again; a kind this side does not know is a plain ``ModelFailed``."""

@@ -25,6 +25,7 @@ from mooring.config.settings import (
     Versions,
 )
 from mooring.core.options import compile_header_pattern
+from mooring.core.validation import explain_validation
 
 
 def parse_setting(name: str, value: Any, where: str, *, strict: bool = False) -> Any:
@@ -59,10 +60,16 @@ def parse_setting(name: str, value: Any, where: str, *, strict: bool = False) ->
         shown = (
             "***" if kind is Secret else value if isinstance(value, str) else json.dumps(value, default=str)
         )
-        reason = str(error).split(" - at `$`")[0]
-        raise ConfigError(
-            f"{where} = {shown!r}: {reason[:1].lower()}{reason[1:]} ({SETTINGS[name]})"
-        ) from None
+        # That a text came says nothing where all is text: in an environment variable, or as a flag.
+        reason = _explain(error, name, came=strict or not isinstance(value, str))
+        raise ConfigError(f"{where} = {shown!r}: {reason} ({SETTINGS[name]})") from None
+
+
+def _explain(error: ValueError, name: str, *, came: bool) -> str:
+    """Return what is wrong with the value of a setting, as the end of a text that shows the value."""
+    if isinstance(error, msgspec.ValidationError):
+        return explain_validation(error, TYPES[name], came=came).removeprefix("the value ")
+    return f"must be JSON: {error}" if isinstance(error, json.JSONDecodeError) else str(error)
 
 
 def _split_names(texts: Iterable[str]) -> Iterator[str]:
