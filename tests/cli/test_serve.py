@@ -28,6 +28,21 @@ def test_a_switch_can_be_turned_off_against_the_file(mooring, server, tmp_path):
     assert not server.config.limit_max_image_pixels
 
 
+def test_one_port_and_one_host_move_the_server(mooring, server):
+    mooring("serve", "--port", "0", "--host", "0.0.0.0", "--workers", "3", "--device", "cpu")
+    config = server.config
+    assert config.inference_address == config.grpc_address == Address("0.0.0.0", 0)
+    assert config.management_address == config.metrics_address == Address("127.0.0.1", 0)
+    assert (config.default_workers_per_model, config.device) == (3, "cpu")
+
+
+def test_a_gpu_that_is_not_there_is_one_line_and_status_1(mooring, server, monkeypatch):
+    monkeypatch.setattr("mooring.workers.libraries.find_devices", lambda: {"CPU": 8})
+    done = mooring("serve", "--device", "gpu")
+    expected = "Error: device = 'gpu': there is no GPU on this machine; give cpu, or leave it out\n"
+    assert (done.exit_code, done.stderr) == (1, expected)
+
+
 def test_every_setting_is_an_option_of_help(mooring):
     shown = mooring("serve", "--help").output
     named = [name for name in SETTINGS if name != "targets" and not is_secret(name)]

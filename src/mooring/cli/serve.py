@@ -1,12 +1,15 @@
 """``mooring serve``: every setting of ``Config`` as a flag."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
 
 from mooring.cli.launch import drop_unset, launch
 from mooring.config.settings import SETTINGS, Config, is_list, is_secret, is_switch
+
+# What uvicorn and others call it, beside the setting's own name.
+_SHORT_FLAGS: Mapping[str, tuple[str, ...]] = {"default_workers_per_model": ("--workers",)}
 
 
 def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -22,6 +25,7 @@ def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
             else ""
         )
         option = click.option(
+            *_SHORT_FLAGS.get(name, ()),
             declaration,
             name,
             default=None,

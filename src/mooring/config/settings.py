@@ -159,12 +159,27 @@ Bytes = Annotated[int, Meta(ge=1)]
 Header = Annotated[str, Meta(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
 RootPath = Annotated[str, Meta(pattern=r"^((/[A-Za-z0-9._~-]+)+/?)?$")]
 Count = Annotated[int, Meta(ge=0)]
+Port = Annotated[int, Meta(ge=0, le=65_535)]
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Every setting of the server. Times are in seconds, sizes in bytes, paths relative to the working directory."""
 
     targets: Annotated[Names, Meta(description="what to serve: FILE.mar, FILE.py:function or MODEL_DIR")] = ()
+    host: Annotated[
+        str,
+        Meta(
+            description="the host where inference is served, over HTTP and gRPC, such as 0.0.0.0 for all of this machine's"
+            " addresses; management and metrics stay where only this machine reaches them"
+        ),
+    ] = ""
+    port: Annotated[
+        Port | None,
+        Meta(
+            description="the port of the inference address; management, metrics, gRPC and the management over gRPC take the"
+            " next free ports after it, where they are not given their own; 0 is a free port for each"
+        ),
+    ] = None
     inference_address: Annotated[
         Address,
         Meta(description="where predictions are served, http://HOST:PORT, https://HOST:PORT or unix:/path"),
@@ -506,6 +521,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     ] = ""
     blacklist_env_vars: Annotated[
         str, Meta(description="variables that workers do not see: a regular expression for whole names")
+    ] = ""
+    device: Annotated[
+        str,
+        Meta(
+            description="where models run: cpu, gpu (all GPUs), or the numbers of GPUs, 0,1; it wins over number_of_gpu; by"
+            " default all GPUs where there are any"
+        ),
     ] = ""
     number_of_gpu: Annotated[Count | None, Meta(description="GPUs that workers see; all by default")] = None
     initial_worker_port: Annotated[

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, ExitStack
 
 from mooring.config.model_options import model_options
 from mooring.config.settings import Config
-from mooring.hardware import CPU, find_devices
+from mooring.hardware import CPU, count_cores, find_devices
 from mooring.repository.fetch import Fetcher
 from mooring.repository.preloads import preload
 from mooring.repository.server_folder import server_folder
@@ -55,9 +55,10 @@ def workers_for(machine: Mapping[str, int]) -> int:
 
 
 def _defaults(config: Config) -> Defaults:
+    machine = {CPU: count_cores()} if config.device == "cpu" else find_devices()
     return Defaults(
         options=model_options(config),
-        sharing_workers=0 if config.default_workers_per_model else workers_for(find_devices()),
+        sharing_workers=0 if config.default_workers_per_model else workers_for(machine),
         handler=config.default_service_handler,
         install_requirements=config.install_py_dep_per_model,
         settings=config.model_settings,

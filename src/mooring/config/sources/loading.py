@@ -4,6 +4,7 @@ A setting has one name: ``job_queue_size`` in a file, ``MOORING_JOB_QUEUE_SIZE``
 ``--job-queue-size`` as a flag. Nothing reads the environment after this.
 """
 
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,11 +15,13 @@ import msgspec
 
 from mooring.config.properties import parse_properties
 from mooring.config.settings import SETTINGS, Address, Config, ConfigError, Secret
+from mooring.config.sources.ports import apply_base, can_listen, place_listeners
 from mooring.config.sources.torchserve import read_properties, read_variables
 from mooring.config.sources.values import parse_setting, suggest_name
 from mooring.config.torchserve_keys import CONFIG_FILE, log_config_file
 
 PREFIX = "MOORING_"
+_OF_SERVICE = re.compile(r"(tcp|udp|sctp)://")
 PROPERTIES = (".properties", ".cfg")
 """How the names of files in TorchServe's format end: its configurations, and its snapshots."""
 
@@ -41,10 +44,11 @@ def load_config(
     chosen: dict[str, Any] = dict(defaults)
     file = file or environ.get(f"{PREFIX}CONFIG")
     if file:
-        chosen.update(_read_file(Path(file), environ, warn))
-    chosen.update(_read_environment(environ, warn))
-    chosen.update({name: parse_setting(name, value, _flag_name(name)) for name, value in flags.items()})
-    chosen.update(read_variables(environ, chosen))
+        apply_base(chosen, _read_file(Path(file), environ, warn))
+    apply_base(chosen, _read_environment(environ, warn))
+    apply_base(chosen, {name: parse_setting(name, value, _flag_name(name)) for name, value in flags.items()})
+    apply_base(chosen, read_variables(environ, chosen))
+    chosen |= place_listeners(chosen, can_listen)
     config = _with_log_config(_with_grpc_tls(Config(**chosen)), warn)
     _check_management(config)
     return config
@@ -100,11 +104,16 @@ def _read_environment(environ: Mapping[str, str], warn: Callable[[str], object])
     chosen: dict[str, Any] = {}
     for variable, value in environ.items():
         name = variable.removeprefix(PREFIX).lower()
-        if not variable.startswith(PREFIX) or name == "config":
+        # Kubernetes sets MOORING_PORT=tcp://10.0.0.1:8080 and the like for a service that is called mooring.
+        if (
+            not variable.startswith(PREFIX)
+            or name == "config"
+            or (name == "port" and _OF_SERVICE.match(value))
+        ):
             continue
         if name in SETTINGS:
             chosen[name] = parse_setting(name, value, variable)
-        # Not an error: Kubernetes sets MOORING_PORT and the like for a service that is called mooring.
+        # Not an error: more of Kubernetes' variables begin so.
         elif hint := suggest_name(name, SETTINGS):
             warn(f"unknown variable {variable}{hint}")
     return chosen

@@ -49,6 +49,8 @@ def parse_setting(name: str, value: Any, where: str, *, strict: bool = False) ->
         if kind == Names:
             names = _split_names([value] if isinstance(value, str) else msgspec.convert(value, list[str]))
             return tuple(_CHECKED[name](names) if name in _CHECKED else names)
+        if name in _CHECKED_TEXTS:
+            return _CHECKED_TEXTS[name](msgspec.convert(value, str))
         if kind in (Versions, Snapshot | None) and isinstance(value, str):
             value = json.loads(value)
         if name == "blacklist_env_vars":
@@ -109,6 +111,26 @@ _CHECKED: Mapping[str, Callable[[Iterable[str]], Iterator[str]]] = {
     "cors_allowed_methods": _check_tokens,
     "cors_allowed_headers": _check_tokens,
 }
+
+
+def _check_host(text: str) -> str:
+    host = text.removeprefix("[").removesuffix("]")
+    shown = f"[{host}]" if ":" in host else host
+    if host and Address.parse(shown, 0) != Address(host.lower(), 0):
+        raise ValueError("give a host alone, such as 0.0.0.0")
+    return host.lower()
+
+
+def _check_device(text: str) -> str:
+    words = [word.strip() for word in text.lower().split(",")]
+    if words not in ([""], ["cpu"], ["gpu"]) and not all(
+        word.isdecimal() and word.isascii() for word in words
+    ):
+        raise ValueError("give cpu, gpu, or numbers of GPUs")
+    return ",".join(dict.fromkeys(words))
+
+
+_CHECKED_TEXTS: Mapping[str, Callable[[str], str]] = {"host": _check_host, "device": _check_device}
 
 
 def suggest_name(name: str, known: Mapping[str, object]) -> str:
