@@ -281,7 +281,7 @@ def test_the_model_is_never_called_with_more_rows_than_it_takes(load, explained,
         range(10), [index % 4 for index in range(10)]
     ]
     np.testing.assert_allclose(found, expected)
-    assert max(backend._module.seen) == 4
+    assert max(backend._code.module.seen) == 4
 
 
 def test_a_program_of_a_fixed_batch_is_explained_by_batches_of_it(net, load, explained, tmp_path):

@@ -26,7 +26,7 @@ WIDE = {"inputs": [TensorSpec("x", "FP32", [-1, 2])], "outputs": [TensorSpec("y"
 
 
 def calls(model):
-    return model._module.calls
+    return model._code.module.calls
 
 
 def tensors(ask, rows, **more):

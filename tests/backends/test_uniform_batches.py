@@ -38,7 +38,10 @@ def told(outcomes):
 def both_ways(model, requests, reply):
     """What each way says; None of one that raises, so that the worker tries the requests one by one."""
     found = []
-    for way in (lambda: model.infer(requests, reply), lambda: run_sync(model.infer_async(requests, reply))):
+    for way in (
+        lambda: model.infer(requests, reply),
+        lambda: run_sync(model._served.infer_async(requests, reply)),
+    ):
         try:
             found.append(told(way()))
         except MooringError as error:
@@ -112,7 +115,7 @@ def test_large_requests_are_answered_alike_and_left_as_they_are(function, reply,
 
 
 def test_a_large_array_of_a_request_alone_is_not_copied_on_its_way_to_the_model(function, ask):
-    alike = UniformBatches(function(NUMBERS))
+    alike = UniformBatches(function(NUMBERS)._served)
     given = np.zeros((1, 30_000), np.float32)
     batch = alike.build_batch([ask.tensors({"outputs": [RequestedOutput("twice", BINARY)]}, x=given)])
     assert batch is not None
@@ -130,7 +133,7 @@ def test_a_function_may_keep_what_it_was_given_when_its_memory_is_another_reques
 
 def test_batches_of_equal_requests_are_taken_and_others_left(function, ask):
     model = function(NUMBERS, **PAIRS)
-    alike = UniformBatches(model)
+    alike = UniformBatches(model._served)
     pair, other = (ask.tensors(x=np.float32(rows)) for rows in ([[1, 2]], [[3, 4], [5, 6]]))
     assert alike.build_batch([pair, pair]).arrays["x"].tolist() == [[1, 2], [1, 2]]
     assert alike.build_batch([pair, other]) is None
@@ -140,7 +143,7 @@ def test_batches_of_equal_requests_are_taken_and_others_left(function, ask):
 
 def test_a_request_too_short_for_its_shape_does_not_borrow_of_its_neighbor(function, ask):
     model = function(NUMBERS, **PAIRS)
-    alike = UniformBatches(model)
+    alike = UniformBatches(model._served)
     requests = [ask.tensors(x=np.float32([[1, 2]])) for _ in range(3)]
     assert alike.build_batch(requests) is not None
     first, second = requests[0].inputs[0], requests[1].inputs[0]
@@ -180,7 +183,7 @@ def test_large_arrays_that_are_joined_have_their_own_memory_in_order(function, a
     )
     rows = [np.full((1, 2000), number, np.float32) for number in range(3)]
     requests = [ask.tensors(x=row) for row in rows]
-    batch = UniformBatches(model).build_batch(requests)
+    batch = UniformBatches(model._served).build_batch(requests)
     assert batch.arrays["x"].flags.owndata  # what has not, a library would copy before it writes
     assert batch.arrays["x"].flags.writeable
     assert np.array_equal(batch.arrays["x"], np.concatenate(rows))

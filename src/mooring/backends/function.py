@@ -25,47 +25,28 @@ declared types and shapes, batch dimension first. A body that is no JSON object 
 """
 
 import inspect
-import re
-import sys
-import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import msgspec
-
-from mooring.backends.backend import Concurrent, run_sync
-from mooring.backends.model_source import bypass_bytecode_cache, import_source
+from mooring.backends.backend import Backend
 from mooring.backends.samples import Arrays, Parameters
 from mooring.backends.tensors import ExplanationTargets, ModelOutput, TensorBackend
+from mooring.backends.user_function import UserFunction, name_of
 from mooring.codecs.signature import Signature
-from mooring.core.errors import InvalidInput, InvalidOutput, ModelLoadFailed, MooringError
+from mooring.core.errors import InvalidInput, InvalidOutput, ModelLoadFailed
 from mooring.core.options import Control, ControlKind
-from mooring.core.service import LoadContext, ModelMetadata
-from mooring.core.tensors import Parameter
+from mooring.core.requests import InferenceRequest
+from mooring.core.service import LoadContext, ModelMetadata, Outcome, Reply
 from mooring.repository.spec import ModelSpec
 
-_DEFAULT_FILE = "model.py"
 _DEFAULT_OUTPUT = "output"
 _INPUTS, _PARAMETERS, _TARGET, _CANCELLED = "inputs", "parameters", "target", "cancelled"
-_BESIDE = ("load", "explain", "close")
 _CONTROLS = (
     Control("sequence_id", ControlKind.ID, "BYTES", flat=True),
     Control("sequence_start", ControlKind.START, "BOOL", flat=True),
     Control("sequence_end", ControlKind.END, "BOOL", flat=True),
 )
-
-
-class FunctionContext(msgspec.Struct, frozen=True):
-    """The argument of ``Model.load``. ``directory`` is the file's folder; ``gpu`` None means the CPU."""
-
-    name: str
-    version: str
-    directory: str
-    parameters: dict[str, Parameter]
-    threads: int
-    gpu: int | None
 
 
 class Arguments:
@@ -96,7 +77,7 @@ class Arguments:
         )
         if any(each.kind is each.POSITIONAL_ONLY for each in takes):
             raise ModelLoadFailed(
-                f"'{function.__name__}' has positional-only arguments; inputs are passed by name"
+                f"'{name_of(function)}' has positional-only arguments; inputs are passed by name"
             )
 
     def call_function(self, arrays: Arrays, parameters: Parameters, cancelled: Callable[[], bool]) -> Any:
@@ -139,41 +120,64 @@ def _is_dict(parameter: inspect.Parameter) -> bool:
     )
 
 
-class FunctionBackend(TensorBackend):
+class FunctionBackend(Backend):
     """Runs user code: ``infer`` or ``Model`` of ``model.py``, or ``file.py:name``.
 
-    How this works: ``load_model`` imports the file from its source and finds the function or class. A class is
-    constructed, and its ``load`` called. ``Arguments`` decides from the function's signature how inputs are passed.
-    Where ``infer`` is asynchronous, all calls run on one event loop (``overlap``), ``load`` and ``close`` too. A call
-    gets arrays that it may change, and its result, or each piece of its stream, becomes a dict of arrays by name.
+    How this works: ``UserFunction`` loads it. Whether it is a function of tensors decides which backend serves it.
+    """
+
+    def __init__(self) -> None:
+        self._code = UserFunction()
+        self._served: Backend
+
+    def load(self, spec: ModelSpec, context: LoadContext) -> ModelMetadata:
+        """Load the code. Raises ``ModelLoadFailed`` with file, line and reason."""
+        try:
+            self._code.load(spec, context)
+        except BaseException:
+            self._code.close()
+            raise
+        self._served = served = TensorFunction(self._code)
+        metadata = served.load(spec, context)
+        self.overlap = served.overlap
+        self.infer = served.infer  # type: ignore[method-assign]  # in place of a call that passes every call on
+        return metadata
+
+    def infer(self, requests: Sequence[InferenceRequest], reply: Reply) -> Sequence[Outcome]:
+        """Answer a batch; ``load`` puts the ``infer`` of what it has loaded in the place of this."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Close the code."""
+        self._code.close()
+
+
+class TensorFunction(TensorBackend):
+    """Runs a function of tensors.
+
+    How this works: ``Arguments`` decides from the function's signature how inputs are passed. A call gets arrays that it
+    may change, and its result, or each piece of its stream, becomes a dict of arrays by name. Where the function is
+    asynchronous, all calls run on one event loop (``overlap``).
     """
 
     takes_values = True
     _infer: Arguments
     _explain: Arguments | None = None
-    _model: Any = None
-    _module: ModuleType | None = None
+
+    def __init__(self, code: UserFunction) -> None:
+        self._code = code
 
     def load_model(self, spec: ModelSpec, context: LoadContext) -> ModelMetadata:
-        """Import the file and find the model in it. Raises ``ModelLoadFailed`` with file, line and reason."""
-        location, (file, _, name) = Path(spec.location), spec.entry.partition(":")
-        path = location / (file or _DEFAULT_FILE) if location.is_dir() else location
-        if not path.is_file():
-            raise ModelLoadFailed(f"model '{spec.name}' has no file {path}")
-        self._module = run_user_code(path, import_file, path, spec)
-        function: Any = _find_model(self._module, name, path)
-        if inspect.isclass(function):
-            function_context = FunctionContext(
-                spec.name, spec.version, str(path.parent), dict(spec.parameters), context.threads, context.gpu
-            )
-            infer = getattr(function, "infer")  # noqa: B009 - a class that mypy knows nothing of
-            self._enable_overlap(infer, path, *(getattr(function, method, None) for method in _BESIDE))
-            self._model = run_user_code(path, self._run_to_end, _construct_model(function, function_context))
-            function, explain = self._model.infer, getattr(self._model, "explain", None)
-            self._own_explanations(explain)
-        else:
-            self._enable_overlap(function, path)
-        self._infer = self._arguments_of(function)
+        """Read the function's signature. Raises ``ModelLoadFailed`` where it does not fit the configuration."""
+        if self._code.loop is not None:
+            from mooring.backends.overlapping import Overlapping
+
+            self.overlap = Overlapping(self.infer_async, self._code.loop)
+        if self._code.explain is not None:
+            self._explain = self._arguments_of(self._code.explain)
+            self.explains_itself = True
+            self.takes_target = _TARGET in self._explain.names
+        self._infer = self._arguments_of(self._code.infer)
         self.takes_cancelled = self._infer.takes_cancelled or (
             self._explain is not None and self._explain.takes_cancelled
         )
@@ -181,49 +185,10 @@ class FunctionBackend(TensorBackend):
             declared_names = {each.name for each in self.controls} | {each.name for each in spec.inputs}
             own = [each for each in _CONTROLS if each.name not in declared_names]
             self.controls = [*self.controls, *(each for each in own if self._infer.accepts_input(each.name))]
-        self._check_arguments(spec, path)
+        self._check_arguments(spec, self._code.path)
         return ModelMetadata(
             spec.name, [spec.version], spec.platform or "python", list(spec.inputs), list(spec.outputs)
         )
-
-    def _enable_overlap(
-        self, infer: Callable[..., Any], path: Path, *beside: Callable[..., Any] | None
-    ) -> None:
-        """Let calls overlap where ``infer`` is asynchronous.
-
-        Raises ``ModelLoadFailed`` where the other methods do not match it.
-        """
-        if _is_async(infer):
-            if self.spec.explain:
-                raise ModelLoadFailed(
-                    f"{path}: [explain] cannot call '{_name_of(infer)}', which is async: write a method explain instead"
-                )
-            from mooring.backends.overlapping import Overlapping
-
-            self.overlap = Overlapping(self.infer_async)
-            return
-        for each in beside:
-            if each is not None and _is_async(each):
-                raise ModelLoadFailed(
-                    f"{path}: '{_name_of(each)}' is async and '{_name_of(infer)}' is not: make both async, or neither"
-                )
-
-    def _run_to_end(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Run a coroutine to its end, on the model's event loop if it has one, and return its result."""
-        if isinstance(self.overlap, Concurrent):
-            return self.overlap.loop.run_until_complete(coroutine)
-        return run_sync(coroutine)
-
-    def _own_explanations(self, explain: Callable[..., Any] | None) -> None:
-        if explain is None:
-            return
-        if self.spec.explain:
-            raise ModelLoadFailed(
-                "the model has a method explain, and [explain] configures another: remove one"
-            )
-        self._explain = self._arguments_of(explain)
-        self.explains_itself = True
-        self.takes_target = _TARGET in self._explain.names
 
     def _arguments_of(self, function: Callable[..., Any]) -> Arguments:
         inputs = {each.name for each in self.spec.inputs}
@@ -330,80 +295,5 @@ class FunctionBackend(TensorBackend):
                 await close()
 
     def close(self) -> None:
-        """Call ``Model.close``, remove the module, and close the event loop."""
-        model, self._model = self._model, None
-        module, self._module = self._module, None
-        if module is not None:
-            sys.modules.pop(module.__name__, None)
-        try:
-            if hasattr(model, "close"):
-                self._run_to_end(_call_or_await(model.close))
-        finally:
-            if isinstance(self.overlap, Concurrent):
-                self.overlap.loop.close()
-
-
-def run_user_code(path: Path, step: Callable[..., Any], *arguments: Any) -> Any:
-    """Run user code that loads the model. What it raises becomes ``ModelLoadFailed`` with the line of its file."""
-    try:
-        return step(*arguments)
-    except MooringError:
-        raise
-    except (Exception, SystemExit) as error:
-        line = error.lineno if isinstance(error, SyntaxError) else None
-        for frame in traceback.extract_tb(error.__traceback__):
-            if frame.filename == str(path):
-                line = frame.lineno
-        where = f"{path}, line {line}" if line else str(path)
-        reason = error.msg if isinstance(error, SyntaxError) else error
-        detail = "".join(traceback.format_exception(error))
-        raise ModelLoadFailed(f"{where}: {type(error).__name__}: {reason}", detail=detail) from error
-
-
-def import_file(path: Path, spec: ModelSpec) -> ModuleType:
-    """Import the file from its source, as a module of a private name: two models may both be called model.py."""
-    folder = str(path.parent)
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    bypass_bytecode_cache(folder)
-    name = re.sub(r"\W", "_", f"_mooring_model_{spec.name}_{spec.version}")
-    return import_source(name, path)
-
-
-def _find_model(module: ModuleType, name: str, path: Path) -> Any:
-    for each in (name,) if name else ("Model", "infer"):
-        candidate = getattr(module, each, None)
-        if inspect.isclass(candidate) and not hasattr(candidate, "infer"):
-            raise ModelLoadFailed(f"{path}: class '{each}' has no method infer")
-        if callable(candidate):
-            return candidate
-    if name:
-        raise ModelLoadFailed(f"{path} defines no function or class '{name}'")
-    raise ModelLoadFailed(f"{path} defines neither infer nor Model; name the function as {path.name}:NAME")
-
-
-async def _construct_model(kind: type, context: FunctionContext) -> Any:
-    model = kind()
-    if hasattr(model, "load"):
-        await _call_or_await(model.load, context)
-    return model
-
-
-async def _call_or_await(function: Callable[..., Any], *arguments: Any) -> None:
-    """Call a function, and await the result where it is awaitable."""
-    returned = function(*arguments)
-    if inspect.isawaitable(returned):
-        await returned
-
-
-def _is_async(function: Callable[..., Any]) -> bool:
-    """Whether calling it returns a coroutine or an asynchronous generator.
-
-    Of a callable object, ``__call__`` decides.
-    """
-    candidates = (function, getattr(function, "__call__", None))  # noqa: B004 - the method, not whether there is one
-    return any(inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each) for each in candidates)
-
-
-def _name_of(function: Callable[..., Any]) -> str:
-    return str(getattr(function, "__name__", function))
+        """Close the code."""
+        self._code.close()

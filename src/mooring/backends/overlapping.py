@@ -12,10 +12,10 @@ Answer = Callable[[Sequence[InferenceRequest], Reply], Coroutine[Any, Any, Seque
 
 
 class Overlapping(Concurrent):
-    """A model whose calls overlap: ``answer`` is its coroutine function. The owner closes ``loop``."""
+    """A model whose calls overlap: ``answer`` is its coroutine function. The owner closes ``loop``, by default a new one."""
 
-    def __init__(self, answer: Answer) -> None:
-        self.loop = asyncio.new_event_loop()
+    def __init__(self, answer: Answer, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        self.loop = loop or asyncio.new_event_loop()
         self._answer = answer
 
     async def infer(self, requests: Sequence[InferenceRequest], reply: Reply) -> Sequence[Outcome]:

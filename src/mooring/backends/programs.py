@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from mooring.backends.function import import_file, run_user_code
 from mooring.backends.handler.weights import (
     EXPORTED_ENTRIES,
     archive_entries,
@@ -22,6 +21,7 @@ from mooring.backends.handler.weights import (
     load_weights,
 )
 from mooring.backends.onednn_layout import optimize_for_onednn
+from mooring.backends.user_function import import_file, run_user_code
 from mooring.core.errors import ModelLoadFailed
 from mooring.core.paths import leads_out
 from mooring.core.tensors import TensorSpec

@@ -13,7 +13,6 @@ from typing import Any
 import msgspec
 
 from mooring.backends.answers import to_output_arrays
-from mooring.backends.function import run_user_code
 from mooring.backends.model_source import bypass_bytecode_cache, import_source
 from mooring.backends.samples import Arrays, Parameters, Sample
 from mooring.backends.sequence_controls import NOT_READY, fill_controls
@@ -31,6 +30,7 @@ from mooring.backends.triton_python.messages import (
     InferenceResponse,
 )
 from mooring.backends.triton_python.tensor import Tensor, to_strings
+from mooring.backends.user_function import run_user_code
 from mooring.core.errors import InvalidOutput, ModelFailed, ModelLoadFailed, MooringError, Unsupported
 from mooring.core.requests import INFER
 from mooring.core.requests import InferenceRequest as CoreRequest

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mooring.backends.function import run_user_code
 from mooring.backends.triton_python.backend import CLASS, import_model_class
 from mooring.backends.triton_python.host import HOST
 from mooring.backends.triton_python.model_config import ModelConfig
+from mooring.backends.user_function import run_user_code
 from mooring.core.errors import ModelLoadFailed
 from mooring.repository.spec import ModelSpec
 from mooring.repository.triton_document import config_document, describe_config

@@ -1,0 +1,183 @@
+"""A user's function, or class with a method infer: how it is found, constructed and closed, whatever it takes.
+
+How this works: ``UserFunction.load`` imports the file from its source and finds the function or class. A class is
+constructed, and its ``load`` called. Where the function is asynchronous there is an event loop on which all of it runs,
+``load`` and ``close`` too.
+"""
+
+import inspect
+import re
+import sys
+import traceback
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from mooring.backends.backend import run_sync
+from mooring.backends.model_source import bypass_bytecode_cache, import_source
+from mooring.core.errors import ModelLoadFailed, MooringError
+from mooring.core.service import LoadContext
+from mooring.core.tensors import Parameter
+from mooring.repository.spec import ModelSpec
+
+if TYPE_CHECKING:
+    import asyncio  # 30 ms that most workers need not spend
+
+_DEFAULT_FILE = "model.py"
+_BESIDE = ("load", "explain", "close")
+
+
+class FunctionContext(msgspec.Struct, frozen=True):
+    """The argument of ``Model.load``. ``directory`` is the file's folder; ``gpu`` None means the CPU."""
+
+    name: str
+    version: str
+    directory: str
+    parameters: dict[str, Parameter]
+    threads: int
+    gpu: int | None
+
+
+class UserFunction:
+    """The function that answers requests, and the object that it is a method of, where it is one.
+
+    ``explain`` is the method of that name, ``loop`` the event loop of an asynchronous function; None where there is none.
+    """
+
+    infer: Callable[..., Any]
+    explain: Callable[..., Any] | None = None
+    loop: "asyncio.AbstractEventLoop | None" = None
+    path: Path
+    _model: Any = None
+    module: ModuleType | None = None
+
+    def load(self, spec: ModelSpec, context: LoadContext) -> None:
+        """Import the file and find the model in it. Raises ``ModelLoadFailed`` with file, line and reason."""
+        location, (file, _, name) = Path(spec.location), spec.entry.partition(":")
+        path = self.path = location / (file or _DEFAULT_FILE) if location.is_dir() else location
+        if not path.is_file():
+            raise ModelLoadFailed(f"model '{spec.name}' has no file {path}")
+        self.module = run_user_code(path, import_file, path, spec)
+        function: Any = _find_model(self.module, name, path)
+        if not inspect.isclass(function):
+            self.infer = function
+            self._open_loop(spec)
+            return
+        function_context = FunctionContext(
+            spec.name, spec.version, str(path.parent), dict(spec.parameters), context.threads, context.gpu
+        )
+        self.infer = getattr(function, "infer")  # noqa: B009 - a class that mypy knows nothing of
+        self._open_loop(spec, *(getattr(function, method, None) for method in _BESIDE))
+        self._model = run_user_code(path, self._run_to_end, _construct_model(function, function_context))
+        self.infer, self.explain = self._model.infer, getattr(self._model, "explain", None)
+        if self.explain is not None and spec.explain:
+            raise ModelLoadFailed(
+                "the model has a method explain, and [explain] configures another: remove one"
+            )
+
+    def _open_loop(self, spec: ModelSpec, *beside: Callable[..., Any] | None) -> None:
+        """Open an event loop where ``infer`` is asynchronous.
+
+        Raises ``ModelLoadFailed`` where the other methods do not match it.
+        """
+        name = name_of(self.infer)
+        if _is_async(self.infer):
+            if spec.explain:
+                raise ModelLoadFailed(
+                    f"{self.path}: [explain] cannot call '{name}', which is async: write a method explain instead"
+                )
+            import asyncio
+
+            self.loop = asyncio.new_event_loop()
+            return
+        for each in beside:
+            if each is not None and _is_async(each):
+                raise ModelLoadFailed(
+                    f"{self.path}: '{name_of(each)}' is async and '{name}' is not: make both async, or neither"
+                )
+
+    def _run_to_end(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Run a coroutine to its end, on the model's event loop if it has one, and return its result."""
+        return run_sync(coroutine) if self.loop is None else self.loop.run_until_complete(coroutine)
+
+    def close(self) -> None:
+        """Call ``Model.close``, remove the module, and close the event loop."""
+        model, self._model = self._model, None
+        module, self.module = self.module, None
+        if module is not None:
+            sys.modules.pop(module.__name__, None)
+        try:
+            if hasattr(model, "close"):
+                self._run_to_end(_call_or_await(model.close))
+        finally:
+            if self.loop is not None:
+                self.loop.close()
+
+
+def run_user_code(path: Path, step: Callable[..., Any], *arguments: Any) -> Any:
+    """Run user code that loads the model. What it raises becomes ``ModelLoadFailed`` with the line of its file."""
+    try:
+        return step(*arguments)
+    except MooringError:
+        raise
+    except (Exception, SystemExit) as error:
+        line = error.lineno if isinstance(error, SyntaxError) else None
+        for frame in traceback.extract_tb(error.__traceback__):
+            if frame.filename == str(path):
+                line = frame.lineno
+        where = f"{path}, line {line}" if line else str(path)
+        reason = error.msg if isinstance(error, SyntaxError) else error
+        detail = "".join(traceback.format_exception(error))
+        raise ModelLoadFailed(f"{where}: {type(error).__name__}: {reason}", detail=detail) from error
+
+
+def import_file(path: Path, spec: ModelSpec) -> ModuleType:
+    """Import the file from its source, as a module of a private name: two models may both be called model.py."""
+    folder = str(path.parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    bypass_bytecode_cache(folder)
+    name = re.sub(r"\W", "_", f"_mooring_model_{spec.name}_{spec.version}")
+    return import_source(name, path)
+
+
+def _find_model(module: ModuleType, name: str, path: Path) -> Any:
+    for each in (name,) if name else ("Model", "infer"):
+        candidate = getattr(module, each, None)
+        if inspect.isclass(candidate) and not hasattr(candidate, "infer"):
+            raise ModelLoadFailed(f"{path}: class '{each}' has no method infer")
+        if callable(candidate):
+            return candidate
+    if name:
+        raise ModelLoadFailed(f"{path} defines no function or class '{name}'")
+    raise ModelLoadFailed(f"{path} defines neither infer nor Model; name the function as {path.name}:NAME")
+
+
+async def _construct_model(kind: type, context: FunctionContext) -> Any:
+    model = kind()
+    if hasattr(model, "load"):
+        await _call_or_await(model.load, context)
+    return model
+
+
+async def _call_or_await(function: Callable[..., Any], *arguments: Any) -> None:
+    """Call a function, and await the result where it is awaitable."""
+    returned = function(*arguments)
+    if inspect.isawaitable(returned):
+        await returned
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    """Whether calling it returns a coroutine or an asynchronous generator.
+
+    Of a callable object, ``__call__`` decides.
+    """
+    candidates = (function, getattr(function, "__call__", None))  # noqa: B004 - the method, not whether there is one
+    return any(inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each) for each in candidates)
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    return str(getattr(function, "__name__", function))
