@@ -7,6 +7,7 @@ from click.testing import CliRunner
 from logging_kit import logging_restored
 
 from mooring.cli.commands import commands
+from mooring.server.reservation import Reservation
 from mooring.server.startup import Startup
 
 
@@ -28,6 +29,7 @@ def server(monkeypatch):
     fake.run = run
     monkeypatch.setitem(sys.modules, "mooring.server.server", fake)
     monkeypatch.setattr(Startup, "find", lambda startup: [])
+    monkeypatch.setattr(Reservation, "reserve", lambda reservation: None)  # the ports may be another test's
     return fake
 
 

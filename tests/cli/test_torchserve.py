@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from mooring.cli.pid_file import hold_pid_file
+from mooring.server.reservation import AddressUnavailable, Reservation
 
 
 @pytest.fixture
@@ -98,6 +99,28 @@ def test_a_second_server_is_refused_in_torchserves_words(mooring, server, store)
     said = "TorchServe is already running, please use torchserve --stop to stop TorchServe.\n"
     assert (done.exit_code, done.stdout) == (1, said)
     assert not Path(".model_server.pid").exists()
+
+
+def test_a_second_server_is_refused_before_a_snapshot_is_spoken_of(mooring, server, store):
+    Path("logs/config").mkdir(parents=True)
+    Path("logs/config/20260101000000000-startup.cfg").write_text("model_store=store")
+    with hold_pid_file():
+        done = mooring("torchserve", "--start")
+    assert done.exit_code == 1
+    assert "Going on" not in done.stderr
+
+
+def test_a_start_that_cannot_have_an_address_writes_no_pid_file(mooring, server, store, monkeypatch):
+    def refuse(reservation):
+        assert not Path(".model_server.pid").exists()
+        raise AddressUnavailable(f"no, choose another with {reservation._flags['grpc_address']}")
+
+    monkeypatch.setattr(Reservation, "reserve", refuse)
+    done = mooring("torchserve", "--start", "--foreground", "--model-store", store)
+    assert (done.exit_code, done.stderr) == (
+        1,
+        "Error: no, choose another with grpc_inference_port in config.properties\n",
+    )
 
 
 def test_a_model_store_is_mandatory(mooring, server, store):

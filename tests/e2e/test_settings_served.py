@@ -1,6 +1,7 @@
 """Settings that change what clients see, each on a running server."""
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -68,21 +69,31 @@ def test_one_port_serves_everything(start, rows):
     assert {"/predictions/{model_name}", "/models", "/metrics"} <= set(paths)
 
 
-@pytest.mark.parametrize("name", ["management_address", "grpc_address", "grpc_management_address"])
-def test_an_address_that_is_taken_ends_the_start_and_is_named_with_its_setting(tmp_path, rows, name):
+@pytest.mark.parametrize(
+    "name",
+    ["inference_address", "management_address", "metrics_address", "grpc_address", "grpc_management_address"],
+)
+def test_an_address_that_is_taken_ends_the_start_before_any_model_is_loaded(tmp_path, name):
+    (tmp_path / "slow.py").write_text(
+        "import pathlib\npathlib.Path('imported').touch()\ndef f(x):\n    return x\n"
+    )
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        ports = free_ports(3)
-        if "grpc" not in name:
-            ports[1] = port
-        flags = [f"--{name.replace('_', '-')}=127.0.0.1:{port}"] if "grpc" in name else []
-        server = Server(tmp_path, rows, *flags, *addresses(ports), ports=ports)
+        flag = f"--{name.replace('_', '-')}"
+        server = Server(
+            tmp_path, "slow.py:f", *addresses(free_ports(3)), f"{flag}=127.0.0.1:{port}", ports=[0]
+        )
         try:
             assert server.process.wait(PATIENCE) == 1
         finally:
             server.kill()
-    said = f"Error: cannot listen on 127.0.0.1:{port}: Address already in use ({name})"
-    assert said in server.log.splitlines()
+    owner = f"by process {os.getpid()} ("
+    (line,) = server.log.splitlines()
+    assert line.startswith(f"Error: {name}: 127.0.0.1:{port} is in use, {owner}")
+    assert line.endswith(
+        f"; stop it or choose another with {'--port or ' * (name == 'inference_address')}{flag}"
+    )
+    assert {each.name for each in tmp_path.iterdir()} == {"server.log", "slow.py"}
 
 
 def addresses(ports):

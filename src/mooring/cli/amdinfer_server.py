@@ -95,4 +95,5 @@ def amdinfer_server(
             "models can be loaded and unloaded from this machine only: MOORING_MANAGEMENT_TOKEN=... lets those who"
             " have the token, --insecure everybody"
         )
-    sys.exit(serve_until_stopped(config, warnings, greeting_printer(up)))
+    ports = {"inference_address": "--http-port", "grpc_address": "--grpc-port"}
+    sys.exit(serve_until_stopped(config, warnings, greeting_printer(up), address_flags=ports))

@@ -5,7 +5,7 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -21,6 +21,7 @@ from mooring.signals import exit_on_signal
 
 if TYPE_CHECKING:
     from mooring.core.service import ModelState
+    from mooring.server.reservation import Reservation
     from mooring.workers.library_process import LibraryProcess
 
 log = get_logger(__name__)
@@ -60,9 +61,18 @@ def read_config(
 
 
 def serve_until_stopped(
-    config: Config, warnings: Iterable[str], started: "Callable[[Config, Sequence[ModelState]], None]"
+    config: Config,
+    warnings: Iterable[str],
+    started: "Callable[[Config, Sequence[ModelState]], None]",
+    *,
+    address_flags: Mapping[str, str] = MappingProxyType({}),
+    while_serving: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> int:
-    """Serve until the server ends; return its exit status. Raises ``ClickException`` if it cannot start."""
+    """Serve until the server ends; return its exit status. Raises ``ClickException`` if it cannot start.
+
+    ``address_flags`` says for each setting of an address how this command's user chooses another one. ``while_serving`` is
+    entered once the addresses are bound: what it writes is not written by a start that cannot have them.
+    """
     try:
         warnings = [*warnings, *setup_logging(config)]
     except ConfigError as error:
@@ -73,14 +83,26 @@ def serve_until_stopped(
 
     try:
         with ExitStack() as stack:
-            return _prepare_server(config, stack)(started=started)
+            reservation = _reserve_addresses(config, address_flags, stack)
+            stack.enter_context(while_serving())
+            return _prepare_server(config, reservation, stack)(started=started)
     except (MooringError, ConfigError, OSError) as error:
         if config.log_folder is not None:
             log.error("server not started", reason=error)  # noqa: TRY400 - a mistake of the user's, not a fault of ours
         raise click.ClickException(str(error)) from error
 
 
-def _prepare_server(config: Config, stack: ExitStack) -> Callable[..., int]:
+def _reserve_addresses(config: Config, flags: Mapping[str, str], stack: ExitStack) -> "Reservation":
+    """Bind every address, before any library is imported for a server that cannot have them. Raises ``OSError``."""
+    from mooring.server.reservation import Reservation
+
+    reservation = Reservation(config, flags)
+    reservation.reserve()
+    stack.callback(reservation.close)
+    return reservation
+
+
+def _prepare_server(config: Config, reservation: "Reservation", stack: ExitStack) -> Callable[..., int]:
     """``mooring.server.server.run`` for these settings. Imported bit by bit: what takes longest has begun before the next is."""
     gc.disable()  # objects made by imports are never garbage
     try:
@@ -91,7 +113,7 @@ def _prepare_server(config: Config, stack: ExitStack) -> Callable[..., int]:
 
         from mooring.server.startup import Startup
 
-        startup = Startup(config, stack, libraries)
+        startup = Startup(config, stack, libraries, reservation)
         startup.find()
 
         from mooring.server.server import run

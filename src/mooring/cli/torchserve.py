@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,14 @@ if TYPE_CHECKING:
 
 # The file that TorchServe reads if none is named.
 _DEFAULT_FILE = "config.properties"
+# How its users choose another address.
+_ADDRESS_KEYS: Mapping[str, str] = {
+    "inference_address": "inference_address in config.properties",
+    "management_address": "management_address in config.properties",
+    "metrics_address": "metrics_address in config.properties",
+    "grpc_address": "grpc_inference_port in config.properties",
+    "grpc_management_address": "grpc_management_port in config.properties",
+}
 _UP = "Model server started."  # the line that scripts wait for
 
 
@@ -126,12 +134,11 @@ def torchserve(
     ignored = drop_unset({"--cpp-log-config": cpp_log_config, "--plugins-path": plugins_path})
     warnings = [f"not applicable here: {', '.join(ignored)}"] if ignored else []
     logs = Path(os.environ.get("LOG_LOCATION") or "logs")
-    config = _read_torchserve_config(flags, ts_config, warnings, logs, snapshots=not no_config_snapshots)
     if running_process_id() is not None:
         _refuse_second()
+    config = _read_torchserve_config(flags, ts_config, warnings, logs, snapshots=not no_config_snapshots)
     if foreground:
-        with hold_pid_file():
-            sys.exit(serve_until_stopped(config, warnings, greeting_printer(_UP)))
+        sys.exit(_serve(config, warnings, greeting_printer(_UP)))
     where = "" if config.log_config is not None else f"; the log is also in {logs / 'ts_log.log'}"
     print_line(f"Starting in the background{where}", err=True)
     if greeting := start_in_background(lambda ready: _serve_in_background(config, warnings, ready)):
@@ -148,8 +155,15 @@ def _serve_in_background(config: Config, warnings: Sequence[str], ready: Ready) 
         else:
             ready("\n".join(format_greeting(listening, models, up=_UP)))
 
-    with hold_pid_file():
-        return serve_until_stopped(config, warnings, started)
+    return _serve(config, warnings, started)
+
+
+def _serve(
+    config: Config, warnings: Sequence[str], started: "Callable[[Config, Sequence[ModelState]], None]"
+) -> int:
+    return serve_until_stopped(
+        config, warnings, started, address_flags=_ADDRESS_KEYS, while_serving=hold_pid_file
+    )
 
 
 def _refuse_second() -> None:

@@ -15,6 +15,11 @@ from mooring.config.settings import Address
 
 _EVERYWHERE = "0.0.0.0"  # noqa: S104 - Triton's own default
 _HTTP, _GRPC, _METRICS = 8000, 8001, 8002
+_PORT_FLAGS: Mapping[str, str] = {
+    "inference_address": "--http-port",
+    "grpc_address": "--grpc-port",
+    "metrics_address": "--metrics-port",
+}
 # Triton bounds neither answers nor, over gRPC, requests.
 _LARGEST = 1_073_741_824
 # Nor does it bound queues, unless a model's configuration does.
@@ -128,9 +133,8 @@ def tritonserver(*, insecure: bool, **values: Any) -> NoReturn:
         lines = [
             f"Started {name} at {_place(where)}" for name, where in services.items() if where is not None
         ]
-        sys.exit(
-            serve_until_stopped(config, warnings, greeting_printer("\n".join(lines) or "Mooring is up."))
-        )
+        up = greeting_printer("\n".join(lines) or "Mooring is up.")
+        sys.exit(serve_until_stopped(config, warnings, up, address_flags=_PORT_FLAGS))
 
 
 def _place(address: Address) -> str:

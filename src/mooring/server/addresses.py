@@ -34,6 +34,7 @@ from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.kserve.shared_memory import SharedMemory
 from mooring.protocols.openapi import ApiDescription
 from mooring.protocols.options_endpoints import options_endpoints
+from mooring.server.reservation import Reservation, manages_separately
 from mooring.web.http1 import HttpServer
 
 if TYPE_CHECKING:
@@ -53,8 +54,8 @@ class Addresses:
     """The listeners of one server. ``stack`` closes them in reverse order.
 
     How this works: ``listen`` opens every address but the one for inference, and ``listen_at`` that one, with
-    the frontends that share it: whoever finds the server ready there may use all others at once. ``listening`` are the
-    settings with the ports that were found where they say 0.
+    the frontends that share it: whoever finds the server ready there may use all others at once. All addresses have been
+    bound before: they are those of the ``reservation``.
     """
 
     def __init__(
@@ -68,9 +69,10 @@ class Addresses:
         frontends: FrontendSupervisor,
         arena: Arena,
         relay_socket: Path,
+        reservation: Reservation,
     ) -> None:
-        self.listening = config
         self._config = config
+        self._reservation = reservation
         self._stack = stack
         self._engine = engine
         self._services = services
@@ -84,6 +86,11 @@ class Addresses:
         self._listeners: list[Listener] = []
         self._grpc: GrpcServer | None = None  # of the address for inference
         self._balancer: ConnectionBalancer | None = None
+
+    @property
+    def listening(self) -> Config:
+        """The settings with the ports that were found where they say 0."""
+        return self._reservation.listening
 
     async def listen(self) -> Mount:
         """Open every address but the one for inference, whose mount is returned. Raises ``OSError``."""
@@ -148,7 +155,7 @@ class Addresses:
         management = mount.management_service(
             self._services.inference, administrative.models, model_api=self._model_api(managing)
         )
-        separate = managing != address or not (address.path or address.port)
+        separate = manages_separately(config)
         further = [] if separate or not config.enable_management_api else [management]
         services = mount.inference_services(
             self._services.inference,
@@ -175,17 +182,22 @@ class Addresses:
             await self._start_grpc(server, "grpc_management_address")
 
     async def _start_grpc(self, server: "GrpcServer", name: str) -> None:
+        await self._start(server, name)
         address: Address = getattr(self._config, name)
-        with _naming(name):
-            if address.path:
-                await server.start_unix(address.path)
-            else:
-                await server.start(address.host, address.port)
         if not address.path and not address.port:
             log.info("listening for gRPC", host=address.host, port=server.port)
-            self._found_port(name, server.port)
-        self._stack.push_async_callback(server.close)
-        self._listeners.append(server)
+
+    async def _start(self, listener: "HttpServer | GrpcServer", name: str) -> None:
+        """Listen at the address of a setting."""
+        address: Address = getattr(self._config, name)
+        sockets = self._reservation.take(name)
+        with _naming(name):
+            if address.path:
+                await listener.start_unix(address.path)
+            else:
+                await listener.start_on(sockets)
+        self._stack.push_async_callback(listener.close)
+        self._listeners.append(listener)
 
     def _mount_at(self, mounts: list[Mount], setting: str) -> Mount:
         """The mount of this setting's address."""
@@ -199,12 +211,6 @@ class Addresses:
         mounts.append(Mount(setting, address, description))
         return mounts[-1]
 
-    def _found_port(self, name: str, port: int) -> None:
-        """A setting's address has this port in place of 0."""
-        address: Address = getattr(self._config, name)
-        found = {name: structs.replace(address, port=port)}
-        self.listening = structs.replace(self.listening, **found)
-
     async def listen_at(self, mount: Mount) -> None:
         """Open an address over HTTP; with the one for inference the frontends are started. Raises ``OSError``."""
         address = mount.address
@@ -216,17 +222,9 @@ class Addresses:
         )
         shared = mount.setting == "inference_address" and self._config.frontends > 1
         listener = self._http.listener(address, counted, self._engine.overload_error, shared=shared)
-        if address.path:
-            with _naming(mount.setting):
-                await listener.start_unix(address.path)
-        else:
-            with _naming(mount.setting):
-                await listener.start(address.host, address.port)
-            if not address.port:
-                log.info("listening", host=address.host, port=listener.port)
-                self._found_port(mount.setting, listener.port)
-        self._stack.push_async_callback(listener.close)
-        self._listeners.append(listener)
+        await self._start(listener, mount.setting)
+        if not address.path and not address.port:
+            log.info("listening", host=address.host, port=listener.port)
         if shared:
             await self._start_frontends(listener, structs.replace(address, port=listener.port), endpoints)
 

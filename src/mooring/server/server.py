@@ -252,6 +252,7 @@ class Server:
             self._frontends,
             self._arena,
             relay_socket,
+            self._startup.reservation,
         )
 
     async def start(self) -> None:

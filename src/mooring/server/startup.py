@@ -14,6 +14,7 @@ from mooring.repository.preloads import preload
 from mooring.repository.server_folder import server_folder
 from mooring.repository.spec import Defaults
 from mooring.repository.store import StartupModels, Store
+from mooring.server.reservation import Reservation
 from mooring.workers.libraries import Libraries, start_libraries
 
 # Of a model that nobody gives a number of workers.
@@ -21,12 +22,21 @@ _MOST_WORKERS = 4
 
 
 class Startup:
-    """The store of a server, in a ``folder`` of its own, and the libraries of its workers. ``stack`` closes both."""
+    """The store of a server, in a ``folder`` of its own, and the libraries of its workers. ``stack`` closes both.
+
+    ``reservation`` holds the addresses that were bound before; without it they are bound when they are listened on.
+    """
 
     def __init__(
-        self, config: Config, stack: ExitStack | AsyncExitStack, libraries: Libraries | None = None
+        self,
+        config: Config,
+        stack: ExitStack | AsyncExitStack,
+        libraries: Libraries | None = None,
+        reservation: Reservation | None = None,
     ) -> None:
         self._config = config
+        self.reservation = reservation or Reservation(config)
+        stack.callback(self.reservation.close)
         self.libraries = libraries or start_libraries(config)
         stack.callback(self.libraries.close)
         self.folder = stack.enter_context(server_folder(config.temporary_folder))

@@ -9,8 +9,9 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from mooring.observability.logs import get_logger
+from mooring.web.binding import bind_sockets, find_places, prepare_to_listen
 from mooring.web.listener import RECEIVE, ClientConnection, Limits
-from mooring.web.tls_listener import EVERY_FAMILY, TlsListener, bind_sockets
+from mooring.web.tls_listener import TlsListener
 from mooring.web.tls_transport import TlsTransport
 
 log = get_logger(__name__)
@@ -86,35 +87,44 @@ class Listener:
         Raises ``OSError`` that names the address.
         """
         try:
-            await self._listen(host, port)
+            await self._listen(await self._bind(host, port))
         except OSError as error:
-            # asyncio's own text names the address too, and the reason after it.
             number = error.errno or 0
             reason = os.strerror(number) if number > 0 else error.strerror or str(error)
             where = f"[{host}]" if ":" in host else host
             raise OSError(f"cannot listen on {where}:{port}: {reason}") from None
-        self.port = self._servers[0].sockets[0].getsockname()[1]
 
-    async def _listen(self, host: str, port: int) -> None:
+    async def start_on(self, sockets: Sequence[socket.socket]) -> None:
+        """Listen on sockets that are bound; they are this listener's now. Raises ``OSError``."""
+        await self._listen(sockets)
+
+    async def _bind(self, host: str, port: int) -> list[socket.socket]:
+        found = await asyncio.get_running_loop().getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        return bind_sockets(host, find_places(found), reuse_port=self.reuse_port)
+
+    async def _listen(self, sockets: Sequence[socket.socket]) -> None:
         loop = asyncio.get_running_loop()
+        prepare_to_listen(sockets)
+        self.port = sockets[0].getsockname()[1]
         if self._tls is not None:
-            sockets = await bind_sockets(host, port, _BACKLOG, reuse_port=self.reuse_port)
-            self._begin(self._tls_listener(sockets, self._tls))
-        elif host == EVERY_FAMILY:
-            (sock,) = await bind_sockets(host, port, _BACKLOG, reuse_port=self.reuse_port)
-            self._begin(await loop.create_server(self.new_connection, sock=sock, backlog=_BACKLOG))
+            for each in sockets:
+                each.listen(_BACKLOG)
+            self._servers.append(self._tls_listener(sockets, self._tls))
         else:
-            self._begin(
-                await loop.create_server(
-                    self.new_connection, host, port, backlog=_BACKLOG, reuse_port=self.reuse_port
+            for each in sockets:
+                self._servers.append(
+                    await loop.create_server(self.new_connection, sock=each, backlog=_BACKLOG)
                 )
-            )
+        self._sweep()
 
     async def start_unix(self, path: str) -> None:
         """Listen on a unix socket, which is made anew; always without TLS."""
         loop = asyncio.get_running_loop()
         self._path = Path(path)
-        self._begin(await loop.create_unix_server(self.new_connection, path, backlog=_BACKLOG))
+        self._servers.append(await loop.create_unix_server(self.new_connection, path, backlog=_BACKLOG))
+        self._sweep()
 
     def start_without_socket(self) -> None:
         """Look after connections that other processes hand over, and listen nowhere until ``set_accepting``."""
@@ -249,10 +259,6 @@ class Listener:
         self._connections.discard(connection)
         if not self._connections:
             self._empty.set()
-
-    def _begin(self, server: asyncio.Server | TlsListener) -> None:
-        self._servers.append(server)
-        self._sweep()
 
     def _stop_listening(self) -> None:
         self.draining = True

@@ -5,7 +5,6 @@ that they were started with, and log every failed handshake.
 """
 
 import asyncio
-import contextlib
 import errno
 import socket
 import ssl
@@ -21,8 +20,6 @@ HANDSHAKE = 15.0
 FAREWELL = 10.0
 _RECORD = b"\x16"  # a handshake's first byte; no method of HTTP begins so
 _AT_ONCE = 128
-# The host that stands for every address of the machine, of IPv6 and of IPv4.
-EVERY_FAMILY = "::"
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 ConnectionFactory = Callable[[], asyncio.BufferedProtocol]
@@ -30,7 +27,7 @@ OptionalConnectionFactory = Callable[[], asyncio.BufferedProtocol | None]
 
 
 class TlsListener:
-    """Accepts on ``sockets``. ``secured`` makes the protocol object of a client with TLS, ``plain`` of one without.
+    """Accepts on ``sockets``, which listen already. ``secured`` makes the protocol object of a client with TLS, ``plain`` of one without.
 
     If ``plain`` returns None, the socket of such a client is closed.
     """
@@ -132,28 +129,3 @@ class TlsListener:
 def _set(readable: asyncio.Future[None]) -> None:
     if not readable.done():
         readable.set_result(None)
-
-
-async def bind_sockets(host: str, port: int, backlog: int, *, reuse_port: bool) -> list[socket.socket]:
-    """Return listening sockets, one for each address of ``host``; ``reuse_port`` lets other processes bind the same.
-
-
-    Raises ``OSError``.
-    """
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    sockets: list[socket.socket] = []
-    with contextlib.ExitStack() as stack:
-        for family, address in dict.fromkeys((family, address) for family, *_, address in found):
-            listening = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if reuse_port:
-                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            if family == socket.AF_INET6:
-                # All addresses of IPv6 are all of IPv4 as well, as everywhere else; any other is one address.
-                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, host != EVERY_FAMILY)
-            listening.bind(address)
-            listening.listen(backlog)
-            sockets.append(listening)
-        stack.pop_all()
-    return sockets
