@@ -31,6 +31,7 @@ WORDS = {
     "ModelRefused": (500, "InternalServerException", 500, 500, "INTERNAL"),
     "NodeFailed": (500, "InternalServerException", 500, 500, "INTERNAL"),
     "OutOfResources": (507, "InternalServerException", 507, 507, "RESOURCE_EXHAUSTED"),
+    "PackageMissing": (500, "InternalServerException", 500, 400, "FAILED_PRECONDITION"),
     "QueueFull": (503, "ServiceUnavailableException", 503, 503, "RESOURCE_EXHAUSTED"),
     "QueueTimeout": (503, "ServiceUnavailableException", 503, 503, "UNAVAILABLE"),
     "RequestCancelled": (499, "RequestCancelledException", 499, 499, "CANCELLED"),

@@ -89,7 +89,7 @@ def test_jks_is_refused_with_the_command_that_converts_it(authority, tmp_path):
 def test_without_the_library_the_way_to_get_it_is_said(authority, monkeypatch):
     monkeypatch.delitem(sys.modules, "mooring.web.keystore", raising=False)
     monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.serialization.pkcs12", None)
-    assert "pip install 'mooring[tls]'" in refusal(settings(keystore=authority.keystore()))
+    assert 'pip install "mooring[tls]"' in refusal(settings(keystore=authority.keystore()))
 
 
 def test_each_fault_of_the_files_is_named(authority, tmp_path):

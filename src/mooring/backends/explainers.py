@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from mooring.core.errors import InvalidInput, ModelLoadFailed, Unsupported
+from mooring.core.errors import InvalidInput, ModelLoadFailed, PackageMissing, Unsupported
+from mooring.core.missing_packages import missing_package
 from mooring.core.options import BatchMode
 from mooring.core.requests import Operation
 from mooring.core.service import ModelMetadata
@@ -39,7 +40,7 @@ class BlackBoxModel:
         try:
             import torch
         except ImportError as error:
-            raise ModelLoadFailed('explanations need PyTorch: pip install "mooring[torch]"') from error
+            raise PackageMissing(missing_package("an explanation", "torch")) from error
         torch.set_num_threads(threads)
         self._torch = torch
         self._backend = backend
@@ -87,8 +88,8 @@ def build_explainer(
         from mooring.explain.attribution import Explainer
     except ImportError as error:
         # Nobody need have asked for them: then the model serves without.
-        kind = ModelLoadFailed if spec.explain else Unsupported
-        raise kind('explanations need Captum: pip install "mooring[torch]"') from error
+        kind = PackageMissing if spec.explain else Unsupported
+        raise kind(missing_package("an explanation", "captum")) from error
     location = Path(spec.location)
     settings = settings_of(spec.explain, location if location.is_dir() else location.parent)
     _check_names(settings, [each.name for each in metadata.inputs] or names, metadata.outputs)

@@ -27,7 +27,15 @@ from mooring.backends.tensors import ModelOutput
 from mooring.codecs.raw import round_to_bfloat16
 from mooring.codecs.signature import Signature
 from mooring.codecs.tensor_json import cast_array
-from mooring.core.errors import InvalidInput, InvalidOutput, ModelFailed, ModelLoadFailed, OutOfResources
+from mooring.core.errors import (
+    InvalidInput,
+    InvalidOutput,
+    ModelFailed,
+    ModelLoadFailed,
+    OutOfResources,
+    PackageMissing,
+)
+from mooring.core.missing_packages import missing_package
 from mooring.core.service import LoadContext, ModelMetadata
 from mooring.core.tensors import NUMPY_TYPES, Array, TensorSpec
 from mooring.repository.spec import ModelSpec
@@ -79,10 +87,7 @@ class OnnxBackend(DeclaredBackend):
         try:
             import onnxruntime
         except ImportError as error:
-            raise ModelLoadFailed(
-                f"model '{spec.name}' needs ONNX Runtime, which is not installed: "
-                'pip install "mooring[onnx]"'
-            ) from error
+            raise PackageMissing(missing_package(f"model '{spec.name}'", "onnxruntime")) from error
         file = model_file(spec)
         self._session = _create_session(onnxruntime, file, spec, context)
         self._refusals = (onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument,)

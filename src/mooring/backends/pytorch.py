@@ -22,7 +22,15 @@ from mooring.backends.samples import Arrays, Parameters
 from mooring.backends.signature_check import DeclaredBackend, model_file, resolve_signature
 from mooring.backends.tensors import ExplanationTargets, ModelOutput, to_model_failure
 from mooring.codecs.signature import Signature
-from mooring.core.errors import InvalidInput, InvalidOutput, ModelFailed, ModelLoadFailed, Unsupported
+from mooring.core.errors import (
+    InvalidInput,
+    InvalidOutput,
+    ModelFailed,
+    ModelLoadFailed,
+    PackageMissing,
+    Unsupported,
+)
+from mooring.core.missing_packages import missing_package
 from mooring.core.options import BatchMode
 from mooring.core.service import LoadContext, ModelMetadata
 from mooring.core.tensors import Array, TensorSpec
@@ -59,9 +67,7 @@ class PyTorchBackend(DeclaredBackend):
 
             from mooring.backends import programs
         except ImportError as error:
-            raise ModelLoadFailed(
-                f"model '{spec.name}' needs PyTorch, which is not installed: pip install \"mooring[torch]\""
-            ) from error
+            raise PackageMissing(missing_package(f"model '{spec.name}'", "torch")) from error
         self._torch, self._flatten_outputs = torch, programs.flatten_outputs
         # Here, not before the fork: a template has one thread, and so would its workers.
         torch.set_num_threads(context.threads)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mooring.core.errors import InvalidInput, ModelLoadFailed, Unsupported
+from mooring.core.missing_packages import missing_package
 from mooring.core.tensors import Array, Parameter
 
 _SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*")
@@ -98,7 +99,7 @@ def open_image(data: bytes | memoryview) -> Any:
     try:
         from PIL import Image, UnidentifiedImageError  # noqa: PLC0415 (an extra, and heavy)
     except ImportError:
-        raise Unsupported("images need Pillow; install mooring[torch] or pillow") from None
+        raise Unsupported(missing_package("an image", "PIL")) from None
     try:
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
         if image.width * image.height > _MAX_PIXELS:

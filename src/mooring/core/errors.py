@@ -11,6 +11,7 @@ MooringError
 ├── ModelLoadFailed           its files or its own code prevented the load
 │   ├── SourceRefused         ... its source is not allowed
 │   ├── FetchFailed           ... its archive could not be downloaded
+│   ├── PackageMissing        ... a package that the model needs is not installed
 │   ├── RequirementsFailed    ... pip could not install what it requires
 │   └── WorkersFailed         ... no worker could load it, or too few
 ├── VersionIsDefault          the default version cannot be removed while there are others
@@ -102,6 +103,10 @@ class SourceRefused(ModelLoadFailed):
 
 class FetchFailed(ModelLoadFailed):
     """The model's archive could not be downloaded."""
+
+
+class PackageMissing(ModelLoadFailed):
+    """A package that the model needs is not installed. The message says it all, so the log goes without ``detail``."""
 
 
 class RequirementsFailed(ModelLoadFailed):

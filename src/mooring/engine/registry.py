@@ -14,6 +14,7 @@ from mooring.core.errors import (
     ModelNotFound,
     ModelNotReady,
     MooringError,
+    PackageMissing,
     VersionNotFound,
 )
 from mooring.core.options import Scaling, declare
@@ -239,8 +240,10 @@ class ModelVersion:
             version=self.spec.version,
             reason=truncate_text(error.message, _MAX_REASON) if known else error.message,
             failures_in_a_row=pool.failures.in_a_row,
-            detail="" if known else error.detail,
+            detail="" if known or isinstance(error, PackageMissing) else error.detail,
         )
+        if isinstance(error, PackageMissing) and not known:
+            log.debug("package missing", model=self.spec.name, detail=error.detail)
         if pool.ready:
             return
         if isinstance(error, ModelLoadFailed) or pool.failures.in_a_row >= _CRASH_LOOP:

@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 from mooring.config.settings import Config, ConfigError
+from mooring.core.missing_packages import missing_package
 from mooring.observability.logs import get_logger
 
 log = get_logger(__name__)
@@ -127,10 +128,8 @@ def _read_from_keystore(config: Config, file: Path) -> tuple[bytes, bytes]:
     try:
         from mooring.web.keystore import read_keystore  # noqa: PLC0415 (an extra)
     except ImportError:
-        raise ConfigError(
-            f"keystore {file} is read with the library cryptography: pip install 'mooring[tls]';"
-            " or give certificate_file and private_key_file as PEM"
-        ) from None
+        need = missing_package(f"keystore {file}", "cryptography")
+        raise ConfigError(f"{need}; or give certificate_file and private_key_file as PEM") from None
     try:
         return read_keystore(
             file, _read_file("keystore", file), config.keystore_pass.text, config.keystore_type

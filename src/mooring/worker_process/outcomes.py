@@ -2,8 +2,17 @@
 
 import traceback
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
-from mooring.core.errors import InvalidOutput, ModelFailed, MooringError, OutOfResources
+from mooring.core.errors import (
+    InvalidOutput,
+    ModelFailed,
+    ModelLoadFailed,
+    MooringError,
+    OutOfResources,
+    PackageMissing,
+)
+from mooring.core.missing_packages import explain_missing_module
 from mooring.core.requests import TENSORS, InferenceRequest, InferenceResponse
 from mooring.core.service import Outcome
 
@@ -58,6 +67,19 @@ def _size_of(response: InferenceResponse) -> int:
 def line_of(error: BaseException) -> str:
     """Return an exception as one line: its type and its text."""
     return f"{type(error).__name__}: {error}"
+
+
+def load_failure_of(error: Exception, folder: Path) -> MooringError:
+    """Return what a load raised as a ``MooringError``. ``folder`` has the model's files.
+
+    A missing module is one sentence with the command that installs it. Call it while the exception is being handled.
+    """
+    detail = traceback.format_exc()
+    cause = error.__cause__ if isinstance(error, ModelLoadFailed) else error
+    if isinstance(cause, ModuleNotFoundError) and cause.name and not isinstance(error, PackageMissing):
+        detail = error.detail if isinstance(error, MooringError) and error.detail else detail
+        return PackageMissing(explain_missing_module(cause, folder), detail=detail)
+    return error if isinstance(error, MooringError) else ModelLoadFailed(line_of(error), detail=detail)
 
 
 def fails_again(error: BaseException, *, code: bool) -> bool:

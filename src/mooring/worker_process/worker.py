@@ -10,11 +10,11 @@ import select
 import socket
 import threading
 import time
-import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 from mooring.backends.backend import Backend, Concurrent, Stepwise, create_backend
-from mooring.core.errors import DeadlineExceeded, ErrorRecord, ModelFailed, ModelLoadFailed, MooringError
+from mooring.core.errors import DeadlineExceeded, ErrorRecord, ModelFailed
 from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.service import JoiningState, MetricValue, Outcome
 from mooring.ipc.arena import MappedArena
@@ -43,7 +43,7 @@ from mooring.worker_process.outcomes import (
     enforce_answer_limit,
     fails_again,
     failure_of,
-    line_of,
+    load_failure_of,
     split_into_calls,
 )
 from mooring.worker_process.preloaded import Preloaded
@@ -305,12 +305,8 @@ class Worker:
 
                 run_warmup(backend, message.spec, metadata)
         except Exception as error:  # user code may raise anything while it loads
-            record = ErrorRecord.of(
-                error
-                if isinstance(error, MooringError)
-                else ModelLoadFailed(line_of(error), detail=traceback.format_exc())
-            )
             spec = message.spec
+            record = ErrorRecord.of(load_failure_of(error, Path(spec.location)))
             code = runs_user_code(spec.backend, module=bool(spec.parameters.get("module")))
             lasting = fails_again(error, code=code)
         else:
