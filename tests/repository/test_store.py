@@ -13,6 +13,7 @@ from mooring.core.errors import ModelExists, ModelLoadFailed, ModelNotFound
 from mooring.repository.layout import model_folders
 from mooring.repository.store import Store, archives_in
 
+DOUBLE = "def double(x):\n    return 2 * x\n"
 DIGITS = Path(__file__).parents[2] / "examples" / "digits"
 
 
@@ -339,7 +340,7 @@ def test_a_name_cannot_lead_out_of_a_repository(store, tmp_path, name):
 def test_targets_store_and_repository_come_together(store, models, tmp_path):
     mar(models / "a.mar", "a")
     function_model(tmp_path / "repository" / "adder")
-    (tmp_path / "fn.py").touch()
+    (tmp_path / "fn.py").write_text(DOUBLE)
     config = Config(
         targets=(f"{tmp_path}/fn.py:double",),
         model_store=models,
@@ -350,7 +351,7 @@ def test_targets_store_and_repository_come_together(store, models, tmp_path):
 
 
 def test_a_function_is_served_without_any_other_file(store, tmp_path):
-    (tmp_path / "fn.py").touch()
+    (tmp_path / "fn.py").write_text(DOUBLE)
     (spec,) = store.read_target(f"{tmp_path}/fn.py:double")
     assert (spec.name, spec.version, spec.backend) == ("double", "1", "function")
     assert (spec.location, spec.entry, spec.url) == (
@@ -370,14 +371,14 @@ def test_a_file_for_tritons_python_backend_is_run_by_that(store, tmp_path):
 
 
 def test_a_file_is_served_under_its_own_name(store, tmp_path):
-    (tmp_path / "doubler.py").touch()
+    (tmp_path / "doubler.py").write_text("def infer(x): return x\n")
     (spec,) = store.read_target(f"{tmp_path}/doubler.py")
     assert (spec.name, spec.entry) == ("doubler", "doubler.py")
 
 
 def test_a_target_may_be_given_a_name(store, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "fn.py").touch()
+    (tmp_path / "fn.py").write_text(DOUBLE)
     mar(tmp_path / "m.mar")
     function_model(tmp_path / "adder")
     assert store.read_target("mine=fn.py:double")[0].name == "mine"
@@ -402,7 +403,7 @@ def test_a_folder_of_each_kind_is_a_target(store, tmp_path):
         ("adder", "2"),
     ]
     (tmp_path / "bare").mkdir()
-    (tmp_path / "bare" / "model.py").touch()
+    (tmp_path / "bare" / "model.py").write_text("def infer(x): return x\n")
     (spec,) = store.read_target(str(tmp_path / "bare"))
     assert (spec.name, spec.backend, spec.entry) == ("bare", "function", "model.py")
 
@@ -427,7 +428,7 @@ def test_the_shipped_example_is_a_target(store):
         ("gone.mar", "no such file or folder: 'gone.mar'"),
         ("gone.py:fn", "no such file: 'gone.py'"),
         ("fn.py:not a name", "cannot be the name of a function"),
-        ("empty", "folder 'empty' holds no model: expected"),
+        ("empty", "folder 'empty' holds no model: there is nothing; expected one of model.onnx"),
         ("repository", "--model-repository"),
         ("notes.txt", "neither a zip"),
         ("a/b=fn.py", "no such file"),
@@ -438,7 +439,7 @@ def test_a_target_that_is_no_model_is_refused_with_what_is_missing(
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    (tmp_path / "fn.py").touch()
+    (tmp_path / "fn.py").write_text(DOUBLE)
     (tmp_path / "notes.txt").write_text("hello")
     function_model(tmp_path / "repository" / "adder")
     with pytest.raises((ModelLoadFailed, ModelNotFound), match=match):

@@ -5,6 +5,7 @@ constructed, and its ``load`` called. Where the function is asynchronous there i
 ``load`` and ``close`` too.
 """
 
+import importlib
 import inspect
 import re
 import sys
@@ -60,7 +61,7 @@ class UserFunction:
         path = self.path = location / (file or _DEFAULT_FILE) if location.is_dir() else location
         if not path.is_file():
             raise ModelLoadFailed(f"model '{spec.name}' has no file {path}")
-        self.module = run_user_code(path, import_file, path, spec)
+        self.module = run_user_code(path, import_dotted if spec.module else import_file, path, spec)
         function: Any = _find_model(self.module, name, path)
         if not inspect.isclass(function):
             self.infer = function
@@ -142,6 +143,25 @@ def import_file(path: Path, spec: ModelSpec) -> ModuleType:
     bypass_bytecode_cache(folder)
     name = re.sub(r"\W", "_", f"_mooring_model_{spec.name}_{spec.version}")
     return import_source(name, path)
+
+
+def import_dotted(path: Path, spec: ModelSpec) -> ModuleType:
+    """Import the file by its dotted name, so that its relative imports find the rest of its package.
+
+    The folder of the package comes first on the import path. Only the package of the model is imported from source: an
+    installed one may have hundreds of others beside it.
+    """
+    root = spec.location
+    if root not in sys.path:
+        sys.path.insert(0, root)
+    bypass_bytecode_cache(str(Path(root, spec.module.partition(".")[0])))
+    importlib.invalidate_caches()
+    module = importlib.import_module(spec.module)
+    if getattr(module, "__file__", None) != str(path):
+        raise ModelLoadFailed(
+            f"{path} cannot be imported as '{spec.module}': another module is called so ({module.__file__})"
+        )
+    return module
 
 
 def _find_model(module: ModuleType, name: str, path: Path) -> Any:

@@ -165,7 +165,9 @@ Port = Annotated[int, Meta(ge=0, le=65_535)]
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Every setting of the server. Times are in seconds, sizes in bytes, paths relative to the working directory."""
 
-    targets: Annotated[Names, Meta(description="what to serve: FILE.mar, FILE.py:function or MODEL_DIR")] = ()
+    targets: Annotated[
+        Names, Meta(description="what to serve: a model file, FILE.py:NAME, MODULE:NAME, a folder or a URL")
+    ] = ()
     host: Annotated[
         str,
         Meta(

@@ -5,14 +5,16 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mooring.doctor.findings import Finding, Report, change, differs, make_report
+from mooring.doctor.findings import Finding, Report, Verdict, change, differs, make_report
 from mooring.doctor.log_configs import is_log_config, log_config_findings
 from mooring.doctor.model_archive import archive_findings, folder_findings
 from mooring.doctor.repositories import is_repository_model, mlserver_findings, repository_findings
 from mooring.doctor.settings import Settings
+from mooring.doctor.targets import TARGET_SUFFIXES, target_finding
 from mooring.doctor.workflows import workflow_findings
 from mooring.repository.layout import MLSERVER, find_flat_file, is_dangling_link, model_folders
 from mooring.repository.mar import MANIFEST, SUFFIXES
+from mooring.repository.targets import suggest_targets
 
 _DEEPEST = 6
 _KEY_FILE = "key_file.json"
@@ -22,14 +24,18 @@ def examine_place(place: Path) -> Report:
     """Return the report of a folder or a single archive. Nothing in it is run, and nothing is written to it."""
     root = place.resolve()
     alone = not root.is_dir()
-    findings = list(_examine_file(root, root.name, installing=False)) if alone else _examine_folder(root)
+    findings = (
+        list(_examine_file(root, root.name, installing=False)) if alone else _examine_folder(root, place)
+    )
+    if alone and not findings and root.suffix in TARGET_SUFFIXES:
+        findings = [target_finding(str(place), root.name)]
     if not findings:
         hint = "name the folder that holds config.properties, or the model store"
         findings = [change(".", "nothing that could be served was found here", hint)]
     return make_report(place, findings)
 
 
-def _examine_folder(root: Path) -> list[Finding]:
+def _examine_folder(root: Path, given: Path) -> list[Finding]:
     found: list[Finding] = []
     settings = list(_find_settings(root))
     for each in settings:
@@ -51,6 +57,11 @@ def _examine_folder(root: Path) -> list[Finding]:
     if not found:  # no known layout: examine it as a server started with this folder would read it
         for entry in [root] if find_flat_file(root, "") else [root / name for name in model_folders(root)]:
             found += repository_findings(entry, _relative_name(entry, root))
+        flat = find_flat_file(root, "")
+        targets = suggest_targets(root, given)
+        if not flat or len(targets) > 1:
+            broken = flat if any(each.verdict is Verdict.CHANGE for each in found) else ""
+            found += [target_finding(text, f"{root.name}/{name}") for name, text in targets if name != broken]
     return found
 
 

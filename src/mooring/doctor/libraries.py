@@ -8,15 +8,16 @@ from pathlib import Path
 
 from mooring.backends.handler.absent import REASONS
 from mooring.backends.handler.entry import COMPAT
+from mooring.core.missing_packages import install_command, package_of
 from mooring.doctor.findings import Finding, at, change, differs
-from mooring.doctor.python_source import (
+from mooring.hardware import CPU, find_devices
+from mooring.repository.python_source import (
     Import,
     SourceUnreadable,
     find_imports,
     find_required_cuda,
     read_source,
 )
-from mooring.hardware import CPU, find_devices
 
 # Libraries that only run on a vendor's devices.
 _VENDORS = {
@@ -33,16 +34,6 @@ _VENDORS = {
     "torch_tensorrt": "NVIDIA's TensorRT",
     "torch_xla": "XLA devices",
     "vllm": "CUDA",
-}
-# Modules whose distribution has another name.
-_DISTRIBUTIONS = {
-    "PIL": "pillow",
-    "bs4": "beautifulsoup4",
-    "cv2": "opencv-python",
-    "dotenv": "python-dotenv",
-    "sklearn": "scikit-learn",
-    "skimage": "scikit-image",
-    "yaml": "pyyaml",
 }
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -61,7 +52,7 @@ class Requirements:
 
     def provides_module(self, module: str) -> bool:
         """Return whether they name the distribution of this module."""
-        package = _normalize_name(_DISTRIBUTIONS.get(module, module))
+        package = _normalize_name(package_of(module))
         return any(name == package or name.startswith(f"{package}-") for name in self._names)
 
 
@@ -119,9 +110,8 @@ def _import_findings(each: Import, top: str, where: str, requirements: Requireme
             where, f"imports {top}{needs}, which is not installed here; the code goes on without it"
         )
     elif not requirements.provides_module(top):
-        package = _DISTRIBUTIONS.get(top, top)
         text = f"imports {top}{needs}{'; it' if needs else ', which'} is not installed here"
-        hint = f"pip install {package}, or name it in the model's requirements.txt"
+        hint = f"{install_command(top)}, or name it in the model's requirements.txt"
         yield change(where, text, f"{hint} (install_py_dep_per_model=true)")
     elif not requirements.installed:
         text = f"imports {top}{needs}, which is only in the model's requirements, and those are not installed"

@@ -14,7 +14,12 @@ from mooring.core.errors import ModelLoadFailed
 from mooring.core.options import Parallel
 from mooring.doctor.findings import Finding, Verdict, at, change, differs, line_of, runs
 from mooring.doctor.libraries import Requirements, library_findings
-from mooring.doctor.python_source import (
+from mooring.doctor.weights import more_than_tensors
+from mooring.repository.archives import find_model_root, unpack
+from mooring.repository.mar import MANIFEST, check_name, file_in_archive, model_name_of, read_manifest
+from mooring.repository.model_config import check_server_keys, read_model_config
+from mooring.repository.parallel import GROUPS_TAKE_NO_STEPS, find_refusal, read_parallel
+from mooring.repository.python_source import (
     SourceUnreadable,
     binds_name,
     find_classes,
@@ -22,11 +27,6 @@ from mooring.doctor.python_source import (
     read_source,
     torch_loads,
 )
-from mooring.doctor.weights import more_than_tensors
-from mooring.repository.archives import find_model_root, unpack
-from mooring.repository.mar import MANIFEST, check_name, file_in_archive, model_name_of, read_manifest
-from mooring.repository.model_config import check_server_keys, read_model_config
-from mooring.repository.parallel import GROUPS_TAKE_NO_STEPS, find_refusal, read_parallel
 from mooring.workers.capacity import machine_capacity
 
 _WEIGHTS = (".pt", ".pth", ".bin", ".ckpt")

@@ -10,11 +10,12 @@ import msgspec
 
 from mooring.backends.onnx import check_declared
 from mooring.core.errors import ModelLoadFailed
+from mooring.core.missing_packages import describe_need
 from mooring.doctor.findings import Finding, at, change, differs, line_of, runs
 from mooring.doctor.libraries import Requirements, library_findings
-from mooring.doctor.python_source import SourceUnreadable, find_classes, has_method, read_source
 from mooring.repository.ensemble_rules import StepModel, find_model_fault
 from mooring.repository.layout import MLSERVER, PADDED, find_declaration, find_flat_file, version_folders
+from mooring.repository.python_source import SourceUnreadable, find_classes, has_method, read_source
 from mooring.repository.repository_model import RepositoryModel, read_repository_model
 from mooring.repository.spec import ModelSpec
 from mooring.repository.triton_config import tuning_keys
@@ -100,7 +101,8 @@ def _spec_findings(spec: ModelSpec, folder: Path, shown: str, where: str) -> Ite
     name = f"model {spec.name} {spec.version}"
     library = _LIBRARIES.get(spec.backend)
     if library is not None and find_spec(library) is None:
-        yield change(where, f"{name} needs {library}, which is not installed here", f"pip install {library}")
+        need, command = describe_need(library)
+        yield change(where, f"{name} needs {need}, which is not installed here", command)
         return
     if refusal := machine_capacity().refusal_reason(spec.scaling.min_workers):
         yield change(where, f"{name} is refused: {refusal}", "give it fewer workers")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from mooring.core.errors import ModelLoadFailed
 from mooring.doctor.findings import Finding, at, change, differs, line_of, runs
-from mooring.doctor.python_source import SourceUnreadable, binds_name, read_source
 from mooring.repository.archives import find_model_root, unpack
+from mooring.repository.python_source import SourceUnreadable, binds_name, read_source
 from mooring.repository.workflow_spec import Workflow, read_workflow
 
 

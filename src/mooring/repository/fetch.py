@@ -73,6 +73,19 @@ class Fetcher:
 
     def check(self, url: str) -> None:
         """Raises ``SourceRefused`` for what is not allowed, and for what may mean something else than it seems to."""
+        self.check_form(url)
+        if not self.allows(url):
+            raise SourceRefused(
+                f"'{url_for_log(url)}' matches none of the allowed URLs; put the archive into the model store, "
+                "or name where it comes from in allowed_urls"
+            )
+
+    def allows(self, url: str) -> bool:
+        """Whether a URL is on the allow-list; it may be refused nevertheless (``check_form``)."""
+        return any(pattern.fullmatch(url) for pattern in self._allowed)
+
+    def check_form(self, url: str) -> None:
+        """Raises ``SourceRefused`` for a URL that is fetched by no allow-list."""
         try:
             parts = urlsplit(url)
             _ = parts.port
@@ -83,11 +96,6 @@ class Fetcher:
         if odd or "@" in parts.netloc or ".." in path.split("/") or parts.scheme not in _SCHEMES:
             raise SourceRefused(f"'{url_for_log(url)}' is not fetched: give a plain http, https or file URL")
         _refuse_credentials(parts)
-        if not any(pattern.fullmatch(url) for pattern in self._allowed):
-            raise SourceRefused(
-                f"'{url_for_log(url)}' matches none of the allowed URLs; put the archive into the model store, "
-                "or name where it comes from in allowed_urls"
-            )
 
     def fetch(self, url: str, into: Path) -> Path:
         """Fetch the archive into the folder ``into``, under its name in the URL.

@@ -138,6 +138,8 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     triton: dict[str, Any] = {}
     parallel: Parallel | None = None  # of an archive whose workers are groups of processes
     packages: str = ""  # a folder that the model's code imports from before all others: its own requirements
+    # The dotted name by which a function's file is imported from ``location``; empty where it is imported by itself.
+    module: str = ""
     venv: str = ""  # the virtual environment that those packages are in, where they are in one
     manifest: dict[str, Any] = {}
     config: dict[str, Any] = {}  # model-config.yaml, as the handler sees it

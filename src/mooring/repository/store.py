@@ -47,6 +47,14 @@ from mooring.repository.repository_model import (
 )
 from mooring.repository.snapshot import restore_settings
 from mooring.repository.spec import Defaults, ModelSpec
+from mooring.repository.targets import (
+    Target,
+    TargetKind,
+    explain_folder,
+    find_model_in_folder,
+    find_target,
+    refuse_url,
+)
 from mooring.repository.workflow_spec import Workflow, read_workflow
 
 log = get_logger(__name__)
@@ -98,20 +106,17 @@ class Store:
 
     def read_target(self, target: str) -> list[ModelSpec]:
         """Read what one argument of ``mooring serve`` names: one model, or every version of one."""
-        name, path = _split_target(target)
-        file, colon, function = path.rpartition(":")
-        if colon and file.endswith(".py"):
-            return [self._function(Path(file), function, target, name)]
-        place = Path(path)
-        if not place.exists():
-            raise ModelNotFound(f"no such file or folder: '{path}'")
-        if place.is_dir():
-            return self._open_folder(real_path(place), target, name)
-        if place.suffix == ".py":
-            return [self._function(place, "", target, name)]
-        if backend_of(place):
-            return [self._file(place, target, name or place.stem)]
-        return [self._unpack(place, target, name)]
+        found = find_target(target)
+        name, place, text = found.name, found.place, found.text
+        if found.kind is TargetKind.URL:
+            return [self._fetch_target(found)]
+        if found.kind is TargetKind.FOLDER:
+            return self._open_folder(real_path(place), text, name)
+        if found.kind is TargetKind.FUNCTION:
+            return [self._function(found)]
+        if found.kind is TargetKind.FILE:
+            return [self._file(place, text, name or place.stem)]
+        return [self._unpack(place, text, name)]
 
     def read_archive(
         self, store: Path, archive: str, *, name: str = "", defaults: Defaults | None = None
@@ -251,7 +256,7 @@ class Store:
         if spec.workflow:
             return ""
         if is_remote(spec.url):
-            return spec.url
+            return spec.url if spec.backend == "handler" else ""  # a model file is fetched for a start alone
         if folder is None or not spec.url or spec.backend != "handler":
             return ""
         return str(spec.url) if not leads_out(spec.url) and _exists(folder / spec.url) else ""
@@ -301,26 +306,36 @@ class Store:
         fallback = model_name_of(origin)
         return read_model(folder, url, name=name, fallback=fallback, defaults=defaults or self._defaults)
 
+    def _fetch_target(self, target: Target) -> ModelSpec:
+        """Fetch an archive or a model file from a URL that is allowed."""
+        if not self._fetcher.allows(target.text):
+            self._fetcher.check_form(target.text)
+            raise refuse_url(target.text)
+        backend = backend_of(target.place)
+        if not backend:
+            return self.read_remote(target.text, name=target.name)
+        folder = self._unpacked / uuid.uuid4().hex
+        folder.mkdir(mode=0o700)
+        try:
+            file = self._fetcher.fetch(target.text, folder)
+            return self._file(file, url_for_log(target.text), target.name or file.stem)
+        except MooringError:
+            remove_folder(folder)
+            raise
+
     def _open_folder(self, folder: Path, url: str, name: str) -> list[ModelSpec]:
         if find_declaration(folder) is not None or version_folders(folder):
             return read_versions(folder, url, name=name, defaults=self._defaults)
         root = find_model_root(folder)
         if (root / MANIFEST).is_file() or (root / "handler.py").is_file():
             return [self._read_folder(root, url, name, folder)]
-        if (folder / "model.py").is_file():
-            return [self._function(folder / "model.py", "", url, name or folder.name)]
-        files = [file for file in folder.iterdir() if file.is_file() and backend_of(file) in LIBRARIES]
-        if len(files) == 1:
-            return [self._file(files[0], url, name or folder.name)]
-        models = [
-            each
-            for each in model_folders(folder)
-            if find_declaration(folder / each) or version_folders(folder / each)
-        ]
-        hint = "; its folders look like models: give it as --model-repository" if models else ""
-        raise ModelLoadFailed(
-            f"folder '{url}' holds no model: expected {MANIFEST}, handler.py, config.toml or model.py{hint}"
-        )
+        file = find_model_in_folder(folder)
+        if file is None:
+            raise ModelLoadFailed(explain_folder(folder, url))
+        if file.suffix == ".py":
+            target = find_target(str(file))
+            return [self._function(msgspec.structs.replace(target, text=url, name=name or folder.name))]
+        return [self._file(file, url, name or folder.name)]
 
     def _file(self, file: Path, url: str, name: str) -> ModelSpec:
         """Make a model of one file that itself declares its inputs and outputs."""
@@ -329,16 +344,17 @@ class Store:
         spec = self._undeclared_model(file, url, check_name(name, url, "name"), backend_of(file), file.name)
         return spec.with_options(declare(Batching, max_batch_size=DEFAULT_BATCH, size_by_default=True))
 
-    def _function(self, file: Path, function: str, url: str, name: str) -> ModelSpec:
+    def _function(self, target: Target) -> ModelSpec:
         """Make a model of a function, or without its name of the file's own ``infer`` or ``Model``."""
-        if not file.is_file():
-            raise ModelNotFound(f"no such file: '{file}'")
-        if function and not function.isidentifier():
-            raise ModelLoadFailed(f"'{url}': '{function}' cannot be the name of a function")
-        entry = f"{file.name}:{function}" if function else file.name
-        chosen = check_name(name or function or file.stem, url, "name")
+        file, function = target.place, target.function
+        # Of the link, where it is one: caches of models keep their files under other names.
+        root, entry = str(real_path(target.root)), str(file.relative_to(target.root))
+        name = check_name(target.name or file.stem, target.text, "name")
         backend = "triton_python" if not function and runs_triton_model(file) else "function"
-        return self._undeclared_model(file, url, chosen, backend, entry)
+        spec = self._undeclared_model(
+            file, target.text, name, backend, f"{entry}:{function}" if function else entry
+        )
+        return msgspec.structs.replace(spec, location=root, module=target.module)
 
     def _undeclared_model(self, file: Path, url: str, name: str, backend: str, entry: str) -> ModelSpec:
         """Make a model of a file without a configuration: the server's defaults hold."""
@@ -455,14 +471,6 @@ def _split_name(named: str) -> tuple[str, str]:
     """Split NAME=ARCHIVE, where the archive may be a URL with a = of its own."""
     name, equals, archive = named.partition("=")
     return (name, archive) if equals and "/" not in name else ("", named)
-
-
-def _split_target(target: str) -> tuple[str, str]:
-    """Split NAME=PATH. A path may hold a = itself."""
-    name, equals, path = target.partition("=")
-    if not equals or "/" in name or Path(target).exists():
-        return "", target
-    return name, path
 
 
 def _existing_folder(folder: Path, what: str) -> Path:

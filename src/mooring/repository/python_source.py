@@ -103,7 +103,7 @@ def function(body: Iterable[ast.stmt], name: str) -> _Function | None:
 def binds_name(tree: ast.Module, name: str) -> bool:
     """Return whether a module defines that name when it is imported; a star import may define any."""
     for node in module_statements(tree):
-        if isinstance(node, _FUNCTIONS) and node.name == name:
+        if isinstance(node, (*_FUNCTIONS, ast.ClassDef)) and node.name == name:
             return True
         if isinstance(node, ast.ImportFrom | ast.Import):
             if any((each.asname or each.name) in (name, "*") for each in node.names):
@@ -113,6 +113,42 @@ def binds_name(tree: ast.Module, name: str) -> bool:
             if any(isinstance(each, ast.Name) and each.id == name for each in targets):
                 return True
     return False
+
+
+def may_define(tree: ast.Module, name: str) -> bool:
+    """Return whether a module could have that name once it was imported; False only where that is sure."""
+    if binds_name(tree, name) or binds_name(tree, "__getattr__"):
+        return True
+    dynamic = {"exec", "globals", "setattr", name}
+    return any(isinstance(node, ast.Name) and node.id in dynamic for node in ast.walk(tree))
+
+
+def names_bound(tree: ast.Module) -> list[str]:
+    """Return the public functions, classes and variables that a module defines itself, as far as its text tells."""
+    found: dict[str, None] = {}
+    for node in module_statements(tree):
+        if isinstance(node, (*_FUNCTIONS, ast.ClassDef)):
+            found[node.name] = None
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found.update((each.id, None) for each in targets if isinstance(each, ast.Name))
+    return [name for name in found if not name.startswith("_")]
+
+
+def find_models(tree: ast.Module) -> list[str]:
+    """Return the names that can be models: classes with a method infer, and without such a class the public functions."""
+    bases: set[str] = {"Model"}
+    classes: list[str] = []
+    for node in find_classes(tree):
+        inherited = {ast.unparse(base).rpartition(".")[2] for base in node.bases}
+        if function(node.body, "infer") is not None or inherited & bases:
+            bases.add(node.name)
+            classes.append(node.name)
+    public = [each for each in classes if not each.startswith("_")]
+    if public:
+        return public
+    functions = [node.name for node in module_statements(tree) if isinstance(node, _FUNCTIONS)]
+    return [name for name in dict.fromkeys(functions) if not name.startswith("_")]
 
 
 def has_method(node: ast.ClassDef, name: str) -> bool:

@@ -1,0 +1,33 @@
+"""Examines one target of ``mooring serve``, in the words that the server would use."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from mooring.core.errors import MooringError
+from mooring.core.missing_packages import describe_need
+from mooring.doctor.findings import Finding, Verdict, change, runs
+from mooring.doctor.libraries import Requirements, library_findings
+from mooring.repository.platforms import LIBRARIES, SUFFIXES, backend_of
+from mooring.repository.targets import TargetKind, find_target
+
+_LIBRARIES = {"onnx": "onnxruntime", "pytorch": "torch"}
+TARGET_SUFFIXES = (".py", *(suffix for backend in LIBRARIES for suffix in SUFFIXES[backend]))
+
+
+def target_finding(target: str, shown: str) -> Finding:
+    """Return whether a file or function can be served on its own, and by which command."""
+    try:
+        found = find_target(target)
+    except MooringError as error:
+        return change(shown, error.message, "give mooring serve what is named there")
+    library = _LIBRARIES.get(backend_of(found.place))
+    if library is not None and find_spec(library) is None:
+        need, command = describe_need(library)
+        return change(shown, f"needs {need}, which is not installed here", command)
+    if found.kind is TargetKind.FUNCTION:
+        place = found.place.resolve()
+        requirements = Requirements(None, installed=False)
+        for each in library_findings(place.parent, str(Path(shown).parent), [place], requirements):
+            if each.verdict is Verdict.CHANGE:
+                return each
+    return runs(shown, f"can be served: mooring serve {target}")
