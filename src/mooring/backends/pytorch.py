@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from msgspec import structs
 
+from mooring.backends.model_calls import to_model_failure
 from mooring.backends.samples import Arrays, Parameters
 from mooring.backends.signature_check import DeclaredBackend, model_file, resolve_signature
-from mooring.backends.tensors import ExplanationTargets, ModelOutput, to_model_failure
+from mooring.backends.tensors import ExplanationTargets, ModelOutput
 from mooring.codecs.signature import Signature
 from mooring.core.errors import (
     InvalidInput,

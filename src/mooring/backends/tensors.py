@@ -3,8 +3,7 @@
 import abc
 import functools
 import re
-import traceback
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from types import MappingProxyType
@@ -14,6 +13,7 @@ import numpy as np
 
 from mooring.backends.answers import SampleOutputs, build_response, to_output_arrays
 from mooring.backends.backend import Backend, run_sync
+from mooring.backends.model_calls import await_output, is_stream, iterate_pieces, to_model_failure
 from mooring.backends.reshaping import Reshaping
 from mooring.backends.samples import (
     Arrays,
@@ -36,11 +36,8 @@ from mooring.codecs.signature import Signature
 from mooring.core.errors import (
     InvalidInput,
     InvalidOutput,
-    ModelFailed,
     ModelLoadFailed,
     MooringError,
-    OutOfResources,
-    RequestCancelled,
     Unsupported,
 )
 from mooring.core.options import CONCAT, Control, compile_header_pattern
@@ -395,36 +392,6 @@ def _check_plain(request: InferenceRequest, aside: str) -> None:
             )
 
 
-def to_model_failure(error: BaseException) -> ModelFailed:
-    """Return an exception of the model's code as our error: its type and text, with the traceback for the log."""
-    kind = type(error).__name__
-    # torch names its own error so, and it is no MemoryError.
-    out_of_memory = isinstance(error, MemoryError) or kind == "OutOfMemoryError"
-    detail = "".join(traceback.format_exception(error))
-    return (OutOfResources if out_of_memory else ModelFailed)(f"{kind}: {error}", detail=detail)
-
-
-def _is_stream(returned: ModelOutput) -> bool:
-    return hasattr(returned, "__next__") or hasattr(returned, "__anext__")
-
-
-async def _await_output(returned: ModelOutput) -> ModelOutput:
-    """Await the output of a model that waits. What it raises becomes a ``ModelFailed`` with its traceback."""
-    if not hasattr(returned, "__await__"):
-        return returned
-    try:
-        return await returned
-    except MooringError:
-        raise
-    except Exception as error:
-        raise to_model_failure(error) from error
-
-
-async def _iterate_async(pieces: Iterator[ModelOutput]) -> AsyncIterator[ModelOutput]:
-    for piece in pieces:
-        yield piece
-
-
 class BatchRun:
     """Runs one batch through a model.
 
@@ -495,7 +462,7 @@ class BatchRun:
         rows = samples if slots is None else slots.lay_out(samples)
         returned = self._call_backend(join_samples(rows), rows, targets)
         if self._backend.overlap is not None:
-            returned = await _await_output(returned)
+            returned = await await_output(returned)
         await self._collect_output(samples, returned)
 
     def _call_backend(
@@ -509,7 +476,7 @@ class BatchRun:
         return backend.call_model(self._operation, arrays, samples[0].parameters, targets)
 
     async def _collect_output(self, samples: list[Sample], returned: ModelOutput) -> None:
-        if _is_stream(returned):
+        if is_stream(returned):
             await self._stream_pieces(samples, returned)
         else:
             self._store_outputs(samples, self._split_outputs(samples, returned))
@@ -522,8 +489,8 @@ class BatchRun:
             part = Sample(sample.request, arrays, end - start, parameters=sample.parameters)
             returned = self._call_backend(arrays, [part], [(sample.target, end - start)])
             if self._backend.overlap is not None:
-                returned = await _await_output(returned)
-            if _is_stream(returned):
+                returned = await await_output(returned)
+            if is_stream(returned):
                 raise Unsupported(f"the model streams; send at most {self._limit} rows in a request")
             parts += self._split_outputs([part], returned)
         try:
@@ -557,7 +524,8 @@ class BatchRun:
     async def _stream_pieces(self, samples: list[Sample], returned: ModelOutput) -> None:
         """Send every piece as soon as it comes."""
         empty = True
-        async with aclosing(self._iterate_pieces(samples, returned)) as pieces:
+        is_cancelled = functools.partial(self._is_cancelled, samples)
+        async with aclosing(iterate_pieces(returned, is_cancelled)) as pieces:
             async for piece in pieces:
                 empty = False
                 outputs = self._split_outputs(samples, piece)
@@ -580,25 +548,6 @@ class BatchRun:
         for sample in samples:
             self._streamed.add(sample.request)
             self._pieces.setdefault(id(sample), [])
-
-    async def _iterate_pieces(
-        self, samples: list[Sample], returned: ModelOutput
-    ) -> AsyncGenerator[ModelOutput, None]:
-        """Yield the pieces until the stream ends. Raises ``RequestCancelled`` once nobody waits for them."""
-        try:
-            async for piece in returned if hasattr(returned, "__anext__") else _iterate_async(returned):
-                yield piece
-                if self._is_cancelled(samples):
-                    raise RequestCancelled("nobody waits for the rest of the stream")
-        except MooringError:
-            raise
-        except Exception as error:
-            raise to_model_failure(error) from error
-        finally:
-            if hasattr(returned, "aclose"):
-                await returned.aclose()
-            elif hasattr(returned, "close"):
-                returned.close()
 
     def _is_cancelled(self, samples: Sequence[Sample]) -> bool:
         """Whether all requests of these samples were cancelled; an empty row has none."""

@@ -13,10 +13,11 @@ from typing import Any
 import msgspec
 
 from mooring.backends.answers import to_output_arrays
+from mooring.backends.model_calls import to_model_failure
 from mooring.backends.model_source import bypass_bytecode_cache, import_source
 from mooring.backends.samples import Arrays, Parameters, Sample
 from mooring.backends.sequence_controls import NOT_READY, fill_controls
-from mooring.backends.tensors import ModelOutput, TensorBackend, to_model_failure
+from mooring.backends.tensors import ModelOutput, TensorBackend
 from mooring.backends.triton_python.calls import ModelCaller
 from mooring.backends.triton_python.exchanges import SampleExchange, StreamExchange
 from mooring.backends.triton_python.host import HOST

@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
+from mooring.backends.model_calls import to_model_failure
 from mooring.backends.overlapping import Answer, Overlapping
-from mooring.backends.tensors import to_model_failure
 from mooring.backends.triton_python.messages import InferenceRequest
 
 Execute = Callable[[list[InferenceRequest]], Any]
