@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         ServerUnreachable,
         Unsupported,
     )
+    from mooring.core.model_code import Model, Request, batch
     from mooring.core.tensors import Tensor
 
 # Written here and read by the build: asking the installed package costs every worker 30 ms.
@@ -27,21 +28,27 @@ __all__ = [
     "Client",
     "DeadlineExceeded",
     "InvalidInput",
+    "Model",
     "ModelFailed",
     "ModelNotFound",
     "ModelNotReady",
     "MooringError",
     "QueueFull",
     "Refused",
+    "Request",
     "ServerUnreachable",
     "Tensor",
     "Unsupported",
     "__version__",
+    "batch",
 ]
 
 _ELSEWHERE = {
     "AsyncClient": "mooring.client.aio.client",
     "Client": "mooring.client.sync.client",
+    "Model": "mooring.core.model_code",
+    "Request": "mooring.core.model_code",
+    "batch": "mooring.core.model_code",
     "Tensor": "mooring.core.tensors",
 }
 

@@ -14,7 +14,7 @@ from mooring.core.errors import (
     WorkerDied,
 )
 from mooring.core.requests import InferenceRequest, InferenceResponse
-from mooring.core.service import ModelMetadata
+from mooring.core.service import CodeOptions, ModelMetadata
 from mooring.core.tensors import Tensor
 from mooring.engine.queued_request import IllegalTransition
 
@@ -497,6 +497,23 @@ def test_headers_go_to_handlers_only():
         stage = Stage(backend=backend)
         stage.ask("a", headers=[(b"a", b"b")])
         assert stage.worker.sent[0][0].request.headers == left
+
+
+def test_headers_and_batches_are_as_the_code_of_a_loaded_model_asks():
+    stage = Stage(backend="function", size_by_default=True)
+    stage.scheduler.adopt_code(CodeOptions(headers=True, max_batch_size=4, max_delay=0.5))
+    stage.ask("a", headers=[(b"a", b"b")])
+    assert stage.sent() == [[]]  # it waits for others, for half a second
+    stage.clock.now += 1
+    stage.scheduler.dispatch()
+    assert stage.worker.sent[0][0].request.headers == [(b"a", b"b")]
+    assert stage.scheduler.spec.batching.max_batch_size == 4
+
+
+def test_a_configuration_that_names_a_batch_size_goes_before_the_code():
+    stage = Stage(backend="function", max_batch_size=2, size_by_default=False)
+    stage.scheduler.adopt_code(CodeOptions(max_batch_size=4))
+    assert stage.scheduler.spec.batching.max_batch_size == 2
 
 
 # Memory for answers.

@@ -42,7 +42,7 @@ class Batching(OptionGroup, frozen=True, kw_only=True):
     """How many requests share a call of the model, and how long one waits for others.
 
     ``size_by_default`` says that nobody named ``max_batch_size``: it holds where the model's own file shows a batch
-    dimension. ``batch_dimension`` is whether the declared shapes have one in front, None where the shapes must tell.
+    dimension, and for a function where its code names none. ``batch_dimension`` is whether the declared shapes have one in front, None where the shapes must tell.
     With ``exact_delay`` a lone request waits out ``max_delay`` although a worker is idle, as in TorchServe.
     ``stepwise`` is TorchServe's continuousBatching: the handler is called step by step, and each step's results are
     pieces of the answers. ``concurrency`` is how many requests one worker of an asynchronous model takes at once.

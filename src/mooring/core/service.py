@@ -47,8 +47,22 @@ class ValueDescription(msgspec.Struct, frozen=True):
     text: str = ""
 
 
+class CodeOptions(msgspec.Struct, frozen=True):
+    """What a model's code asks of the server: the headers of requests, and that so many requests share a call.
+
+    ``max_delay`` is in seconds. ``max_batch_size`` 1 leaves both to the configuration.
+    """
+
+    headers: bool = False
+    max_batch_size: int = 1
+    max_delay: float = 0.0
+
+
 class ModelMetadata(msgspec.Struct, frozen=True):
-    """The metadata of a loaded model. Handlers declare no tensors; only models of Python values have ``values``."""
+    """The metadata of a loaded model. Handlers declare no tensors; only models of Python values have ``values``.
+
+    ``code`` is what the model's code asks of the server; None where it asks nothing.
+    """
 
     name: str
     versions: list[str] = []
@@ -56,6 +70,7 @@ class ModelMetadata(msgspec.Struct, frozen=True):
     inputs: list[TensorSpec] = []
     outputs: list[TensorSpec] = []
     values: ValueDescription | None = None
+    code: CodeOptions | None = None
 
 
 class JoiningState(enum.StrEnum):

@@ -145,6 +145,7 @@ class ModelVersion:
             return
         if isinstance(event, ModelMetadata):
             self.metadata = event
+            self.spec = self.spec.with_code(event.code)
             self.ever_loaded = True
             self._lifecycle.move_to(State.READY)
         else:

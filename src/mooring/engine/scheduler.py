@@ -7,7 +7,7 @@ from typing import Generic
 from mooring.core.buffers import Buffer
 from mooring.core.errors import MooringError, QueueFull
 from mooring.core.requests import InferenceRequest
-from mooring.core.service import Done, ModelMetadata, Ticket
+from mooring.core.service import CodeOptions, Done, ModelMetadata, Ticket
 from mooring.engine.batching import SLOW_ROW, BatchPolicy, RefillWait, fair_share
 from mooring.engine.dispatch_timer import DispatchTimer, Loop
 from mooring.engine.dispatcher import Clock, Dispatcher, W
@@ -52,9 +52,7 @@ class Scheduler(Generic[W]):
         self.queue_size = spec.limits.queue_size
         # With job tickets nothing may wait: whether an idle worker has room is looked at for every request.
         self._queue = RequestQueue(0 if spec.limits.job_ticket else spec.limits.queue_size)
-        self._policy = BatchPolicy(
-            spec.batching.max_batch_size, spec.batching.max_delay, spec.batching.exact_delay
-        )
+        self._policy = _batch_policy(spec)
         self._refill = RefillWait()
         self._offload = JsonOffload(codecs, self, spec, allocate) if codecs is not None else None
         self._wake = wake
@@ -64,7 +62,10 @@ class Scheduler(Generic[W]):
         self._drops_headers = spec.backend != "handler" and not spec.handler.forward_headers
         self._clock = clock
         self._timer = DispatchTimer(self.dispatch, loop)
-        self._dispatcher = Dispatcher(spec, self, make_pool, statistics, allocate, health, clock)
+        self._health = health
+        self._dispatcher = Dispatcher(
+            spec, self, make_pool, statistics, allocate, self._on_worker_event, clock
+        )
         self._expire = self._dispatcher.expire  # not bound anew for every batch
 
     @property
@@ -93,6 +94,19 @@ class Scheduler(Generic[W]):
             return self._dispatcher.refusal
         queue = self._queue
         return self._queue_full() if queue.waiting >= queue.limit and self._is_full() else None
+
+    def _on_worker_event(self, event: ModelMetadata | MooringError) -> None:
+        if isinstance(event, ModelMetadata):
+            self.adopt_code(event.code)
+        self._health(event)
+
+    def adopt_code(self, code: CodeOptions | None) -> None:
+        """Do what the code of the model asks for, which a worker has told that has loaded it."""
+        if code is None:
+            return
+        self._drops_headers = self._drops_headers and not code.headers
+        self.spec = self.spec.with_code(code)
+        self._policy = _batch_policy(self.spec)
 
     def submit(self, request: InferenceRequest, done: Done, rows: int) -> Ticket:
         """Queue a request of so many rows, or refuse it at once."""
@@ -259,3 +273,8 @@ def queue_full(spec: ModelSpec, queue_size: int, dispatcher: Dispatcher[W], wait
 
 def _has_large_body(queued: QueuedRequest) -> bool:
     return worth_offloading(queued.request)
+
+
+def _batch_policy(spec: ModelSpec) -> BatchPolicy:
+    batching = spec.batching
+    return BatchPolicy(batching.max_batch_size, batching.max_delay, batching.exact_delay)

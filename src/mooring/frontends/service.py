@@ -387,8 +387,10 @@ class FrontendService(InferenceService):
             state = states.get((served.name, served.version))
             if state is not None and state.state == "FAILED":
                 served.give_up(f"model '{served.name}' version '{served.version}' is FAILED: {state.reason}")
-            else:
-                served.scheduler.accept_new()
+                continue
+            if state is not None:
+                served.scheduler.adopt_code(self._metadata[state.name, state.version].code)
+            served.scheduler.accept_new()
 
     def _name_default(self, name: str) -> None:
         """A request that names no version finds the default one."""

@@ -30,7 +30,7 @@ from mooring.repository.declaration import (
     TritonDeclaration,
     WaitPolicyTable,
 )
-from mooring.repository.platforms import AMD_PLATFORMS, DEFAULT_BATCH, LIBRARIES, unshared_reason
+from mooring.repository.platforms import AMD_PLATFORMS, DEFAULT_BATCH, FUNCTION, LIBRARIES, unshared_reason
 from mooring.repository.spec import Defaults
 
 G = TypeVar("G", bound=OptionGroup)
@@ -42,12 +42,15 @@ _MAX_SEQUENCES = 1000
 def declared_options(declared: Declaration, backend: str, defaults: Defaults) -> ModelOptions:
     """The options of a model whose configuration is ``declared`` and that ``backend`` runs.
 
-    A file of PyTorch or ONNX whose configuration leaves ``max_batch_size`` out is batched where it can be.
+    A file of PyTorch or ONNX whose configuration leaves ``max_batch_size`` out is batched where it can be, and a function
+    as its code says.
     """
     usual = defaults.options_for(sharing=defaults_to_core_count(declared, backend))
     layers = option_layers(declared)
     if declared.max_batch_size is None and backend in LIBRARIES:
         layers.append(declare(Batching, max_batch_size=DEFAULT_BATCH, size_by_default=True))
+    elif declared.max_batch_size is None and backend == FUNCTION:
+        layers.append(declare(Batching, size_by_default=True))
     return with_sequences(resolve_options(usual, *layers), declared.sequences)
 
 

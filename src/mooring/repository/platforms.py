@@ -71,6 +71,7 @@ _TRITON_MODEL = re.compile(
 )
 _SOURCE_READ = 1 << 20
 
+FUNCTION = "function"
 # Backends whose models are a file that a library reads, with no code of the user's.
 LIBRARIES = ("onnx", "pytorch")
 

@@ -20,6 +20,7 @@ from mooring.core.options import (
     declare,
     override,
 )
+from mooring.core.service import CodeOptions
 from mooring.core.tensors import Parameter, TensorSpec
 from mooring.core.versions import VersionPolicy
 
@@ -191,6 +192,17 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     def with_options(self, *layers: OptionGroup) -> "ModelSpec":
         """The same version with what the layers declare in place of its own options."""
         return structs.replace(self, options=override(self.options, *layers))
+
+    def with_code(self, code: CodeOptions | None) -> "ModelSpec":
+        """The same version with the batches that its code asks for, unless its configuration names a size."""
+        if code is None or code.max_batch_size == 1 or not self.batching.size_by_default:
+            return self
+        size, delay = code.max_batch_size, code.max_delay
+        return self.with_options(
+            declare(Batching, max_batch_size=size, max_delay=delay, exact_delay=True)
+            if delay
+            else declare(Batching, max_batch_size=size)
+        )
 
     def labels_of(self, output: str) -> Mapping[str, Any]:
         """The name of each class of an output, by its index."""

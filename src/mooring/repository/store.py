@@ -38,7 +38,7 @@ from mooring.repository.layout import (
     version_folders,
 )
 from mooring.repository.mar import MANIFEST, SUFFIXES, check_name, model_name_of, read_model
-from mooring.repository.platforms import DEFAULT_BATCH, LIBRARIES, backend_of, runs_triton_model
+from mooring.repository.platforms import DEFAULT_BATCH, FUNCTION, LIBRARIES, backend_of, runs_triton_model
 from mooring.repository.repository_model import (
     RepositoryModel,
     VersionChoice,
@@ -350,11 +350,12 @@ class Store:
         # Of the link, where it is one: caches of models keep their files under other names.
         root, entry = str(real_path(target.root)), str(file.relative_to(target.root))
         name = check_name(target.name or file.stem, target.text, "name")
-        backend = "triton_python" if not function and runs_triton_model(file) else "function"
+        backend = "triton_python" if not function and runs_triton_model(file) else FUNCTION
         spec = self._undeclared_model(
             file, target.text, name, backend, f"{entry}:{function}" if function else entry
         )
-        return msgspec.structs.replace(spec, location=root, module=target.module)
+        spec = msgspec.structs.replace(spec, location=root, module=target.module)
+        return spec.with_options(declare(Batching, size_by_default=True)) if backend == FUNCTION else spec
 
     def _undeclared_model(self, file: Path, url: str, name: str, backend: str, entry: str) -> ModelSpec:
         """Make a model of a file without a configuration: the server's defaults hold."""

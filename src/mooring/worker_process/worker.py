@@ -310,11 +310,12 @@ class Worker:
             code = runs_user_code(spec.backend, module=bool(spec.parameters.get("module")))
             lasting = fails_again(error, code=code)
         else:
-            self._backend, self._spec = backend, message.spec
+            spec = message.spec.with_code(metadata.code)
+            self._backend, self._spec = backend, spec
             joining = backend.joining
             self._joining_untried = joining is not None and joining.state is JoiningState.UNTRIED
-            self._rows = 1 if self._joining_untried else message.spec.batching.max_batch_size
-            self._loaded = Loaded(metadata, capacity_of(backend, message.spec), joining)
+            self._rows = 1 if self._joining_untried else spec.batching.max_batch_size
+            self._loaded = Loaded(metadata, capacity_of(backend, spec), joining)
             if not self._loaded.capacity:
                 self._flush_thread.start()
             channel.send(self._loaded)
