@@ -289,9 +289,15 @@ def frontends(server: "Server") -> list[psutil.Process]:
     found = []
     for child in server.process.children():
         with suppress(psutil.Error):  # it may be a zombie, or gone
-            if "mooring.frontends.process" in child.cmdline():
+            if runs_as(child, "frontend", "mooring.frontends.process"):
                 found.append(child)
     return found
+
+
+def runs_as(process: psutil.Process, role: str, module: str) -> bool:
+    """Whether a process is of this role, by its title or, until it has one, by the module that it was started as."""
+    words = process.cmdline()
+    return module in words or f"mooring: {role} " in f"{' '.join(words)} "
 
 
 def assert_gone(processes: Iterable[psutil.Process], *, within: float = 2.0) -> None:

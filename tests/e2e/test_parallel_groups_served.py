@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
-from e2e_kit import Server, Wire, assert_gone, pack, request, until
+from e2e_kit import Server, Wire, assert_gone, pack, request, runs_as, until
 
 # What a handler of TorchServe's does under torchrun: the ranks meet, and every call is a collective operation.
 SUM = """
@@ -97,7 +97,7 @@ def ask_management(server, method, target):
 def group_of(server, model):
     """The processes of a model's only worker: that of the worker, rank 0, rank 1."""
     (worker,) = map(psutil.Process, server.workers(model))
-    ranks = [each for each in worker.children() if "mooring.worker_process.rank" in each.cmdline()]
+    ranks = [each for each in worker.children() if runs_as(each, "rank", "mooring.worker_process.rank")]
     return [worker, *sorted(ranks, key=lambda each: int(each.environ()["RANK"]))]
 
 

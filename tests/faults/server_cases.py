@@ -90,7 +90,10 @@ def stopped_front(stage: Stage) -> None:
         found = set()
         for process in server.family():
             with suppress(psutil.Error):  # it may be a zombie, or gone
-                if "mooring.frontends.process" in process.cmdline():
+                if any(
+                    word.startswith(("mooring: frontend", "mooring.frontends.process"))
+                    for word in process.cmdline()
+                ):
                     found.add(process.pid)
         return found
 

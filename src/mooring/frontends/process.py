@@ -31,6 +31,7 @@ from mooring.observability.log_output.line_writer import LineWriter, is_written
 from mooring.observability.log_output.setup import setup_logging
 from mooring.observability.logs import ACCESS_LOG, get_logger
 from mooring.observability.metrics import Metrics
+from mooring.process_titles import set_process_title
 from mooring.protocols.amd.metrics import count_requests
 from mooring.protocols.dialect import dialect_for
 from mooring.protocols.endpoints import Endpoint
@@ -265,6 +266,7 @@ def main(arguments: Sequence[str]) -> None:
     number, *descriptors, parent = map(int, arguments)
     end_with_parent(parent)
     leave_to_first_process()
+    set_process_title("frontend", str(number))
     settings = FrontendSettings.decoded(sys.stdin.buffer.read())
     setup_logging(settings.config, first=False)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

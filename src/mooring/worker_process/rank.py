@@ -11,6 +11,7 @@ import sys
 
 from mooring.ipc.arena import MappedArena, anonymous_file
 from mooring.ipc.progress import Progress
+from mooring.process_titles import set_process_title
 from mooring.signals import STOP, end_with_parent
 from mooring.worker_process.channel import Channel
 from mooring.worker_process.model_logging import install_handler
@@ -21,8 +22,10 @@ _NO_ARENA = 4096  # bytes: nothing ever lies in it, since payloads come with the
 
 def serve_rank(sock: socket.socket) -> None:
     """Serve until the group's worker closes the socket, or the model could not be loaded."""
+    title = ("rank", os.environ["RANK"], "of")
+    set_process_title(*title[:2])
     channel = Channel(sock, MappedArena(anonymous_file(_NO_ARENA)))
-    Worker([channel], Progress(anonymous_file(Progress.size(1)), 1), None).serve_forever()
+    Worker([channel], Progress(anonymous_file(Progress.size(1)), 1), None, title=title).serve_forever()
 
 
 def _run() -> int:

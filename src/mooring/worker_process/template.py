@@ -38,6 +38,7 @@ from mooring.ipc.template_protocol import (
     REFUSED,
     TRIAL,
 )
+from mooring.process_titles import set_process_title
 from mooring.signals import end_with_parent, leave_to_first_process, spare_forks
 from mooring.worker_process import worker
 from mooring.worker_process.model_logging import install_handler
@@ -48,6 +49,7 @@ def serve_template(control: socket.socket, parent: int) -> None:
     """Import the modules that the server names, report ready, and fork on demand until the control socket is closed."""
     end_with_parent(parent)
     leave_to_first_process()
+    set_process_title("template")
     install_handler(1)  # libraries log while they are imported
     gc.disable()  # what an import makes stays; looking for what does not took a fifth of torch's (0.15 of 0.72 s)
     for module in _receive_modules(control):
@@ -73,6 +75,7 @@ def _serve_model(control: socket.socket, parent: int) -> None:
     """Load the model that the server names and fork on demand; where it cannot be forked, report why and return."""
     order = receive_order(control)
     assert isinstance(order, Load)
+    set_process_title("template", order.spec.name, order.spec.version)
     model = preload_model(order)
     if isinstance(model, str):
         reason = model.encode()
@@ -199,6 +202,7 @@ def _run_child(channels: int, descriptors: Sequence[int], parent: int, model: Pr
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     end_with_parent(parent)
     os.setpgid(0, 0)  # what it forks ends with it
+    set_process_title("worker")
     output, *rest = descriptors
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -231,6 +235,9 @@ def _run_child(channels: int, descriptors: Sequence[int], parent: int, model: Pr
 def _run_once(control: socket.socket, model: Preloaded | None) -> None:
     """Find out one thing about the model that the server names, and report it."""
     order = receive_order(control)
+    assert isinstance(order, CompleteConfig | Trial)
+    spec = order.load.spec
+    set_process_title("trial" if isinstance(order, Trial) else "completion", spec.name, spec.version)
     # Imported here: these are for one process of a model's life.
     if isinstance(order, CompleteConfig):
         from mooring.worker_process import completion  # noqa: PLC0415
@@ -239,7 +246,6 @@ def _run_once(control: socket.socket, model: Preloaded | None) -> None:
     else:
         from mooring.worker_process import trial  # noqa: PLC0415
 
-        assert isinstance(order, Trial)
         trial.run_trial(control, model, order)
 
 

@@ -35,6 +35,7 @@ from mooring.ipc.messages import (
 )
 from mooring.ipc.progress import Progress
 from mooring.observability.records import Recorder
+from mooring.process_titles import set_process_title
 from mooring.repository.platforms import runs_user_code
 from mooring.repository.spec import ModelSpec
 from mooring.worker_process.channel import Channel, ResponseBuffer
@@ -209,7 +210,15 @@ class Worker:
     one fails.
     """
 
-    def __init__(self, channels: Sequence[Channel], progress: Progress, model: Preloaded | None) -> None:
+    def __init__(
+        self,
+        channels: Sequence[Channel],
+        progress: Progress,
+        model: Preloaded | None,
+        *,
+        title: Sequence[str] = ("worker",),
+    ) -> None:
+        self._title = title
         self.recorder = Recorder()
         self._model = model
         self._channels = {channel.sock.fileno(): channel for channel in channels}
@@ -284,6 +293,7 @@ class Worker:
         if self._loaded is not None:  # another frontend asks for a model that is loaded already
             channel.send(self._loaded)
             return True
+        set_process_title(*self._title, *_words_of(message.spec))
         try:
             if self._model is not None:
                 backend = self._model.backend
@@ -427,6 +437,11 @@ class Worker:
             outcomes.extend(self._infer_requests([request], reply))
         reply.keys, reply.streamed = keys, set()
         return outcomes
+
+
+def _words_of(spec: ModelSpec) -> Sequence[str]:
+    """Return what the title of the process says of what it runs."""
+    return ("codec",) if spec.backend == "codec" else (spec.name, spec.version)
 
 
 def capacity_of(backend: Backend, spec: ModelSpec) -> int:
