@@ -182,6 +182,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             " next free ports after it, where they are not given their own; 0 is a free port for each"
         ),
     ] = None
+    reload: Annotated[
+        bool,
+        Meta(
+            description="whether the models that the command line names are loaded anew when their files change, true or"
+            " false; the old code serves until the new one is ready"
+        ),
+    ] = False
     inference_address: Annotated[
         Address,
         Meta(description="where predictions are served, http://HOST:PORT, https://HOST:PORT or unix:/path"),

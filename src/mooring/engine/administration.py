@@ -231,6 +231,10 @@ class Administration(ModelAdministration):
         self._on_change()
         return False
 
+    async def reload_target(self, model: str) -> None:
+        """Load a model of the command line anew, whether or not clients may load models. Raises as ``load``."""
+        await self._load(model)
+
     async def _on_read_failure(self, model: str, version: str, url: str, error: MooringError) -> None:
         """Note why a model cannot be loaded, for the index, and unload what came from a folder that is empty now."""
         if version:

@@ -25,6 +25,7 @@ from mooring.engine.graphs.workflows import Workflows
 from mooring.engine.model_calls import ModelCallServer
 from mooring.engine.monitoring import RepositoryMonitor
 from mooring.engine.registry import ModelVersion, Unavailable
+from mooring.engine.reloading import TargetReloader
 from mooring.engine.scale_to_zero import machine_budget, processes_kept
 from mooring.engine.snapshots import Snapshots
 from mooring.frontends.supervisor import FrontendSupervisor
@@ -45,6 +46,7 @@ from mooring.protocols.kserve.settings import LogSettings, TraceSettings
 from mooring.protocols.kserve.triton_metrics import TritonMetrics
 from mooring.repository.catalog import Catalog, worker_extensions
 from mooring.repository.snapshot import Kind
+from mooring.repository.source_files import source_files
 from mooring.repository.spec import ModelSpec
 from mooring.repository.workflows import WorkflowCatalog
 from mooring.server.addresses import Addresses
@@ -288,20 +290,22 @@ class Server:
         # that clients come to, opens last: whatever crowd comes takes no descriptor that the start still needs.
         inference = await self.addresses.listen()
         self._write_metrics()
-        self._follow_files()
+        self._follow_files(specs)
         await self.addresses.listen_at(inference)
         # Only a server that has all its addresses writes the key file: it may be that of one that runs already.
         self._log_access_policy()
         self.engine.readiness.listening = True
 
-    def _follow_files(self) -> None:
-        """Notice when certificates, tokens and models change on the disk."""
+    def _follow_files(self, specs: Sequence[ModelSpec]) -> None:
+        """Notice when certificates, tokens and models change on the disk. ``specs`` are those of the start."""
         if self._tokens is not None and self._frontends.processes:  # which cannot notice it by themselves
             reading = asyncio.ensure_future(_every(self._tokens.read_changed, _TOKENS_EVERY))
             self._stack.callback(reading.cancel)
         if self._certificates is not None:
             renewing = asyncio.ensure_future(_every(self._certificates.renew, RENEWAL))
             self._stack.callback(renewing.cancel)
+        if self._config.reload:
+            self._follow_targets(specs)
         for repository in self._config.model_repository if self._config.repository_monitoring else ():
             monitor = RepositoryMonitor(
                 self._administration,
@@ -311,6 +315,18 @@ class Server:
             )
             monitor.start()
             self._stack.push_async_callback(monitor.close)
+
+    def _follow_targets(self, specs: Sequence[ModelSpec]) -> None:
+        """Load the models anew that the command line named, when their files change."""
+        # Of one target the last: stages stand before their chain.
+        named = {spec.url: spec for spec in specs if spec.url in self._config.targets}
+        sources = {spec.name: files for spec in named.values() if (files := source_files(spec)) is not None}
+        if not sources:
+            log.warning("nothing to reload", reason="no model of the command line has files on this machine")
+            return
+        reloader = TargetReloader(self._administration, sources, polling=self._config.repository_polling)
+        reloader.start()
+        self._stack.push_async_callback(reloader.close)
 
     def _warn_of_descriptors(self, specs: Sequence[ModelSpec]) -> None:
         """Say at the start what would otherwise be seen when the last of many models do not load."""
