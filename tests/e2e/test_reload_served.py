@@ -71,7 +71,7 @@ def write(file, text, *, by_renaming=False):
 def reloading(folder, *more):
     (folder / "helper.py").write_text("ADDED = 0\n")
     write(folder / "number.py", FUNCTION.format(0))
-    server = Server(folder, "number.py:number", "--reload", *more)
+    server = Server(folder, "number=number:number", "--reload", *more)
     try:
         yield server.started()
         assert server.stop() == 0

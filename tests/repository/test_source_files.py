@@ -99,7 +99,7 @@ def spec_of(location, url, backend="function", entry=""):
 def test_the_files_of_a_target_are_those_that_the_user_has(folder):
     python = spec_of(folder, f"{folder}/app.py:fn", entry="app.py:fn")
     assert source_files(python) == SourceFiles(folder / "app.py", root=folder)
-    assert source_files(spec_of("/unpacked/0", f"m={folder}/data.csv", "handler")) == SourceFiles(
+    assert source_files(spec_of("/unpacked/0", f"{folder}/data.csv", "handler")) == SourceFiles(
         folder / "data.csv"
     )
     assert source_files(spec_of(folder, str(folder), "handler")) == SourceFiles(folder, whole=True)

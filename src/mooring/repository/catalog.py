@@ -40,6 +40,7 @@ from mooring.repository.mar import check_name, model_name_of
 from mooring.repository.repository_model import VersionChoice, apply_triton_config
 from mooring.repository.spec import Defaults, ModelSpec
 from mooring.repository.store import Store, archives_in, is_archive, several_places
+from mooring.repository.targets import split_target
 from mooring.repository.triton import parse_version_policy
 from mooring.repository.triton_config import config_from_json
 
@@ -98,21 +99,30 @@ class Catalog:
         self._urls: dict[str, str] = {}  # of models that a repository had when they were last looked for
         self._archives = config.model_store
         self._folder = folder.resolve()
-        self._named = frozenset(config.targets)
+        self._named = [(target, *split_target(target)) for target in config.targets]
         self._targets: dict[str, str] = {}
         # What a registration that does not say has: none, unless the settings name a number (TorchServe's rule).
         self._workers = config.default_workers_per_model
 
     def remember_targets(self, specs: Iterable[ModelSpec]) -> None:
         """Remember what the server was started with, so that it can be loaded again wherever it lies."""
-        self._targets = {spec.name: spec.url for spec in specs if spec.url in self._named}
+        self._targets = {spec.name: target for spec in specs if (target := self._target_of(spec))}
+
+    def target_of(self, model: str) -> str:
+        """Return the argument of the command line that a model comes from; empty for any other."""
+        return self._targets.get(model, "")
+
+    def _target_of(self, spec: ModelSpec) -> str:
+        """Return the argument that names this model: by its name where several name one file, stages by their chain's."""
+        found = [(name, target) for target, name, text in self._named if text == spec.url]
+        return next((target for name, target in found if name == spec.name), found[0][1] if found else "")
 
     def list_available(self) -> list[Available]:
         """List every model of the repository, of the store and of the start, by name.
 
         An archive of the store has its file's name.
         """
-        found = {name: Available(name, url) for name, url in self._targets.items()}
+        found = {name: Available(name, split_target(target)[1]) for name, target in self._targets.items()}
         if self._archives is not None:
             for archive in archives_in(self._archives):
                 name = model_name_of(self._archives / archive)

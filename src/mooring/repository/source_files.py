@@ -86,12 +86,10 @@ def source_files(spec: ModelSpec) -> SourceFiles | None:
 
     An archive is the file that was unpacked, and not what is in it.
     """
-    place = next(
-        (Path(text) for text in (spec.url, spec.url.partition("=")[2]) if text and Path(text).exists()), None
-    )
-    if place is not None and place.is_dir():
+    place = Path(spec.url)
+    if place.is_dir():
         return SourceFiles(real_path(place), whole=True)
-    if place is not None and place.suffix != ".py":
+    if place.is_file() and place.suffix != ".py":
         return SourceFiles(place.absolute())
     if spec.backend not in ("function", "triton_python"):
         return None

@@ -319,7 +319,7 @@ class Server:
     def _follow_targets(self, specs: Sequence[ModelSpec]) -> None:
         """Load the models anew that the command line named, when their files change."""
         # Of one target the last: stages stand before their chain.
-        named = {spec.url: spec for spec in specs if spec.url in self._config.targets}
+        named = {target: spec for spec in specs if (target := self._catalog.target_of(spec.name))}
         sources = {spec.name: files for spec in named.values() if (files := source_files(spec)) is not None}
         if not sources:
             log.warning("nothing to reload", reason="no model of the command line has files on this machine")
