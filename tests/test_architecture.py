@@ -17,6 +17,7 @@ WORKER_SIDE = (
     "mooring.backends.onednn_layout",
     "mooring.compat",
     "mooring.explain",
+    "mooring.cli.templates",
 )
 HEAVY = ("torch", "onnxruntime", "captum", "ray", "sklearn", "PIL")
 BUDGET = 0.150  # seconds of CPU

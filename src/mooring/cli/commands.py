@@ -12,6 +12,7 @@ _COMMANDS: Mapping[str, str] = {
     "torchserve": "mooring.cli.torchserve:torchserve",
     "amdinfer-server": "mooring.cli.amdinfer_server:amdinfer_server",
     "tritonserver": "mooring.cli.tritonserver:tritonserver",
+    "init": "mooring.cli.init:init",
     "archive": "mooring.cli.archive:archive",
     "infer": "mooring.cli.infer:infer",
     "models": "mooring.cli.models:models",

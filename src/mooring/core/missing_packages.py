@@ -15,6 +15,7 @@ _EXTRAS: Mapping[str, str] = {
     "cryptography": "tls",
     "onnxruntime": "onnx",
     "torch": "torch",
+    "transformers": "llm",
 }
 # Modules whose package is called otherwise.
 _PACKAGES: Mapping[str, str] = {
