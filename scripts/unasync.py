@@ -16,6 +16,11 @@ _WORDS = [
     (r"async (def|with|for)\b", r"\1"),
     (r"\bawait ", ""),
     (r"\bAsyncGenerator\[(\w+), None\]", r"Generator[\1, None, None]"),
+    (r"\bAwaitable, ", ""),
+    (r"\bAwaitable\[(\w+)\]", r"\1"),
+    (r"\basyncio\.sleep\b", "sleep"),
+    (r"\bimport asyncio\n", ""),
+    (r"from time import monotonic\b", "from time import monotonic, sleep"),
     (r"\bAsync(?=[A-Z])", ""),
     (r"\b__a(enter|exit)__", r"__\1__"),
     (r"\ba(close|read|iter_lines)\(", r"\1("),
@@ -33,15 +38,12 @@ def made_of(source: Path) -> str:
         text = re.sub(word, other, text)
     text = text.replace("import grpc\nimport grpc\n", "import grpc\n")
     note = f"# Made by scripts/unasync.py of aio/{source.name}: do not edit.\n"
-    ruff = [
-        str(Path(sys.executable).with_name("ruff")),
-        "format",
-        "--stdin-filename",
-        str(TARGET / source.name),
-        "-",
-    ]
-    done = subprocess.run(ruff, input=note + text, capture_output=True, text=True, check=True)
-    return done.stdout
+    ruff, name = str(Path(sys.executable).with_name("ruff")), str(TARGET / source.name)
+    text = note + text
+    for command in (["check", "--quiet", "--select", "I", "--fix"], ["format"]):  # other words, another order
+        how = [ruff, *command, "--stdin-filename", name, "-"]
+        text = subprocess.run(how, input=text, capture_output=True, text=True, check=True).stdout
+    return text
 
 
 if __name__ == "__main__":

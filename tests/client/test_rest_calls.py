@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from mooring.client.address import Address
+from mooring.client.conversion import request_of
 from mooring.client.documents import index_of, metadata_of, usage_of
 from mooring.client.rest_calls import answer_of, error_of, event_of, infer_call, load_body, model_path
-from mooring.client.result import Result, request_of
+from mooring.client.result import Result
 from mooring.core import errors
 
 

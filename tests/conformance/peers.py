@@ -15,7 +15,8 @@ import requests
 from PIL import Image
 
 from mooring import Client, MooringError, Tensor
-from mooring.client.result import Result, request_of
+from mooring.client.conversion import request_of
+from mooring.client.result import Result
 from mooring.codecs.proto import inference_pb2 as pb
 from mooring.codecs.protobuf import decode_response
 from mooring.core.requests import InferenceRequest

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mooring.core.errors import ModelNotFound, OutOfResources
+from mooring.core.errors import ModelNotFound, OutOfResources, QueueFull
 from mooring.protocols.dialect import V2
 from mooring.protocols.grpc_errors import (
     end_with_error,
@@ -19,8 +19,9 @@ class FakeCall:
     def __init__(self):
         self.ended = []
 
-    def end(self, status, text=""):
+    def end(self, status, text="", *, retry_after=0):
         self.ended.append((status, text))
+        self.retry_after = retry_after
 
 
 def ended(error):
@@ -35,6 +36,15 @@ def test_an_error_of_ours_has_the_status_that_v2_gives_it():
     assert error.status is Status.NOT_FOUND
     assert "mnist" in str(error)
     assert ended(ModelNotFound("mnist")) == (error.status, str(error))
+
+
+def test_a_client_is_told_when_to_come_again_where_the_model_did_not_run():
+    full, call = QueueFull("later"), FakeCall()
+    full.retry_after = 2.5
+    end_with_error(call, "t.T", "M", full, V2)
+    assert call.retry_after == 3
+    end_with_error(call, "t.T", "M", OutOfResources("no memory"), V2)
+    assert call.retry_after == 0
 
 
 def test_a_status_goes_as_it_is():

@@ -15,7 +15,7 @@ _SCHEMES = ("http", "https", "grpc", "grpcs")
 
 
 class Address(msgspec.Struct, frozen=True):
-    """A URL, read. ``authority`` is host and port."""
+    """A URL, read; without a scheme it is HTTP. ``authority`` is host and port."""
 
     url: str
     scheme: str
@@ -36,6 +36,26 @@ class Address(msgspec.Struct, frozen=True):
         if parts.scheme.startswith("grpc") and port is None:
             authority = f"{authority.rstrip(':')}:{GRPC_PORT}"
         return cls(whole.rstrip("/"), parts.scheme, authority)
+
+    @property
+    def shown(self) -> str:
+        """The URL as people may see it: without a password that is in it."""
+        scheme, _, rest = self.url.partition("://")
+        return f"{scheme}://{self.authority}{rest[slash:] if (slash := rest.find('/')) >= 0 else ''}"
+
+    @property
+    def host(self) -> str:
+        """The host alone."""
+        return urlsplit(f"//{self.authority}").hostname or ""
+
+    def other(self, scheme: str) -> str:
+        """Return the URL of the same port in another scheme."""
+        return f"{scheme}://{self.authority}"
+
+    @property
+    def secure(self) -> bool:
+        """Whether TLS is spoken there."""
+        return self.scheme in ("https", "grpcs")
 
     @property
     def grpc(self) -> bool:

@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from mooring.client.retries import read_retry_after
 from mooring.codecs.v2_json import ALL_BINARY, JSON_ONLY, decode_response, encode_request
 from mooring.core import errors
 from mooring.core.buffers import view_of
@@ -111,9 +112,15 @@ def error_of(
     kind = _KINDS.get(status, errors.InvalidInput if status < 500 else errors.ModelFailed)
     if status == 503 and "retry-after" in headers:
         kind = errors.QueueFull
-    return kind(
-        _error_text(body) or f"the server answered {status}", model=model, version=version, code=status
-    )
+    text = f"the server answered {status}"
+    if headers.get("content-type", "").startswith("text/html"):
+        text += " with a page, as proxies do"
+    else:
+        text = _error_text(body) or text
+    error = kind(text, model=model, version=version, code=status)
+    if status in (429, 503):  # whoever refuses with these has not run the model
+        error.repeat_after = read_retry_after(headers)
+    return error
 
 
 def _error_text(body: bytes) -> str:

@@ -1,32 +1,63 @@
-"""What a client gives and gets: arrays in, arrays and a server's own words out."""
+"""What a client gets: arrays, Python values and a server's own words."""
 
-from collections.abc import Mapping, Sequence
+import json
 from typing import Any
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
-from mooring.core.requests import InferenceRequest, InferenceResponse, RequestedOutput
-from mooring.core.tensors import Array, Parameter, Tensor
-
-Input = Tensor | npt.ArrayLike
-"""An array, or whatever numpy makes one of; a ``Tensor`` where the datatype has no array type, as BF16."""
+from mooring.client.conversion import JSON_TYPE
+from mooring.core.errors import InvalidOutput
+from mooring.core.requests import InferenceResponse
+from mooring.core.tensors import Parameter, Tensor
 
 
-class Result(dict[str, Array]):
+class Result(dict[str, Any]):
     """The outputs of an answer by name; the rest of what the server sent is in the attributes.
 
     Arrays are views of the bytes that came, and so cannot be written to; BYTES come as ``object`` arrays of bytes,
-    BF16 as float32. ``version`` is the one that answered.
+    BF16 as float32. Outputs that hold JSON come as the Python values that it says. ``version`` is the one that answered.
     """
 
     def __init__(self, response: InferenceResponse) -> None:
-        super().__init__((tensor.name, tensor.array()) for tensor in response.tensors)
+        super().__init__((tensor.name, _to_value(tensor)) for tensor in response.tensors)
         self.model = response.model
         self.version = response.version
         self.id = response.id
         self.parameters: dict[str, Parameter] = response.parameters or {}
+
+    @property
+    def value(self) -> Any:
+        """The only output. Raises ``ValueError`` where there are several, or none."""
+        if len(self) != 1:
+            raise ValueError(
+                f"the answer of model '{self.model}' has {len(self)} outputs{': ' if self else ''}"
+                f"{', '.join(map(repr, self))}; take one by its name"
+            )
+        return next(iter(self.values()))
+
+    def __repr__(self) -> str:
+        return f"Result(model={self.model!r}, version={self.version!r}, {dict.__repr__(self)})"
+
+
+def _to_value(tensor: Tensor) -> Any:
+    if (
+        tensor.parameters
+        and tensor.parameters.get("content_type") == JSON_TYPE
+        and tensor.datatype == "BYTES"
+    ):
+        return _decode_values(tensor)
+    return tensor.array()
+
+
+def _decode_values(tensor: Tensor) -> Any:
+    """Return the value of the one JSON text in a tensor, or the list of those of several."""
+    texts = tensor.array().ravel().tolist()
+    try:
+        # Python's own reader: NaN and Infinity are numbers to it.
+        values = [json.loads(text) for text in texts]
+    except ValueError as error:
+        raise InvalidOutput(f"output '{tensor.name}' is not the JSON that it says it is: {error}") from None
+    return values[0] if tensor.shape in ([1], []) else values
 
 
 class ServerMetadata(msgspec.Struct, frozen=True):
@@ -49,30 +80,3 @@ class IndexEntry(msgspec.Struct, frozen=True):
     def ready(self) -> bool:
         """Whether it can answer now."""
         return self.state == "READY"
-
-
-def request_of(
-    model: str,
-    inputs: Mapping[str, Input],
-    *,
-    version: str,
-    request_id: str,
-    parameters: Mapping[str, Parameter] | None,
-    outputs: Sequence[str],
-) -> InferenceRequest:
-    """The request that a call of ``infer`` stands for. Raises ``InvalidInput`` for what no tensor holds."""
-    return InferenceRequest(
-        model,
-        version,
-        request_id,
-        [_make_tensor(name, value) for name, value in inputs.items()],
-        parameters=dict(parameters) if parameters else None,
-        outputs=[RequestedOutput(name) for name in outputs] or None,
-    )
-
-
-def _make_tensor(name: str, value: Input) -> Tensor:
-    if isinstance(value, Tensor):
-        return msgspec.structs.replace(value, name=name)
-    array: Any = value if isinstance(value, np.ndarray) else np.asarray(value)
-    return Tensor.of(name, array)

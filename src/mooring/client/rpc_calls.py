@@ -7,6 +7,9 @@ import grpc
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
+from mooring.client.address import Address
+from mooring.client.faults import connection_error, foreign_service
+from mooring.client.retries import read_pushback
 from mooring.codecs.protobuf import decode_response
 from mooring.codecs.protobuf_wire import Malformed, read_fields
 from mooring.core import errors
@@ -14,8 +17,6 @@ from mooring.core.errors import MooringError
 from mooring.core.requests import InferenceResponse
 
 SERVICE = "/inference.GRPCInferenceService/"
-# As large as tensors are: the default of 4 MiB each way is less than one large image.
-OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
 _KINDS: Mapping[Any, type[MooringError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: errors.InvalidInput,
@@ -43,16 +44,45 @@ _BROKEN = (
     "sendmsg",
     "dns resolution",
     "name resolution",
+    "errors resolving",
     "handshake",
 )
+_NOT_THERE = ("is not offered here", "method not found")
+# What every server of the protocol has. Others are extensions, and a server without them is one all the same.
+_STANDARD = ("ModelInfer", "ModelMetadata", "ModelReady", "ServerLive", "ServerReady", "ServerMetadata")
 
 
-def error_of(error: Any, *, model: str = "", version: str = "") -> MooringError:
-    """Build the error that an RPC's failure means."""
-    kind, text = _KINDS.get(error.code(), errors.ModelFailed), error.details() or error.code().name.lower()
-    if kind is errors.ModelNotReady and any(word in text.lower() for word in _BROKEN):
-        return errors.ServerUnreachable(f"the server cannot be reached: {text}")
-    return kind(text, model=model, version=version)
+def channel_options(connect_timeout: float) -> list[tuple[str, int]]:
+    """Return the options of a channel: messages as large as tensors are, and a server that comes back is found soon."""
+    milliseconds = max(int(connect_timeout * 1000), 1)
+    return [
+        ("grpc.max_receive_message_length", -1),  # the default of 4 MiB each way is less than one large image
+        ("grpc.max_send_message_length", -1),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 1000),
+        ("grpc.min_reconnect_backoff_ms", milliseconds),  # how long one attempt to connect may take
+        ("grpc.use_local_subchannel_pool", 1),  # or all channels of the process share these
+    ]
+
+
+def error_of(error: Any, address: Address, rpc: str, *, model: str = "", version: str = "") -> MooringError:
+    """Build the error that the failure of an RPC means."""
+    code, text = error.code(), error.details() or error.code().name.lower()
+    kind, lower = _KINDS.get(code, errors.ModelFailed), text.lower()
+    if code is grpc.StatusCode.UNAVAILABLE and any(word in lower for word in _BROKEN):
+        return connection_error(address, text)
+    if (
+        code is grpc.StatusCode.UNIMPLEMENTED
+        and any(word in lower for word in _NOT_THERE)
+        and rpc in _STANDARD
+    ):
+        return foreign_service(address, text)
+    named = kind(text, model=model, version=version)
+    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED):
+        named.repeat_after = read_pushback(error.trailing_metadata())
+        if named.repeat_after is None and code is grpc.StatusCode.UNAVAILABLE:
+            named.repeat_after = 0.0
+    return named
 
 
 def document_of(message: Message) -> dict[str, Any]:

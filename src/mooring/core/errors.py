@@ -47,6 +47,8 @@ class MooringError(Exception):
     """
 
     kinds: ClassVar[dict[str, type["MooringError"]]] = {}
+    # Set by a client where no model has run for the call: the seconds after which it may be made again, 0 for any.
+    repeat_after: float | None = None
 
     def __init__(
         self, message: str = "", *, model: str = "", version: str = "", detail: str = "", code: int = 0

@@ -3,7 +3,7 @@
 from mooring.core.errors import MooringError, OutOfResources
 from mooring.observability.logs import get_logger
 from mooring.protocols.dialect import V2, Dialect
-from mooring.protocols.status import Target, grpc_v2
+from mooring.protocols.status import Target, grpc_v2, retry_seconds
 from mooring.web.grpc.headers import percent_encode
 from mooring.web.grpc.rpc import Rpc
 from mooring.web.grpc.status import Status, StatusError
@@ -21,7 +21,9 @@ def status_error(code: str, text: str) -> StatusError:
 
 def to_status_error(error: MooringError, target: Target | None = None, dialect: Dialect = V2) -> StatusError:
     """An exception that ends a call with an error of the server, as v2 names it and the dialect words it."""
-    return status_error(*describe_error(error, target or Target(error.model, error.version), dialect))
+    named = status_error(*describe_error(error, target or Target(error.model, error.version), dialect))
+    named.retry_after = retry_seconds(error)
+    return named
 
 
 def describe_error(error: MooringError, target: Target, dialect: Dialect) -> tuple[str, str]:
@@ -51,7 +53,7 @@ def end_with_error(call: Rpc, service: str, method: str, error: Exception, diale
     if isinstance(error, MooringError):
         error = to_status_error(error, dialect=dialect)
     if isinstance(error, StatusError):
-        call.end(error.status, str(error))
+        call.end(error.status, str(error), retry_after=error.retry_after)
         return
     log.error("request failed", exc_info=error, service=service, method=method)
     call.end(Status.INTERNAL, internal_error_text(error))

@@ -206,13 +206,17 @@ def torchserve(error: MooringError, target: Target) -> Refusal:
 _RETRY_SOON = b"retry-after: 1\r\n"
 
 
-def _retry_head(error: MooringError) -> bytes:
-    """Return a Retry-After line for errors of full queues and memory, in whole seconds from 1 to 60; else b""."""
+def retry_seconds(error: MooringError) -> int:
+    """Return after how many seconds, from 1 to 60, a client may try again that met full queues or memory; else 0."""
     if isinstance(error, errors.BodyMemoryFull):
-        return _RETRY_SOON
-    if not isinstance(error, errors.QueueFull):
-        return b""
-    return b"retry-after: %d\r\n" % min(max(math.ceil(error.retry_after), 1), 60)
+        return 1
+    return min(max(math.ceil(error.retry_after), 1), 60) if isinstance(error, errors.QueueFull) else 0
+
+
+def _retry_head(error: MooringError) -> bytes:
+    """Return a Retry-After line, or b"" where the client is not told when to try again."""
+    seconds = retry_seconds(error)
+    return b"retry-after: %d\r\n" % seconds if seconds else b""
 
 
 # Errors of registrations that TorchServe answers differently: the status, the type, and the text made from the URL.

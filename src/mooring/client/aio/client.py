@@ -1,41 +1,58 @@
-"""The models of a server, in calls that take and give numpy arrays."""
+"""The models of a server, in calls that take Python values and give numpy arrays or Python values."""
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
+from random import random
+from time import monotonic
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 from mooring.client.address import DEFAULT_URL, Address, Trust, identities, verification
-from mooring.client.result import IndexEntry, Input, Result, ServerMetadata, request_of
+from mooring.client.conversion import Input, differ, is_exact, request_of
+from mooring.client.declarations import Declarations
+from mooring.client.result import IndexEntry, Result, ServerMetadata
+from mooring.client.retries import RetryPolicy, repeat_after
+from mooring.core.errors import (
+    DeadlineExceeded,
+    InvalidInput,
+    InvalidOutput,
+    ModelNotReady,
+    MooringError,
+    Unsupported,
+)
 from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.service import ModelMetadata, ModelUsage
-from mooring.core.tensors import Parameter
+from mooring.core.tensors import Parameter, TensorSpec
+
+T = TypeVar("T")
 
 
 class AsyncTransport(Protocol):
-    """One protocol, spoken with one server. What fails is a ``MooringError``."""
+    """One protocol, spoken with one server. What fails is a ``MooringError``; ``timeout`` is in seconds."""
 
     async def close(self) -> None: ...
 
-    async def infer(self, request: InferenceRequest, timeout: float | None) -> InferenceResponse: ...
+    async def infer(self, request: InferenceRequest, timeout: float) -> InferenceResponse: ...
 
     def stream(
-        self, request: InferenceRequest, timeout: float | None
+        self, request: InferenceRequest, timeout: float
     ) -> AsyncGenerator[InferenceResponse, None]: ...
 
-    async def live(self) -> bool: ...
+    async def live(self, timeout: float) -> bool: ...
 
-    async def ready(self, model: str, version: str) -> bool: ...
+    async def ready(self, model: str, version: str, timeout: float) -> bool: ...
 
-    async def server(self) -> ServerMetadata: ...
+    async def server(self, timeout: float) -> ServerMetadata: ...
 
-    async def metadata(self, model: str, version: str) -> ModelMetadata: ...
+    async def metadata(self, model: str, version: str, timeout: float) -> ModelMetadata: ...
 
-    async def config(self, model: str, version: str) -> Mapping[str, Any]: ...
+    async def config(self, model: str, version: str, timeout: float) -> Mapping[str, Any]: ...
 
-    async def usage(self, model: str, version: str) -> list[ModelUsage]: ...
+    async def usage(self, model: str, version: str, timeout: float) -> list[ModelUsage]: ...
 
-    async def index(self) -> list[IndexEntry]: ...
+    async def index(self, timeout: float) -> list[IndexEntry]: ...
 
     async def load(
         self,
@@ -43,24 +60,27 @@ class AsyncTransport(Protocol):
         config: Mapping[str, Any] | None,
         files: Mapping[str, bytes] | None,
         parameters: Mapping[str, Parameter] | None,
-        timeout: float | None,
+        timeout: float,
     ) -> None: ...
 
-    async def unload(self, model: str, dependents: bool, timeout: float | None) -> None: ...
+    async def unload(self, model: str, dependents: bool, timeout: float) -> None: ...
 
 
 class AsyncClient:
     """A server that speaks the Open Inference Protocol: Mooring, or another.
 
     ``url`` names the server and how to speak with it: ``http://`` and ``https://`` are REST, ``grpc://`` and
-    ``grpcs://`` gRPC. ``timeout`` is in seconds, for every call that names none of its own; ``token`` is what a
-    server with tokens asks for, and goes with each call as ``headers`` do. ``ca`` is a file of certificates to trust
-    in place of the machine's; ``certificate`` and ``key`` are files with what to show a server that asks for one, or
-    one file that holds both; all are PEM. Over REST tensors travel in binary
-    unless ``binary`` is off; over gRPC they always do.
+    ``grpcs://`` gRPC; without a scheme it is REST. ``timeout`` is in seconds, for every call that names none of its own,
+    its repetitions included; ``connect_timeout`` is the part of it that a connection may take. At most ``retries``
+    repetitions are made of a call for which no model has run. ``token`` is what a server with tokens asks for, and goes
+    with each call as ``headers`` do. ``ca`` is a file of certificates to trust in place of the machine's;
+    ``certificate`` and ``key`` are files with what to show a server that asks for one, or one file that holds both; all
+    are PEM. Over REST tensors travel in binary unless ``binary`` is off, over at most ``max_connections`` connections;
+    over gRPC they always do, and one connection carries all calls.
 
-    A refusal is raised as the ``MooringError`` that the protocol's status stands for; a server that cannot be reached
-    raises ``ServerUnreachable``. Use the client as a context manager, or ``close`` it.
+    A refusal is raised as the ``MooringError`` that the protocol's status stands for; a server that cannot be reached,
+    or that is not one of the protocol, raises ``ServerUnreachable``. Raises ``InvalidInput`` for a wrong URL or file. Use
+    the client as a context manager, or ``close`` it. It may be used by any number of tasks or threads at once.
     """
 
     def __init__(
@@ -68,6 +88,9 @@ class AsyncClient:
         url: str = DEFAULT_URL,
         *,
         timeout: float = 60.0,
+        connect_timeout: float = 5.0,
+        retries: int = 2,
+        max_connections: int = 100,
         token: str = "",
         headers: Mapping[str, str] | None = None,
         ca: str = "",
@@ -76,8 +99,20 @@ class AsyncClient:
         binary: bool = True,
     ) -> None:
         sent = dict(headers or {}) | ({"authorization": f"Bearer {token}"} if token else {})
-        trust = Trust(ca, certificate, key)
-        self._transport = _make_transport(Address.of(url), timeout, sent, trust, binary)
+        self._address = Address.of(url)
+        self._timeout = timeout
+        self._retries = RetryPolicy(retries)
+        self._declarations = Declarations()
+        self._closed = False
+        self._transport = _make_transport(
+            self._address, connect_timeout, sent, Trust(ca, certificate, key), binary, max_connections
+        )
+
+    def __repr__(self) -> str:
+        protocol = "gRPC" if self._address.grpc else "REST"
+        return (
+            f"<mooring.AsyncClient of {self._address.shown}, {protocol}{', closed' if self._closed else ''}>"
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -88,13 +123,15 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connections. The client is of no use after that."""
-        await self._transport.close()
+        """Close the connections. The client is of no use after that; closing it again does nothing."""
+        if not self._closed:
+            self._closed = True
+            await self._transport.close()
 
     async def infer(
         self,
         model: str,
-        inputs: Mapping[str, Input],
+        inputs: Mapping[str, Input] | Input,
         *,
         version: str = "",
         parameters: Mapping[str, Parameter] | None = None,
@@ -102,16 +139,32 @@ class AsyncClient:
         request_id: str = "",
         timeout: float | None = None,
     ) -> Result:
-        """The outputs of a model for these inputs: all of them, or those named."""
-        request = request_of(
-            model, inputs, version=version, request_id=request_id, parameters=parameters, outputs=outputs
-        )
-        return Result(await self._transport.infer(request, timeout))
+        """The outputs of a model for these inputs: all of them, or those named.
+
+        ``inputs`` are values by input name, or the value of the only input. They are converted to what the model
+        declares, as far as that changes no value but by rounding to a narrower float type. A model whose only input is
+        JSON takes a mapping with other keys as the value of that input. Raises ``InvalidInput`` for what does not fit.
+        """
+        limit = self._timeout if timeout is None else timeout
+        until = monotonic() + limit
+        build = partial(
+            request_of, model, inputs,
+            version=version, request_id=request_id, parameters=parameters, outputs=outputs,
+        )  # fmt: skip
+        request, fresh = await self._prepare(inputs, build, model, version, limit)
+        try:
+            answer = await self._repeat(partial(self._transport.infer, request), until)
+        except InvalidInput:
+            again = None if fresh else await self._prepare_anew(request, inputs, build, until)
+            if again is None:
+                raise
+            answer = await self._repeat(partial(self._transport.infer, again), until)
+        return Result(answer)
 
     async def stream(
         self,
         model: str,
-        inputs: Mapping[str, Input],
+        inputs: Mapping[str, Input] | Input,
         *,
         version: str = "",
         parameters: Mapping[str, Parameter] | None = None,
@@ -119,42 +172,64 @@ class AsyncClient:
         request_id: str = "",
         timeout: float | None = None,
     ) -> AsyncGenerator[Result, None]:
-        """The pieces of a streamed answer, each when it comes. Leaving the loop withdraws the request."""
-        request = request_of(
-            model, inputs, version=version, request_id=request_id, parameters=parameters, outputs=outputs
-        )
-        async with aclosing(self._transport.stream(request, timeout)) as pieces:
-            async for piece in pieces:
-                if piece.outputs:  # the last one of a stream may have none
-                    yield Result(piece)
+        """The pieces of a streamed answer, each when it comes. Leaving the loop withdraws the request.
+
+        ``inputs`` are those of ``infer``. ``timeout`` is for each piece. A call is repeated only before its first piece.
+        """
+        limit = self._timeout if timeout is None else timeout
+        until, done, begun = monotonic() + limit, 0, False
+        build = partial(
+            request_of, model, inputs,
+            version=version, request_id=request_id, parameters=parameters, outputs=outputs,
+        )  # fmt: skip
+        request, fresh = await self._prepare(inputs, build, model, version, limit)
+        while True:
+            try:
+                async with aclosing(self._transport.stream(request, limit)) as pieces:
+                    async for piece in pieces:
+                        begun = True
+                        if piece.outputs:  # the last one of a stream may have none
+                            yield Result(piece)
+                return
+            except MooringError as error:
+                if begun:
+                    raise
+                again = None
+                if isinstance(error, InvalidInput) and not fresh:
+                    again = await self._prepare_anew(request, inputs, build, until)
+                if again is None:
+                    await self._pause(error, done, until)
+                    done += 1
+                else:
+                    request, fresh = again, True
 
     async def live(self) -> bool:
         """Whether the server runs."""
-        return await self._transport.live()
+        return await self._ask(self._transport.live)
 
     async def ready(self, model: str = "", version: str = "") -> bool:
         """Whether a model, or with no name the server, can answer now. Raises ``ModelNotFound``."""
-        return await self._transport.ready(model, version)
+        return await self._ask(partial(self._transport.ready, model, version))
 
     async def server(self) -> ServerMetadata:
         """Return the server's name, version and extensions."""
-        return await self._transport.server()
+        return await self._ask(self._transport.server)
 
     async def metadata(self, model: str, version: str = "") -> ModelMetadata:
         """Return the inputs, outputs and versions of a loaded model."""
-        return await self._transport.metadata(model, version)
+        return await self._ask(partial(self._transport.metadata, model, version))
 
     async def config(self, model: str, version: str = "") -> Mapping[str, Any]:
         """Return a model's configuration, as Triton's model configuration in JSON."""
-        return await self._transport.config(model, version)
+        return await self._ask(partial(self._transport.config, model, version))
 
     async def usage(self, model: str = "", version: str = "") -> list[ModelUsage]:
         """Return the statistics of one version, of all versions of a model, or of all models."""
-        return await self._transport.usage(model, version)
+        return await self._ask(partial(self._transport.usage, model, version))
 
     async def models(self) -> list[IndexEntry]:
         """List every model of the server's repository, loaded or not."""
-        return await self._transport.index()
+        return await self._ask(self._transport.index)
 
     async def load(
         self,
@@ -169,15 +244,93 @@ class AsyncClient:
 
         ``config`` overrides keys of its configuration, ``files`` are used in place of the repository's.
         """
-        await self._transport.load(model, config, files, parameters, timeout)
+        self._declarations.drop(model)
+        await self._ask(partial(self._transport.load, model, config, files, parameters), timeout)
 
     async def unload(self, model: str, *, dependents: bool = False, timeout: float | None = None) -> None:
         """Unload every version of a model, and with ``dependents`` the stages that only it uses."""
-        await self._transport.unload(model, dependents, timeout)
+        self._declarations.drop(model)
+        await self._ask(partial(self._transport.unload, model, dependents), timeout)
+
+    async def _prepare(
+        self, inputs: Any, build: Callable[..., InferenceRequest], model: str, version: str, timeout: float
+    ) -> tuple[InferenceRequest, bool]:
+        """Return the request, and whether it was built by what the server says of the model just now."""
+        specs = self._declarations.get(model, version)
+        if specs is not None:
+            try:
+                return build(specs), False
+            except InvalidInput:  # the model may be another one by now
+                pass
+        elif is_exact(inputs):
+            return build(), False
+        try:
+            return build(await self._fetch_inputs(model, version, timeout)), True
+        except (ModelNotReady, Unsupported, InvalidOutput):
+            if not isinstance(inputs, Mapping):
+                raise
+            return build(), False
+
+    async def _prepare_anew(
+        self, sent: InferenceRequest, inputs: Any, build: Callable[..., InferenceRequest], until: float
+    ) -> InferenceRequest | None:
+        """Return the request as the model declares its inputs now, None where that is what was sent."""
+        if isinstance(inputs, Mapping) and not inputs:
+            return None
+        try:
+            specs = await self._fetch_inputs(sent.model, sent.version, max(until - monotonic(), 0.001))
+        except MooringError:
+            return None
+        again = build(specs)
+        return again if differ(sent.inputs, again.inputs) else None
+
+    async def _fetch_inputs(self, model: str, version: str, timeout: float) -> Sequence[TensorSpec]:
+        self._check_open()
+        metadata = await self._transport.metadata(model, version, timeout)
+        self._declarations.put(model, version, metadata.inputs)
+        return metadata.inputs
+
+    async def _ask(self, call: Callable[[float], Awaitable[T]], timeout: float | None = None) -> T:
+        """Return what a call of something else than a model returns."""
+        until = monotonic() + (self._timeout if timeout is None else timeout)
+        return await self._repeat(call, until, inference=False)
+
+    async def _repeat(
+        self, call: Callable[[float], Awaitable[T]], until: float, *, inference: bool = True
+    ) -> T:
+        """Return what ``call`` returns, called with the seconds that are left, and again where it may be repeated."""
+        self._check_open()
+        done = 0
+        while True:
+            left = until - monotonic()
+            if left <= 0:
+                raise DeadlineExceeded("the time of the call is over")
+            try:
+                return await call(left)
+            except MooringError as error:
+                await self._pause(error, done, until, inference=inference)
+            done += 1
+
+    async def _pause(self, error: MooringError, done: int, until: float, *, inference: bool = True) -> None:
+        """Wait until a failed call may be repeated. Raises its error where it may not."""
+        after = repeat_after(error, inference=inference)
+        pause = self._retries.pause(after, done, left=until - monotonic(), chance=random())  # noqa: S311 - no secret
+        if pause is None:
+            raise error
+        await asyncio.sleep(pause)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError(f"{self!r}: make a new one")
 
 
 def _make_transport(
-    address: Address, timeout: float, headers: Mapping[str, str], trust: Trust, binary: bool
+    address: Address,
+    connect_timeout: float,
+    headers: Mapping[str, str],
+    trust: Trust,
+    binary: bool,
+    max_connections: int,
 ) -> AsyncTransport:
     # Each is imported only where it is used: httpx and gRPC take a tenth of a second each.
     if address.grpc:
@@ -189,7 +342,14 @@ def _make_transport(
         if address.scheme == "grpcs":
             roots, certificate, key = identities(trust)
             credentials = grpc.ssl_channel_credentials(roots, key, certificate)
-        return AsyncRpc(address.authority, timeout=timeout, headers=headers, credentials=credentials)
+        return AsyncRpc(address, connect_timeout=connect_timeout, headers=headers, credentials=credentials)
     from mooring.client.aio.rest import AsyncRest  # noqa: PLC0415
 
-    return AsyncRest(address.url, timeout=timeout, headers=headers, verify=verification(trust), binary=binary)
+    return AsyncRest(
+        address,
+        connect_timeout=connect_timeout,
+        headers=headers,
+        verify=verification(trust),
+        binary=binary,
+        max_connections=max_connections,
+    )

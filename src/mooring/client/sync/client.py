@@ -1,42 +1,58 @@
 # Made by scripts/unasync.py of aio/client.py: do not edit.
-"""The models of a server, in calls that take and give numpy arrays."""
+"""The models of a server, in calls that take Python values and give numpy arrays or Python values."""
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
+from functools import partial
+from random import random
+from time import monotonic, sleep
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 from mooring.client.address import DEFAULT_URL, Address, Trust, identities, verification
-from mooring.client.result import IndexEntry, Input, Result, ServerMetadata, request_of
+from mooring.client.conversion import Input, differ, is_exact, request_of
+from mooring.client.declarations import Declarations
+from mooring.client.result import IndexEntry, Result, ServerMetadata
+from mooring.client.retries import RetryPolicy, repeat_after
+from mooring.core.errors import (
+    DeadlineExceeded,
+    InvalidInput,
+    InvalidOutput,
+    ModelNotReady,
+    MooringError,
+    Unsupported,
+)
 from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.service import ModelMetadata, ModelUsage
-from mooring.core.tensors import Parameter
+from mooring.core.tensors import Parameter, TensorSpec
+
+T = TypeVar("T")
 
 
 class Transport(Protocol):
-    """One protocol, spoken with one server. What fails is a ``MooringError``."""
+    """One protocol, spoken with one server. What fails is a ``MooringError``; ``timeout`` is in seconds."""
 
     def close(self) -> None: ...
 
-    def infer(self, request: InferenceRequest, timeout: float | None) -> InferenceResponse: ...
+    def infer(self, request: InferenceRequest, timeout: float) -> InferenceResponse: ...
 
     def stream(
-        self, request: InferenceRequest, timeout: float | None
+        self, request: InferenceRequest, timeout: float
     ) -> Generator[InferenceResponse, None, None]: ...
 
-    def live(self) -> bool: ...
+    def live(self, timeout: float) -> bool: ...
 
-    def ready(self, model: str, version: str) -> bool: ...
+    def ready(self, model: str, version: str, timeout: float) -> bool: ...
 
-    def server(self) -> ServerMetadata: ...
+    def server(self, timeout: float) -> ServerMetadata: ...
 
-    def metadata(self, model: str, version: str) -> ModelMetadata: ...
+    def metadata(self, model: str, version: str, timeout: float) -> ModelMetadata: ...
 
-    def config(self, model: str, version: str) -> Mapping[str, Any]: ...
+    def config(self, model: str, version: str, timeout: float) -> Mapping[str, Any]: ...
 
-    def usage(self, model: str, version: str) -> list[ModelUsage]: ...
+    def usage(self, model: str, version: str, timeout: float) -> list[ModelUsage]: ...
 
-    def index(self) -> list[IndexEntry]: ...
+    def index(self, timeout: float) -> list[IndexEntry]: ...
 
     def load(
         self,
@@ -44,24 +60,27 @@ class Transport(Protocol):
         config: Mapping[str, Any] | None,
         files: Mapping[str, bytes] | None,
         parameters: Mapping[str, Parameter] | None,
-        timeout: float | None,
+        timeout: float,
     ) -> None: ...
 
-    def unload(self, model: str, dependents: bool, timeout: float | None) -> None: ...
+    def unload(self, model: str, dependents: bool, timeout: float) -> None: ...
 
 
 class Client:
     """A server that speaks the Open Inference Protocol: Mooring, or another.
 
     ``url`` names the server and how to speak with it: ``http://`` and ``https://`` are REST, ``grpc://`` and
-    ``grpcs://`` gRPC. ``timeout`` is in seconds, for every call that names none of its own; ``token`` is what a
-    server with tokens asks for, and goes with each call as ``headers`` do. ``ca`` is a file of certificates to trust
-    in place of the machine's; ``certificate`` and ``key`` are files with what to show a server that asks for one, or
-    one file that holds both; all are PEM. Over REST tensors travel in binary
-    unless ``binary`` is off; over gRPC they always do.
+    ``grpcs://`` gRPC; without a scheme it is REST. ``timeout`` is in seconds, for every call that names none of its own,
+    its repetitions included; ``connect_timeout`` is the part of it that a connection may take. At most ``retries``
+    repetitions are made of a call for which no model has run. ``token`` is what a server with tokens asks for, and goes
+    with each call as ``headers`` do. ``ca`` is a file of certificates to trust in place of the machine's;
+    ``certificate`` and ``key`` are files with what to show a server that asks for one, or one file that holds both; all
+    are PEM. Over REST tensors travel in binary unless ``binary`` is off, over at most ``max_connections`` connections;
+    over gRPC they always do, and one connection carries all calls.
 
-    A refusal is raised as the ``MooringError`` that the protocol's status stands for; a server that cannot be reached
-    raises ``ServerUnreachable``. Use the client as a context manager, or ``close`` it.
+    A refusal is raised as the ``MooringError`` that the protocol's status stands for; a server that cannot be reached,
+    or that is not one of the protocol, raises ``ServerUnreachable``. Raises ``InvalidInput`` for a wrong URL or file. Use
+    the client as a context manager, or ``close`` it. It may be used by any number of tasks or threads at once.
     """
 
     def __init__(
@@ -69,6 +88,9 @@ class Client:
         url: str = DEFAULT_URL,
         *,
         timeout: float = 60.0,
+        connect_timeout: float = 5.0,
+        retries: int = 2,
+        max_connections: int = 100,
         token: str = "",
         headers: Mapping[str, str] | None = None,
         ca: str = "",
@@ -77,8 +99,18 @@ class Client:
         binary: bool = True,
     ) -> None:
         sent = dict(headers or {}) | ({"authorization": f"Bearer {token}"} if token else {})
-        trust = Trust(ca, certificate, key)
-        self._transport = _make_transport(Address.of(url), timeout, sent, trust, binary)
+        self._address = Address.of(url)
+        self._timeout = timeout
+        self._retries = RetryPolicy(retries)
+        self._declarations = Declarations()
+        self._closed = False
+        self._transport = _make_transport(
+            self._address, connect_timeout, sent, Trust(ca, certificate, key), binary, max_connections
+        )
+
+    def __repr__(self) -> str:
+        protocol = "gRPC" if self._address.grpc else "REST"
+        return f"<mooring.Client of {self._address.shown}, {protocol}{', closed' if self._closed else ''}>"
 
     def __enter__(self) -> Self:
         return self
@@ -89,13 +121,15 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connections. The client is of no use after that."""
-        self._transport.close()
+        """Close the connections. The client is of no use after that; closing it again does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._transport.close()
 
     def infer(
         self,
         model: str,
-        inputs: Mapping[str, Input],
+        inputs: Mapping[str, Input] | Input,
         *,
         version: str = "",
         parameters: Mapping[str, Parameter] | None = None,
@@ -103,16 +137,32 @@ class Client:
         request_id: str = "",
         timeout: float | None = None,
     ) -> Result:
-        """The outputs of a model for these inputs: all of them, or those named."""
-        request = request_of(
-            model, inputs, version=version, request_id=request_id, parameters=parameters, outputs=outputs
-        )
-        return Result(self._transport.infer(request, timeout))
+        """The outputs of a model for these inputs: all of them, or those named.
+
+        ``inputs`` are values by input name, or the value of the only input. They are converted to what the model
+        declares, as far as that changes no value but by rounding to a narrower float type. A model whose only input is
+        JSON takes a mapping with other keys as the value of that input. Raises ``InvalidInput`` for what does not fit.
+        """
+        limit = self._timeout if timeout is None else timeout
+        until = monotonic() + limit
+        build = partial(
+            request_of, model, inputs,
+            version=version, request_id=request_id, parameters=parameters, outputs=outputs,
+        )  # fmt: skip
+        request, fresh = self._prepare(inputs, build, model, version, limit)
+        try:
+            answer = self._repeat(partial(self._transport.infer, request), until)
+        except InvalidInput:
+            again = None if fresh else self._prepare_anew(request, inputs, build, until)
+            if again is None:
+                raise
+            answer = self._repeat(partial(self._transport.infer, again), until)
+        return Result(answer)
 
     def stream(
         self,
         model: str,
-        inputs: Mapping[str, Input],
+        inputs: Mapping[str, Input] | Input,
         *,
         version: str = "",
         parameters: Mapping[str, Parameter] | None = None,
@@ -120,42 +170,64 @@ class Client:
         request_id: str = "",
         timeout: float | None = None,
     ) -> Generator[Result, None, None]:
-        """The pieces of a streamed answer, each when it comes. Leaving the loop withdraws the request."""
-        request = request_of(
-            model, inputs, version=version, request_id=request_id, parameters=parameters, outputs=outputs
-        )
-        with closing(self._transport.stream(request, timeout)) as pieces:
-            for piece in pieces:
-                if piece.outputs:  # the last one of a stream may have none
-                    yield Result(piece)
+        """The pieces of a streamed answer, each when it comes. Leaving the loop withdraws the request.
+
+        ``inputs`` are those of ``infer``. ``timeout`` is for each piece. A call is repeated only before its first piece.
+        """
+        limit = self._timeout if timeout is None else timeout
+        until, done, begun = monotonic() + limit, 0, False
+        build = partial(
+            request_of, model, inputs,
+            version=version, request_id=request_id, parameters=parameters, outputs=outputs,
+        )  # fmt: skip
+        request, fresh = self._prepare(inputs, build, model, version, limit)
+        while True:
+            try:
+                with closing(self._transport.stream(request, limit)) as pieces:
+                    for piece in pieces:
+                        begun = True
+                        if piece.outputs:  # the last one of a stream may have none
+                            yield Result(piece)
+                return
+            except MooringError as error:
+                if begun:
+                    raise
+                again = None
+                if isinstance(error, InvalidInput) and not fresh:
+                    again = self._prepare_anew(request, inputs, build, until)
+                if again is None:
+                    self._pause(error, done, until)
+                    done += 1
+                else:
+                    request, fresh = again, True
 
     def live(self) -> bool:
         """Whether the server runs."""
-        return self._transport.live()
+        return self._ask(self._transport.live)
 
     def ready(self, model: str = "", version: str = "") -> bool:
         """Whether a model, or with no name the server, can answer now. Raises ``ModelNotFound``."""
-        return self._transport.ready(model, version)
+        return self._ask(partial(self._transport.ready, model, version))
 
     def server(self) -> ServerMetadata:
         """Return the server's name, version and extensions."""
-        return self._transport.server()
+        return self._ask(self._transport.server)
 
     def metadata(self, model: str, version: str = "") -> ModelMetadata:
         """Return the inputs, outputs and versions of a loaded model."""
-        return self._transport.metadata(model, version)
+        return self._ask(partial(self._transport.metadata, model, version))
 
     def config(self, model: str, version: str = "") -> Mapping[str, Any]:
         """Return a model's configuration, as Triton's model configuration in JSON."""
-        return self._transport.config(model, version)
+        return self._ask(partial(self._transport.config, model, version))
 
     def usage(self, model: str = "", version: str = "") -> list[ModelUsage]:
         """Return the statistics of one version, of all versions of a model, or of all models."""
-        return self._transport.usage(model, version)
+        return self._ask(partial(self._transport.usage, model, version))
 
     def models(self) -> list[IndexEntry]:
         """List every model of the server's repository, loaded or not."""
-        return self._transport.index()
+        return self._ask(self._transport.index)
 
     def load(
         self,
@@ -170,15 +242,91 @@ class Client:
 
         ``config`` overrides keys of its configuration, ``files`` are used in place of the repository's.
         """
-        self._transport.load(model, config, files, parameters, timeout)
+        self._declarations.drop(model)
+        self._ask(partial(self._transport.load, model, config, files, parameters), timeout)
 
     def unload(self, model: str, *, dependents: bool = False, timeout: float | None = None) -> None:
         """Unload every version of a model, and with ``dependents`` the stages that only it uses."""
-        self._transport.unload(model, dependents, timeout)
+        self._declarations.drop(model)
+        self._ask(partial(self._transport.unload, model, dependents), timeout)
+
+    def _prepare(
+        self, inputs: Any, build: Callable[..., InferenceRequest], model: str, version: str, timeout: float
+    ) -> tuple[InferenceRequest, bool]:
+        """Return the request, and whether it was built by what the server says of the model just now."""
+        specs = self._declarations.get(model, version)
+        if specs is not None:
+            try:
+                return build(specs), False
+            except InvalidInput:  # the model may be another one by now
+                pass
+        elif is_exact(inputs):
+            return build(), False
+        try:
+            return build(self._fetch_inputs(model, version, timeout)), True
+        except (ModelNotReady, Unsupported, InvalidOutput):
+            if not isinstance(inputs, Mapping):
+                raise
+            return build(), False
+
+    def _prepare_anew(
+        self, sent: InferenceRequest, inputs: Any, build: Callable[..., InferenceRequest], until: float
+    ) -> InferenceRequest | None:
+        """Return the request as the model declares its inputs now, None where that is what was sent."""
+        if isinstance(inputs, Mapping) and not inputs:
+            return None
+        try:
+            specs = self._fetch_inputs(sent.model, sent.version, max(until - monotonic(), 0.001))
+        except MooringError:
+            return None
+        again = build(specs)
+        return again if differ(sent.inputs, again.inputs) else None
+
+    def _fetch_inputs(self, model: str, version: str, timeout: float) -> Sequence[TensorSpec]:
+        self._check_open()
+        metadata = self._transport.metadata(model, version, timeout)
+        self._declarations.put(model, version, metadata.inputs)
+        return metadata.inputs
+
+    def _ask(self, call: Callable[[float], T], timeout: float | None = None) -> T:
+        """Return what a call of something else than a model returns."""
+        until = monotonic() + (self._timeout if timeout is None else timeout)
+        return self._repeat(call, until, inference=False)
+
+    def _repeat(self, call: Callable[[float], T], until: float, *, inference: bool = True) -> T:
+        """Return what ``call`` returns, called with the seconds that are left, and again where it may be repeated."""
+        self._check_open()
+        done = 0
+        while True:
+            left = until - monotonic()
+            if left <= 0:
+                raise DeadlineExceeded("the time of the call is over")
+            try:
+                return call(left)
+            except MooringError as error:
+                self._pause(error, done, until, inference=inference)
+            done += 1
+
+    def _pause(self, error: MooringError, done: int, until: float, *, inference: bool = True) -> None:
+        """Wait until a failed call may be repeated. Raises its error where it may not."""
+        after = repeat_after(error, inference=inference)
+        pause = self._retries.pause(after, done, left=until - monotonic(), chance=random())  # noqa: S311 - no secret
+        if pause is None:
+            raise error
+        sleep(pause)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError(f"{self!r}: make a new one")
 
 
 def _make_transport(
-    address: Address, timeout: float, headers: Mapping[str, str], trust: Trust, binary: bool
+    address: Address,
+    connect_timeout: float,
+    headers: Mapping[str, str],
+    trust: Trust,
+    binary: bool,
+    max_connections: int,
 ) -> Transport:
     # Each is imported only where it is used: httpx and gRPC take a tenth of a second each.
     if address.grpc:
@@ -190,7 +338,14 @@ def _make_transport(
         if address.scheme == "grpcs":
             roots, certificate, key = identities(trust)
             credentials = grpc.ssl_channel_credentials(roots, key, certificate)
-        return Rpc(address.authority, timeout=timeout, headers=headers, credentials=credentials)
+        return Rpc(address, connect_timeout=connect_timeout, headers=headers, credentials=credentials)
     from mooring.client.sync.rest import Rest  # noqa: PLC0415
 
-    return Rest(address.url, timeout=timeout, headers=headers, verify=verification(trust), binary=binary)
+    return Rest(
+        address,
+        connect_timeout=connect_timeout,
+        headers=headers,
+        verify=verification(trust),
+        binary=binary,
+        max_connections=max_connections,
+    )

@@ -286,7 +286,7 @@ class _Answer:
         self.over = True
         self._drop_piece()
         status_error = to_status_error(error, self.decoded.target, self._inference.dialect)
-        self._call.end(status_error.status, str(status_error))
+        self._call.end(status_error.status, str(status_error), retry_after=status_error.retry_after)
 
     def _drop_piece(self) -> None:
         piece, self._piece = self._piece, None

@@ -88,12 +88,12 @@ class Call(Stream):
         """The last value of a name, in lower case; of one that ends in ``-bin`` the bytes that it stands for."""
         return self._head.header(name)
 
-    def end(self, status: Status, text: str = "") -> None:
+    def end(self, status: Status, text: str = "", *, retry_after: int = 0) -> None:
         """End the call, after everything that was written. A second end does nothing."""
         if not self.state.server_sends or self.end_queued:
             return
         self._drop_request()
-        fields = responses.status_fields(status, text)
+        fields = responses.status_fields(status, text, retry_after)
         self._end_with(fields if self._head_sent else self._head_fields() + fields)
 
     # For the connection

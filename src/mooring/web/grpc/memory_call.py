@@ -73,7 +73,7 @@ class MemoryCall:
         if not self.ended:
             self._receive(message)
 
-    def end(self, status: Status, text: str = "") -> None:
+    def end(self, status: Status, text: str = "", *, retry_after: int = 0) -> None:
         if not self.ended:
             self.ended = True
             self._end_received(status, text)

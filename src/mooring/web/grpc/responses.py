@@ -30,11 +30,13 @@ def head_fields(request_id: bytes) -> list[Field]:
     return [*_HEAD, (b"x-request-id", request_id)] if request_id else _HEAD
 
 
-def status_fields(status: Status, text: str) -> list[Field]:
-    """The fields that end a call."""
+def status_fields(status: Status, text: str, retry_after: int = 0) -> list[Field]:
+    """The fields that end a call; ``retry_after`` are the seconds after which the client may try again, 0 to say none."""
     fields = [(b"grpc-status", b"%d" % status)]
     if text:
         fields.append((b"grpc-message", percent_encode(text)))
+    if retry_after:
+        fields.append((b"grpc-retry-pushback-ms", b"%d" % (retry_after * 1000)))
     return fields
 
 

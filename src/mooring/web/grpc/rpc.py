@@ -37,8 +37,11 @@ class Rpc(Protocol):
     def header(self, name: bytes) -> bytes | None:
         """The last value of a name, in lower case; of one that ends in ``-bin`` the bytes that it stands for."""
 
-    def end(self, status: Status, text: str = "") -> None:
-        """End the call, after everything that was written. A second end does nothing."""
+    def end(self, status: Status, text: str = "", *, retry_after: int = 0) -> None:
+        """End the call, after everything that was written. A second end does nothing.
+
+        ``retry_after`` are the seconds after which the client may try again; 0 tells it none.
+        """
 
 
 class UnaryRpc(Rpc, Protocol):

@@ -26,11 +26,12 @@ class Status(enum.IntEnum):
 
 
 class StatusError(Exception):
-    """Ends a call with a status and a text."""
+    """Ends a call with a status and a text; ``retry_after`` are seconds, 0 where the client is told none."""
 
-    def __init__(self, status: Status, text: str) -> None:
+    def __init__(self, status: Status, text: str, *, retry_after: int = 0) -> None:
         super().__init__(text)
         self.status = status
+        self.retry_after = retry_after
 
 
 class MalformedMessages(StatusError):

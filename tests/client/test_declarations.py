@@ -1,0 +1,24 @@
+"""What a client remembers of models."""
+
+from mooring.client.declarations import Declarations
+from mooring.core.tensors import TensorSpec
+
+SPECS = [TensorSpec("x", "FP32", [-1])]
+
+
+def test_a_model_is_known_by_name_and_version_until_it_changes():
+    known = Declarations()
+    assert known.get("m", "") is None
+    known.put("m", "", SPECS)
+    known.put("m", "2", [])
+    known.put("n", "", SPECS)
+    assert (known.get("m", ""), known.get("m", "2")) == (SPECS, [])
+    known.drop("m")
+    assert (known.get("m", ""), known.get("m", "2"), known.get("n", "")) == (None, None, SPECS)
+
+
+def test_the_oldest_give_way():
+    known = Declarations(most=2)
+    for name in "abca":
+        known.put(name, "", SPECS)
+    assert [name for name in "abc" if known.get(name, "") is not None] == ["a", "c"]
