@@ -25,6 +25,7 @@ HTTP, HTTPS, GRPC, GRPCS = (Address.of(f"{scheme}://h:1") for scheme in ("http",
         (GRPCS, "Cannot check peer: missing selected ALPN property.", "does not speak gRPC; if it speaks HTTP, use https://h:1"),
         (HTTP, "[Errno 104] Connection reset by peer", "broke .* or speaks TLS: https://h:1"),
         (GRPC, "recvmsg:Connection reset by peer", "broke .* or speaks TLS: grpcs://h:1"),
+        (GRPC, "failed to connect to all addresses; last error: UNKNOWN: tcp handshaker shutdown", "did not accept a connection"),
         (HTTPS, "", "broke"),
     ],
 )  # fmt: skip

@@ -30,6 +30,11 @@ _CONTENTS = {
 }  # fmt: skip
 
 
+def as_given(model: str, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Tensors of the types that the values have: these go as they are, and the server says whether they fit."""
+    return {tensor.name: tensor for tensor in request_of(model, inputs).inputs}
+
+
 class Refused(Exception):
     """A model was not asked, or failed. ``said`` is the protocol's own word for it."""
 
@@ -104,7 +109,7 @@ class Rest(Peer):
 
     def infer(self, model, inputs, *, version="", outputs=()):
         try:
-            return self._client.infer(model, inputs, version=version, outputs=outputs)
+            return self._client.infer(model, as_given(model, inputs), version=version, outputs=outputs)
         except MooringError as error:
             raise Refused(error.code, error.message) from error
 
@@ -122,7 +127,7 @@ class Rpc(Peer):
 
     def infer(self, model, inputs, *, version="", outputs=()):
         try:
-            return self._client.infer(model, inputs, version=version, outputs=outputs)
+            return self._client.infer(model, as_given(model, inputs), version=version, outputs=outputs)
         except MooringError as error:
             cause = error.__context__
             assert isinstance(cause, grpc.RpcError)

@@ -1,10 +1,14 @@
 """mooring.Client and mooring.AsyncClient at a real server, over REST and gRPC."""
 
 import inspect
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from e2e_kit import free_ports
+from e2e_kit import Server, free_ports
 
 import mooring
 from mooring.codecs.raw import make_tensor
@@ -52,6 +56,53 @@ async def test_lists_and_texts_become_arrays(client):
     result = await client.do("infer", "mirror", {"numbers": [[1.5, 2]], "texts": ["a", "\u00fc"]})
     assert result["numbers"].tolist() == [[1.5, 2]]
     assert result["texts"].tolist() == [b"a", "\u00fc".encode()]
+
+
+async def test_values_become_what_the_model_declares(client):
+    assert (await client.do("infer", "half", [1.5, -2]))["y"].tolist() == [1.5, -2]
+    result = await client.do("infer", "sums", {"x": X.astype(np.float64), "factor": [2, 4]})
+    assert result["total"].tolist() == [12, 3]
+    alone = await client.do("infer", "sums", {"x": [1, 2, 3], "factor": 2})
+    assert alone["total"].tolist() == [12]
+    with pytest.raises(
+        mooring.InvalidInput, match=r"takes 'x' \(FP32 \[-1, 3\]\), 'factor' .*: give inputs by name"
+    ):
+        await client.do("infer", "sums", X)
+    with pytest.raises(mooring.InvalidInput, match=r"'n' holds 1\.5"):
+        await client.pieces("steps", 1.5)
+    assert [piece["step"].tolist() for piece in await client.pieces("steps", 2)] == [[0], [1]]
+
+
+async def test_a_model_that_was_loaded_anew_is_looked_at_anew(client, tensors):
+    def declared(datatype):
+        return {"input": [{"name": "x", "data_type": f"TYPE_{datatype}", "dims": [-1]}]}
+
+    with mooring.Client(tensors.url, timeout=30.0) as other:
+        try:
+            for datatype in ("FP32", "INT32"):
+                other.load("told", config=declared(datatype))
+                assert (await client.do("infer", "told", [1, 2]))["told"].tolist() == [b"{}"]
+        finally:
+            other.load("told")
+
+
+async def test_a_client_and_its_results_say_what_they_are(client):
+    said = repr(client.client)
+    assert "Client of " in said
+    assert said.endswith((", REST>", ", gRPC>"))
+    result = await client.do("infer", "half", [1.5])
+    assert repr(result).startswith("Result(model='half', version='1', {'y': array([1.5]")
+    assert result.value is result["y"]
+    both = await client.do("infer", "sums", SUMS)
+    with pytest.raises(ValueError, match="2 outputs: 'total', 'peak'; take one by its name"):
+        _ = both.value
+
+
+async def test_a_client_that_is_closed_says_so(client):
+    await client.do("close")
+    await client.do("close")
+    with pytest.raises(RuntimeError, match="closed>: make a new one"):
+        await client.do("infer", "sums", SUMS)
 
 
 async def test_a_tensor_says_its_own_datatype(client):
@@ -173,6 +224,97 @@ async def test_a_server_that_is_not_there_cannot_be_reached(scheme, make):
     with pytest.raises(mooring.ServerUnreachable):
         await client.pieces("sums", SUMS)
     await client.do("close")
+
+
+@pytest.mark.parametrize("make", [mooring.Client, mooring.AsyncClient])
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://{grpc}", "{grpc} is a gRPC port; use grpc://{grpc}"),
+        ("grpc://{http}", "{http} does not speak gRPC; if it speaks HTTP, use http://{http}"),
+        ("https://{http}", "{http} does not speak TLS; use http://{http}"),
+        ("grpcs://{grpc}", "{grpc} does not speak TLS; use grpc://{grpc}"),
+        ("http://{management}", "http://{management} has no /v2/models/sums/infer; give the inference address"),
+        ("http://{metrics}", "http://{metrics} has no /v2/models/sums/infer; give the inference address"),
+        ("http://nobody.invalid:1", "no host 'nobody.invalid' is known"),
+        ("grpc://nobody.invalid:1", "no host 'nobody.invalid' is known"),
+        ("http://127.0.0.1:{free}", "nothing listens at 127.0.0.1:{free}; is the server up?"),
+        ("grpc://127.0.0.1:{free}", "nothing listens at 127.0.0.1:{free}; is the server up?"),
+    ],
+)  # fmt: skip
+async def test_a_wrong_port_or_scheme_is_said_with_the_right_one(tensors, make, url, said):
+    _, management, metrics = tensors.ports
+    names = {"http": tensors.authority, "grpc": tensors.grpc_authority, "free": free_ports(1)[0],
+             "management": f"127.0.0.1:{management}", "metrics": f"127.0.0.1:{metrics}"}  # fmt: skip
+    client = Waiting(make(url.format(**names), timeout=10.0, retries=0))
+    with pytest.raises(mooring.ServerUnreachable) as raised:
+        await client.do("infer", "sums", SUMS)
+    assert said.format(**names) in raised.value.message
+    await client.do("close")
+
+
+def test_a_url_without_a_scheme_is_rest(tensors):
+    with mooring.Client(tensors.authority) as client:
+        assert client.live()
+        assert repr(client) == f"<mooring.Client of {tensors.url}, REST>"
+
+
+@pytest.mark.parametrize("scheme", ["http", "grpc"])
+def test_many_threads_may_share_a_client(tensors, scheme):
+    url = tensors.url if scheme == "http" else f"grpc://{tensors.grpc_authority}"
+
+    def ask(number):
+        return client.infer("sums", {"x": [number, 1, 2], "factor": [1]})["total"].tolist()
+
+    with mooring.Client(url, timeout=30.0, max_connections=8) as client, ThreadPoolExecutor(32) as threads:
+        assert list(threads.map(ask, range(320))) == [[number + 3] for number in range(320)]
+
+
+def test_a_server_that_comes_back_is_asked_again(tmp_path):
+    ports = free_ports(4)
+    (tmp_path / "double.py").write_text(
+        "def double(inputs, parameters):\n    return {'y': inputs['x'] * 2}\n"
+    )
+    flags = [
+        f"--{name}-address=http://127.0.0.1:{port}"
+        for name, port in zip(("inference", "management", "metrics"), ports[:3], strict=True)
+    ]
+
+    @contextmanager
+    def served():
+        server = Server(
+            tmp_path, "double.py:double", *flags, f"--grpc-address=127.0.0.1:{ports[3]}", ports=ports[:3]
+        )
+        try:
+            yield server.started()
+        finally:
+            server.stop()
+            server.kill()
+
+    two = [mooring.Client(url) for url in (f"http://127.0.0.1:{ports[0]}", f"grpc://127.0.0.1:{ports[3]}")]
+    with served():
+        assert [client.infer("double", {"x": [2]})["y"].tolist() for client in two] == [[4], [4]]
+    for client in two:
+        with pytest.raises(mooring.ServerUnreachable):
+            client.infer("double", {"x": [2]})
+    with served():
+        assert [client.infer("double", {"x": [2]})["y"].tolist() for client in two] == [[4], [4]]
+    for client in two:
+        client.close()
+
+
+def test_a_client_that_nobody_closed_leaves_quietly(tensors):
+    code = (
+        "import asyncio, mooring\n"
+        f"urls = ['{tensors.url}', 'grpc://{tensors.grpc_authority}']\n"
+        "print([mooring.Client(url).infer('half', [1.5])['y'].tolist() for url in urls])\n"
+        "async def ask(url): return (await mooring.AsyncClient(url).infer('half', [1.5]))['y'].tolist()\n"
+        "print([asyncio.run(ask(url)) for url in urls])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[[1.5], [1.5]]\n" * 2, "")
 
 
 def test_a_client_is_a_context_manager(tensors):

@@ -7,7 +7,7 @@ import pytest
 from grpc_kit import SERVICE, Talk, TensorService, serve, until
 
 from mooring.codecs.proto import inference_pb2 as pb
-from mooring.core.errors import ModelFailed, ModelNotFound
+from mooring.core.errors import ModelFailed, ModelNotFound, QueueFull
 from mooring.core.requests import InferenceResponse
 from mooring.core.tensors import Tensor
 
@@ -24,8 +24,8 @@ async def talk():
 class Stream:
     """One call, spoken by hand."""
 
-    def __init__(self, talk):
-        self.call = talk.channel.stream_stream(f"{SERVICE}ModelStreamInfer")()
+    def __init__(self, talk, **metadata):
+        self.call = talk.channel.stream_stream(f"{SERVICE}ModelStreamInfer")(metadata=tuple(metadata.items()))
 
     async def ask(self, name="", *, raw=None, **parameters):
         message = pb.ModelInferRequest(model_name="echo", id=name, raw_input_contents=[b"\x07"])
@@ -92,6 +92,20 @@ async def test_an_error_is_its_requests_alone(talk, stream):
     assert (await stream.answer()).error_message == "model 'echo' is not found"
     await stream.ask("c")
     assert (await stream.answer()).error_message == ""
+
+
+async def test_who_asks_for_it_gets_an_error_as_the_status_of_the_call_after_the_pieces_before_it(talk):
+    stream = Stream(talk, triton_grpc_error="true")
+    full = QueueFull("later")
+    full.retry_after = 2.0
+    talk.service.answer = lambda _request: [piece(1), full]
+    await stream.ask("a")
+    assert (await stream.answer()).infer_response.id == "a"
+    with pytest.raises(grpc.RpcError):
+        await stream.answer()
+    assert await stream.call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "later" in await stream.call.details()
+    assert ("grpc-retry-pushback-ms", "2000") in list(await stream.call.trailing_metadata())
 
 
 async def test_a_fault_of_ours_is_its_requests_alone(talk, stream):

@@ -39,6 +39,7 @@ _WANTS_CERTIFICATE = (
 _HTTP1 = ("http1.x server", "expected settings frame", "missing selected alpn")
 _TLS_NEEDED = ("only accepts https", "http request to an https", "plain http request was sent to https")
 _GRPC_ONLY = ("http/2 alone",)
+_NOT_ACCEPTED = ("handshaker shutdown", "connection timed out", "timed out")
 _REASON = re.compile(r"(?:certificate verify failed|CERTIFICATE_VERIFY_FAILED): ([^:(]+)")
 # What a server answers that is not the one meant; a proxy in front of the one meant answers the others with a page, too.
 _PROXY_STATUSES = frozenset({401, 403, 407, 408, 413, 429, 502, 503, 504})
@@ -70,6 +71,7 @@ def _explain(address: Address, lower: str, text: str, *, refused: bool) -> str:
         (_WRONG_NAME, f"the certificate of {at} is for another name: {_first_line(text)}"),
         (_UNTRUSTED, f"the certificate of {at} is not trusted{_reason(text)}; name who issued it by ca=FILE (--cacert FILE)"),
         (_WANTS_CERTIFICATE, f"{at} refuses the TLS handshake; if it asks for a certificate of the client, name one by certificate=FILE and key=FILE (--cert, --key)"),
+        (_NOT_ACCEPTED, f"{at} did not accept a connection in time"),
         (_NO_HOST, f"no host '{address.host}' is known"),
     )  # fmt: skip
     if refused:

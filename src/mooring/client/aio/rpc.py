@@ -56,7 +56,9 @@ class AsyncRpc:
     ) -> AsyncGenerator[InferenceResponse, None]:
         """Yield the pieces of an answer as they come; ``timeout`` (seconds) is for each of them."""
         start_stream: Any = self._channel.stream_stream(f"{SERVICE}ModelStreamInfer")
-        call = start_stream(iter([encode_request(request)]), metadata=self._metadata)
+        call = start_stream(
+            iter([encode_request(request)]), metadata=(*self._metadata, ("triton_grpc_error", "true"))
+        )
         timer = AsyncStallTimer(timeout, call.cancel)
         timer.wait()
         try:

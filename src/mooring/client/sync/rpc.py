@@ -52,7 +52,9 @@ class Rpc:
     def stream(self, request: InferenceRequest, timeout: float) -> Generator[InferenceResponse, None, None]:
         """Yield the pieces of an answer as they come; ``timeout`` (seconds) is for each of them."""
         start_stream: Any = self._channel.stream_stream(f"{SERVICE}ModelStreamInfer")
-        call = start_stream(iter([encode_request(request)]), metadata=self._metadata)
+        call = start_stream(
+            iter([encode_request(request)]), metadata=(*self._metadata, ("triton_grpc_error", "true"))
+        )
         timer = StallTimer(timeout, call.cancel)
         timer.wait()
         try:

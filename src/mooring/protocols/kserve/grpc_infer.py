@@ -19,7 +19,7 @@ from mooring.core.service import InferenceService, Outcome, Ticket
 from mooring.core.tensors import RequestValue, release, share_payload
 from mooring.observability.logs import get_logger
 from mooring.protocols.dialect import V2, Dialect
-from mooring.protocols.grpc_errors import describe_error, internal_error_text, to_status_error
+from mooring.protocols.grpc_errors import internal_error_text, to_status_error
 from mooring.protocols.grpc_relay import CallRelay, relay_unary
 from mooring.protocols.kserve.shared_memory import SharedMemory, elsewhere_only
 from mooring.protocols.missing_model import prefer_not_found
@@ -27,7 +27,7 @@ from mooring.protocols.responses import RequestIds
 from mooring.protocols.scheduling import read_schedule
 from mooring.protocols.status import Target
 from mooring.web.grpc.rpc import Rpc, StreamingRpc, UnaryRpc
-from mooring.web.grpc.status import Status
+from mooring.web.grpc.status import Status, StatusError
 
 log = get_logger(__name__)
 
@@ -311,6 +311,9 @@ class _Stream:
         self._room.set()
         self._reader: asyncio.Task[None] | None = None
         self._leaving = False
+        # Triton's clients ask for this: the first error ends the call, as a status of its own and not as a message.
+        self._ends_at_error = call.header(b"triton_grpc_error") == b"true"
+        self._failure: StatusError | None = None
 
     async def run(self) -> None:
         """Return when the client has every answer."""
@@ -324,6 +327,8 @@ class _Stream:
                 self._reader.cancel()
             for request in self._pending:
                 request.withdraw()
+        if self._failure is not None:
+            raise self._failure
         if self._leaving:
             raise ModelNotReady("the server is stopping")
 
@@ -357,6 +362,13 @@ class _Stream:
     def send(self, answer: bytes) -> None:
         """Send an answer, after those before it."""
         self._answers.put_nowait(answer)
+
+    def fail(self, error: StatusError) -> bool:
+        """End the call with an error after the answers before it; return whether the client has asked for that."""
+        if self._ends_at_error and self._failure is None:
+            self._failure = error
+            self._answers.put_nowait(None)
+        return self._ends_at_error
 
     def remove(self, request: "_StreamedRequest") -> None:
         """Forget a request that has its last answer."""
@@ -424,7 +436,7 @@ class _StreamedRequest:
         if status is Status.OK:
             self._end()
         else:
-            self._send_failure(text)
+            self._send_failure(StatusError(status, text))
 
     def _send_answer(self, outcome: InferenceResponse) -> None:
         final = outcome.final
@@ -435,8 +447,7 @@ class _StreamedRequest:
             self._end()
 
     def _refuse(self, error: MooringError) -> None:
-        _, text = describe_error(error, self._decoded.target, self._stream.inference.dialect)
-        self._send_failure(text)
+        self._send_failure(to_status_error(error, self._decoded.target, self._stream.inference.dialect))
 
     def _report_fault(self, error: Exception) -> None:
         log.error(
@@ -445,13 +456,14 @@ class _StreamedRequest:
             model=self._decoded.request.model,
             request=self._decoded.request.id,
         )
-        self._send_failure(internal_error_text(error))
+        self._send_failure(StatusError(Status.INTERNAL, internal_error_text(error)))
 
-    def _send_failure(self, text: str) -> None:
-        failure = InferenceResponse(
-            [], {_FINAL: True}, model=self._decoded.request.model, id=self._decoded.id
-        )
-        self._stream.send(protobuf.encode_piece(failure, error=text))
+    def _send_failure(self, error: StatusError) -> None:
+        if not self._stream.fail(error):
+            failure = InferenceResponse(
+                [], {_FINAL: True}, model=self._decoded.request.model, id=self._decoded.id
+            )
+            self._stream.send(protobuf.encode_piece(failure, error=str(error)))
         if self._ticket is not None:
             self._ticket.cancel()
         self._end()
