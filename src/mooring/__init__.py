@@ -9,6 +9,7 @@ if TYPE_CHECKING:
         DeadlineExceeded,
         InvalidInput,
         ModelFailed,
+        ModelLoadFailed,
         ModelNotFound,
         ModelNotReady,
         MooringError,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     )
     from mooring.core.model_code import Model, Request, batch
     from mooring.core.tensors import Tensor
+    from mooring.python_api.server import RunningServer, serve
 
 # Written here and read by the build: asking the installed package costs every worker 30 ms.
 __version__ = "0.1.0"
@@ -30,17 +32,20 @@ __all__ = [
     "InvalidInput",
     "Model",
     "ModelFailed",
+    "ModelLoadFailed",
     "ModelNotFound",
     "ModelNotReady",
     "MooringError",
     "QueueFull",
     "Refused",
     "Request",
+    "RunningServer",
     "ServerUnreachable",
     "Tensor",
     "Unsupported",
     "__version__",
     "batch",
+    "serve",
 ]
 
 _ELSEWHERE = {
@@ -49,7 +54,9 @@ _ELSEWHERE = {
     "Model": "mooring.core.model_code",
     "Request": "mooring.core.model_code",
     "batch": "mooring.core.model_code",
+    "RunningServer": "mooring.python_api.server",
     "Tensor": "mooring.core.tensors",
+    "serve": "mooring.python_api.server",
 }
 
 

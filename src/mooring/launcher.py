@@ -2,11 +2,12 @@
 
 import subprocess
 import sys
-import threading
 from queue import Full, Queue
 from typing import Any
 
 import httpx
+
+from mooring.child_server import ServerProcess
 
 _COMMAND = (sys.executable, "-m", "mooring", "torchserve")
 _STARTED = "Model server started"
@@ -40,26 +41,28 @@ def start(
         "--disable-token-auth": disable_token,
         "--enable-model-api": enable_model_api,
     }
-    command = [*_COMMAND, "--start", *(name for name, given in flags.items() if given)]
+    command = ["torchserve", "--start", *(name for name, given in flags.items() if given)]
     for name, value in options.items():
         if value:
             command += [name, str(value)]
-    server = subprocess.Popen(  # noqa: S603 - our own command under our own interpreter
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    assert server.stdout is not None
-    for line in server.stdout:
-        _show(line)
-        if _STARTED in line:
-            break
     lines: Queue[str | None] = Queue(_MAX_LINES)
-    threading.Thread(target=_pass_on, args=(server, lines), name="launcher", daemon=True).start()
+    started = False
+
+    def show(line: str) -> None:
+        print(line.strip())  # noqa: T201 - what the server prints is its caller's to see
+        if started:
+            _offer(lines, line)
+
+    server = ServerProcess(command, show=show)
+    server.show_until(_STARTED)
+    started = True
+    server.keep_showing(ended=lambda: _end(lines))
     return lines
 
 
 def stop(wait: bool = True) -> None:
     """Stop the server that runs; with ``wait`` return when it is gone."""
-    subprocess.run([*_COMMAND, "--stop", *(["--foreground"] if wait else [])], check=False)  # noqa: S603 - as above
+    subprocess.run([*_COMMAND, "--stop", *(["--foreground"] if wait else [])], check=False)  # noqa: S603 - our own command
 
 
 def register_model(model_name: str, url: str) -> httpx.Response:
@@ -74,12 +77,7 @@ def register_model_with_params(params: Any) -> httpx.Response:
     return httpx.post(_MODELS, params=params, timeout=None)  # noqa: S113 - a model may take minutes to load
 
 
-def _pass_on(server: "subprocess.Popen[str]", lines: "Queue[str | None]") -> None:
-    assert server.stdout is not None
-    for line in server.stdout:
-        _show(line)
-        _offer(lines, line)
-    server.wait()
+def _end(lines: "Queue[str | None]") -> None:
     while not _offer(lines, None):  # whoever reads must see the end, and nobody reads a full queue any more
         lines.get()
 
@@ -90,7 +88,3 @@ def _offer(lines: "Queue[str | None]", line: str | None) -> bool:
     except Full:
         return False
     return True
-
-
-def _show(line: str) -> None:
-    print(line.strip())  # noqa: T201 - what the server prints is its caller's to see

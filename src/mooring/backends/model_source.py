@@ -60,6 +60,15 @@ def _is_inside(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
+# The files that are being imported now, innermost last.
+_importing: list[Path] = []
+
+
+def imported_file() -> Path | None:
+    """Return the file of a model that is being imported now; None where none is."""
+    return _importing[-1] if _importing else None
+
+
 def import_source(name: str, path: Path) -> ModuleType:
     """Import a file as the module ``name``. Raises ``ImportError`` for no .py file, and whatever the file's code raises.
 
@@ -73,9 +82,12 @@ def import_source(name: str, path: Path) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    _importing.append(path)
     try:
         spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise
+    finally:
+        _importing.remove(path)
     return module

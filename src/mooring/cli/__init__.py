@@ -4,30 +4,47 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mooring.cli.init_process import leave_process_one
 from mooring.cli.standard_streams import open_missing_streams
 
 if TYPE_CHECKING:
+    from mooring.cli.caller import Caller
     from mooring.workers.library_process import LibraryProcess
+
+# As child_server.CALLER, which takes a third of this command's own start to import.
+_CALLER = "MOORING_CALLER"
+
+
+class Begun(NamedTuple):
+    """What is there before the flags are read: the process that workers are forked from, and who started this one."""
+
+    libraries: "LibraryProcess | None" = None
+    caller: "Caller | None" = None
 
 
 def main() -> None:
     """Run the command line of this process and leave with its exit status."""
     open_missing_streams()
     arguments = sys.argv[1:]
-    first = None
+    begun = Begun()
     if _is_server_start(arguments):
         leave_process_one()
-        first = _start_library_process()
+        caller = _find_caller()
+        begun = Begun(_start_library_process(), caller)
     try:
         from mooring.cli.commands import commands
 
-        commands(prog_name="mooring", args=arguments, obj=first)
+        if begun.caller is None:
+            commands(prog_name="mooring", args=arguments, obj=begun)
+        else:
+            begun.caller.tell_errors(lambda: commands(args=arguments, obj=begun, standalone_mode=False))
     finally:
-        if first is not None:
-            first.end()
+        if begun.libraries is not None:
+            begun.libraries.end()
+        if begun.caller is not None:
+            begun.caller.close()
 
 
 def _is_server_start(arguments: Sequence[str]) -> bool:
@@ -36,6 +53,14 @@ def _is_server_start(arguments: Sequence[str]) -> bool:
     return foreground or (
         arguments[:1] in (["serve"], ["amdinfer-server"], ["tritonserver"]) and "--help" not in arguments
     )
+
+
+def _find_caller() -> "Caller | None":
+    if _CALLER not in os.environ:
+        return None
+    from mooring.cli.caller import find_caller
+
+    return find_caller(os.environ)
 
 
 def _start_library_process() -> "LibraryProcess | None":

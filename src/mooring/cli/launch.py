@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from mooring.cli import Begun
 from mooring.cli.pid_file import find_temporary_folder
 from mooring.config.settings import SETTINGS, Config, ConfigError, is_secret
 from mooring.config.sources.loading import PREFIX, load_config
@@ -22,7 +23,6 @@ from mooring.signals import exit_on_signal
 if TYPE_CHECKING:
     from mooring.core.service import ModelState
     from mooring.server.reservation import Reservation
-    from mooring.workers.library_process import LibraryProcess
 
 log = get_logger(__name__)
 
@@ -81,11 +81,17 @@ def serve_until_stopped(
     for warning in warnings:
         log.warning(warning)
 
+    def report_started(listening: Config, models: "Sequence[ModelState]") -> None:
+        started(listening, models)
+        caller = _begun().caller
+        if caller is not None:
+            caller.report_start(listening, models)
+
     try:
         with ExitStack() as stack:
             reservation = _reserve_addresses(config, address_flags, stack)
             stack.enter_context(while_serving())
-            return _prepare_server(config, reservation, stack)(started=started)
+            return _prepare_server(config, reservation, stack)(started=report_started)
     except (MooringError, ConfigError, OSError) as error:
         if config.log_folder is not None:
             log.error("server not started", reason=error)  # noqa: TRY400 - a mistake of the user's, not a fault of ours
@@ -108,7 +114,7 @@ def _prepare_server(config: Config, reservation: "Reservation", stack: ExitStack
     try:
         from mooring.workers.libraries import start_libraries
 
-        libraries = start_libraries(config, _begun_process())
+        libraries = start_libraries(config, _begun().libraries)
         stack.callback(libraries.close)
 
         from mooring.server.startup import Startup
@@ -123,11 +129,11 @@ def _prepare_server(config: Config, reservation: "Reservation", stack: ExitStack
         gc.enable()
 
 
-def _begun_process() -> "LibraryProcess | None":
-    """Return the process that was started before the command line was read, if there is one."""
+def _begun() -> Begun:
+    """Return what was begun before the command line was read."""
     context = click.get_current_context(silent=True)
-    first: LibraryProcess | None = context.obj if context is not None else None
-    return first
+    begun = context.find_object(Begun) if context is not None else None
+    return begun or Begun()
 
 
 def greeting_printer(up: str) -> "Callable[[Config, Sequence[ModelState]], None]":

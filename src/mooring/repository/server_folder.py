@@ -28,16 +28,17 @@ def server_folder(parent: Path | None) -> Iterator[Path]:
     """
     parent = Path(tempfile.gettempdir()) if parent is None else parent
     _remove_abandoned(parent)
-    folder, lock = _make_locked_folder(parent)
+    folder, lock = lock_folder(parent)
     try:
         yield folder
     finally:
-        _remove(folder)
+        remove_folder(folder)
         os.close(lock)
 
 
-def _make_locked_folder(parent: Path) -> tuple[Path, int]:
-    """Make a folder, and hold its lock."""
+def lock_folder(parent: Path | None) -> tuple[Path, int]:
+    """Make a folder that only this user can write to, and return it with the descriptor that holds its lock."""
+    parent = Path(tempfile.gettempdir()) if parent is None else parent
     while True:
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
         lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -57,12 +58,12 @@ def _remove_abandoned(parent: Path) -> None:
         try:
             if _is_locked(lock):
                 log.info("removing what a killed server left", folder=str(folder))
-                _remove(folder)
+                remove_folder(folder)
         finally:
             os.close(lock)
 
 
-def _remove(folder: Path) -> None:
+def remove_folder(folder: Path) -> None:
     """Remove a folder, its lock last: a process that is killed meanwhile leaves a folder that the next start finds."""
     with suppress(OSError):
         for entry in folder.iterdir():

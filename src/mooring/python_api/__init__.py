@@ -1,0 +1,1 @@
+"""Servers from Python: ``mooring.serve``, and what it makes of Python objects and keyword arguments."""
