@@ -138,6 +138,7 @@ def test_a_server_goes_on_when_the_thread_that_started_it_ends():
         assert client.ready("double")
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_forked_process_leaves_the_server_alone(server):
     child = os.fork()
     if not child:

@@ -322,10 +322,9 @@ def _error_of(report: StartReport) -> Exception:
     kind = MooringError.kinds.get(report.kind)
     if kind is not None:
         return kind(report.error)
-    if "address already in use" in report.error.lower() or "in use" in report.error:
-        return OSError(errno.EADDRINUSE, report.error)
-    if report.kind == "OSError":
-        return OSError(report.error)
+    if report.kind in {"AddressUnavailable", "OSError"}:
+        taken = " in use" in report.error  # reservation.py
+        return OSError(errno.EADDRINUSE, report.error) if taken else OSError(report.error)
     return ConfigError(report.error)
 
 

@@ -40,7 +40,7 @@ def name_of(served: Any) -> str:
     inner = (
         getattr(served, "func", served) if not hasattr(served, "__name__") else served
     )  # functools.partial
-    name = str(getattr(inner, "__name__", type(inner).__name__))
+    name = str(getattr(inner, "__name__", "") or type(inner).__name__)
     return LAMBDA if name == "<lambda>" else name
 
 
@@ -56,11 +56,12 @@ def _check_names(target: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
 def _to_target(target: Any, name: str, folder: Callable[[], Path]) -> str:
     if isinstance(target, str | Path):
         return str(target)
-    _check_servable(target)
+    check_servable(target)
     return file_target(target) or f"{write_object(target, folder() / name)}:{NAME}"
 
 
-def _check_servable(served: Any) -> None:
+def check_servable(served: Any) -> None:
+    """Raise ``TypeError`` for an object that cannot be a model."""
     if inspect.isclass(served) or callable(served):
         return
     if callable(getattr(served, "infer", None)):
@@ -87,7 +88,7 @@ def file_target(served: Any) -> str:
     file = getattr(module, "__file__", None) or ""
     if not file.endswith(".py") or not Path(file).is_file():
         return ""
-    if not name.isidentifier() or vars(module).get(name) is not served or getattr(module, "__package__", ""):
+    if not name.isidentifier() or vars(module).get(name) is not served or vars(module).get("__package__"):
         return ""
     # IPython's %run leaves the name of a file in __main__, where later cells define more.
     if module.__name__ == "__main__" and not _is_defined_in(served, Path(file)):

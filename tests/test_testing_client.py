@@ -1,0 +1,160 @@
+"""Tests of models by ``mooring.testing.Client``: in process and in a real server the same is asked and answered."""
+
+import asyncio
+
+import numpy as np
+import pytest
+
+import mooring
+from mooring.testing import Client
+
+
+def double(x):
+    return {"doubled": x * 2}
+
+
+class Scaler:
+    closed = 0
+
+    def load(self, context):
+        self.factor = 3
+
+    def infer(self, x):
+        if x.ndim > 1:
+            raise ValueError("too many dimensions")
+        return x * self.factor
+
+    def close(self):
+        type(self).closed += 1
+
+
+async def slowly(x):
+    await asyncio.sleep(0)
+    return x + 1
+
+
+def count(n):
+    for number in range(int(n)):
+        yield {"n": np.array(number)}
+
+
+class Explained:
+    def infer(self, x):
+        return x
+
+    def explain(self, x):
+        return {"x": x * 0.5}
+
+
+TARGET = {"double": double, "scaler": Scaler, "slowly": slowly, "count": count, "explained": Explained}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[False, pytest.param(True, marks=pytest.mark.processes)],
+    ids=["in process", "server"],
+)
+def client(request):
+    with Client(TARGET, process=request.param) as client:
+        yield client
+
+
+def test_predictions_are_python_values(client):
+    assert client.predict({"x": [1, 2]}, model="double") == {"doubled": [2, 4]}
+    assert client.predict({"x": np.array([1.5])}, model="scaler") == {"output": [4.5]}
+
+
+def test_asynchronous_models_answer(client):
+    assert client.predict({"x": 1}, model="slowly") == {"output": 2}
+
+
+def test_pieces_come_one_by_one(client):
+    assert list(client.stream({"n": 3}, model="count")) == [{"n": 0}, {"n": 1}, {"n": 2}]
+
+
+def test_a_stream_that_is_left_ends(client):
+    pieces = client.stream({"n": 1000}, model="count")
+    assert next(pieces) == {"n": 0}
+    pieces.close()
+    assert client.predict({"x": 1}, model="slowly") == {"output": 2}
+
+
+def test_tensors_are_asked_as_by_the_client_of_a_server(client):
+    assert list(client.infer({"x": [1, 2]}, model="double")["doubled"]) == [2, 4]
+    with pytest.raises(mooring.InvalidInput, match="unexpected input 'y'; the model takes 'x'"):
+        client.infer({"y": [1]}, model="scaler")
+
+
+def test_explanations_are_asked(client):
+    assert client.explain({"x": [2.0]}, model="explained") == {"x": [1.0]}
+
+
+def test_errors_are_those_of_the_wire(client):
+    with pytest.raises(mooring.InvalidInput, match="unexpected input 'y'; the model takes 'x'"):
+        client.predict({"y": 1}, model="double")
+    with pytest.raises(mooring.ModelNotFound):
+        client.predict({"x": 1}, model="nothing")
+    with pytest.raises(TypeError, match="there are several models"):
+        client.predict({"x": 1})
+
+
+def test_the_models_own_exception_is_the_cause():
+    class Strict(Scaler):
+        closed = 0
+
+    with Client(Strict) as client:
+        with pytest.raises(mooring.ModelFailed, match="ValueError: too many dimensions") as caught:
+            client.predict({"x": [[1]]})
+        assert isinstance(caught.value.__cause__, ValueError)
+        lines = caught.value.__cause__.__traceback__
+        while lines.tb_next is not None:
+            lines = lines.tb_next
+        assert lines.tb_frame.f_code.co_name == "infer"
+        assert Strict.closed == 0
+    assert Strict.closed == 1
+
+
+def test_what_a_test_sees_is_what_the_model_uses():
+    seen = []
+
+    def remember(x):
+        seen.append(x)
+        return x
+
+    with Client(remember) as client:
+        assert client.models == ["remember"]
+        assert client.server is None
+        client.predict({"x": 5})
+    assert len(seen) == 1
+
+
+def test_files_are_targets(tmp_path):
+    (tmp_path / "plus.py").write_text("import beside\n\ndef plus(x):\n    return x + beside.one\n")
+    (tmp_path / "beside.py").write_text("one = 1\n")
+    with Client(tmp_path / "plus.py") as client:
+        assert client.predict({"x": 1}) == {"output": 2}
+
+
+def test_a_model_that_cannot_be_loaded_is_refused():
+    class Broken:
+        def load(self, context):
+            raise ValueError("no weights here")
+
+        def infer(self, x):
+            return x
+
+    with pytest.raises(mooring.ModelLoadFailed, match="ValueError: no weights here") as caught:
+        Client(Broken)
+    assert isinstance(caught.value.__cause__, ValueError)
+
+
+async def test_it_works_in_a_running_event_loop():
+    with Client({"slowly": slowly, "double": double}) as client:
+        assert client.predict({"x": 1}, model="slowly") == {"output": 2}
+        assert client.predict({"x": 1}, model="double") == {"doubled": 2}
+
+
+def test_a_model_alone_needs_no_name_and_says_where_it_is():
+    with Client(lambda x: x) as client:
+        assert client.predict({"x": "text"}) == {"output": "text"}
+        assert repr(client) == "<mooring.testing.Client of lambda in this process>"
