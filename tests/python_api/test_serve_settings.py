@@ -42,7 +42,7 @@ def test_secrets_are_variables_and_no_flags():
 
 
 def test_a_value_that_cannot_be_is_refused_with_its_name():
-    with pytest.raises(ConfigError, match="^job_queue_size = 'many'"):
+    with pytest.raises(ConfigError, match=r"^job_queue_size = 'many'"):
         to_flags({"job_queue_size": "many"})
 
 
