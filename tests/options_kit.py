@@ -18,6 +18,7 @@ OF_KIND = {
     tuple[Control, ...]: lambda _: (Control("START", ControlKind.START, "FP32"),),
     tuple[ImplicitState, ...]: lambda _: (ImplicitState("S", "S_", "FP32", (1,), (1,)),),
     tuple[int, ...]: lambda _: (2, 4),
+    tuple[str, ...]: lambda _: ("ValueError",),
 }
 
 

@@ -257,6 +257,7 @@ def test_a_management_address_that_others_reach_has_tokens_unless_they_are_turne
     assert "needed at" not in mooring(*start).stdout
     assert len(server.config.demanding_addresses) == 4
     assert server.config.unauthorized_status == 400
+    assert (server.config.failed_prediction_status, server.config.shows_errors) == (503, False)
     Path("config.properties").write_text("management_address=http://0.0.0.0:8081\n")
     assert "tokens" not in mooring(*start, "--dt").stdout
     assert not server.config.generates_tokens

@@ -37,7 +37,7 @@ FAULTS = {
     "missing input": ("InvalidInput", 400, "INVALID_ARGUMENT", 400, 400),
     "unknown input": ("InvalidInput", 400, "INVALID_ARGUMENT", 400, 400),
     "unknown output": ("InvalidInput", 400, "INVALID_ARGUMENT", None, None),
-    "the model raises": ("ModelFailed", 500, "INTERNAL", 500, 503),
+    "the model raises": ("ModelFailed", 500, "INTERNAL", 500, 500),
 }
 COMMITTED = {
     "unknown model": ("nobody", SUMS, {}),

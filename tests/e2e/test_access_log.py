@@ -245,7 +245,7 @@ def test_without_the_setting_no_request_has_a_line(tmp_path, store):
     with serving(tmp_path, store / "measured.mar") as server:
         for _ in range(3):
             assert server.predict("measured", "x").code == 200
-        assert server.predict("measured", "fail").code == 503
+        assert server.predict("measured", "fail").code == 500
         until(lambda: "prediction failed" in server.log)
     assert "request method=" not in server.log
     assert "predictions/measured" not in server.log.partition("Try:")[2].partition("prediction failed")[2]

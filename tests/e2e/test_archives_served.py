@@ -7,7 +7,7 @@ import math
 import pytest
 from e2e_kit import JSON, answered, refused, streamed
 
-BUSY = "503 Service Unavailable"
+INTERNAL = "500 Internal Server Error"
 
 
 def ask_json(server, target, document):
@@ -27,7 +27,7 @@ def test_an_eager_model_takes_instances(server):
 
 def test_a_base_handler_without_insights_cannot_explain(server):
     answer = ask_json(server, "/explanations/eager", [1, 2, 3, 4])
-    assert answer == refused(BUSY, "InternalServerException", "Prediction failed")
+    assert answer == refused(INTERNAL, "InternalServerException", "Prediction failed")
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,9 @@ def test_the_default_image_classifier_explains_every_pixel(server, photo):
 
 
 def test_what_is_no_image_is_the_models_failure(server):
-    assert server.predict("tiny", "no image") == refused(BUSY, "InternalServerException", "Prediction failed")
+    assert server.predict("tiny", "no image") == refused(
+        INTERNAL, "InternalServerException", "Prediction failed"
+    )
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from e2e_kit import answered, refused, until
 
-BUSY = "503 Service Unavailable"
-FAILED = refused(BUSY, "InternalServerException", "Prediction failed")
+BUSY, INTERNAL = "503 Service Unavailable", "500 Internal Server Error"
+FAILED = refused(INTERNAL, "InternalServerException", "Prediction failed")
 
 
 def together(server, model, words):
@@ -33,7 +33,7 @@ def test_a_batch_leaves_when_its_time_is_up_though_it_is_not_full(server):
     [
         ("bad", FAILED),
         ("refused", refused("422 Unprocessable Entity", "InternalServerException", "a refused row")),
-        ("unspeakable", refused(BUSY, "InternalServerException", "Unsupported model output data type.")),
+        ("unspeakable", refused(INTERNAL, "InternalServerException", "Unsupported model output data type.")),
         ("teapot", answered("teapot of 4", status="418 Teapot")),
     ],
 )

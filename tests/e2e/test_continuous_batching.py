@@ -14,7 +14,7 @@ MODELS = {
     "single": {"continuousBatching": True, "batchSize": 4},
     "mortal": {"continuousBatching": True, "batchSize": 4},
 }
-FAILED = refused("503 Service Unavailable", "InternalServerException", "Prediction failed")
+FAILED = refused("500 Internal Server Error", "InternalServerException", "Prediction failed")
 
 
 @pytest.fixture(scope="module")

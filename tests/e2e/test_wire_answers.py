@@ -5,7 +5,7 @@ import io
 import pytest
 from e2e_kit import JSON, Wire, answered, refused, request, streamed
 
-INTERNAL, OUT, BUSY = "500 Internal Server Error", "507 Insufficient Storage", "503 Service Unavailable"
+INTERNAL, OUT = "500 Internal Server Error", "507 Insufficient Storage"
 
 
 @pytest.mark.parametrize(
@@ -43,23 +43,23 @@ def test_a_tensor_is_what_torch_saves(server):
 @pytest.mark.parametrize(
     ("asked", "status", "message"),
     [
-        ("set", BUSY, "Unsupported model output data type."),
-        ("object", BUSY, "Unsupported model output data type."),
-        ("whole tuple", BUSY, "Invalid model predict output"),
-        ("whole dict", BUSY, "Invalid model predict output"),
-        ("whole str", BUSY, "Invalid model predict output"),
-        ("whole none", BUSY, "Invalid model predict output"),
-        ("whole tensor", BUSY, "Invalid model predict output"),
-        ("too many", BUSY, "number of batch response mismatched"),
-        ("too few", BUSY, "number of batch response mismatched"),
-        ("raise", BUSY, "Prediction failed"),
-        ("unprintable", BUSY, "Prediction failed"),
-        ("no such item", BUSY, "Prediction failed"),
+        ("set", INTERNAL, "Unsupported model output data type."),
+        ("object", INTERNAL, "Unsupported model output data type."),
+        ("whole tuple", INTERNAL, "Invalid model predict output"),
+        ("whole dict", INTERNAL, "Invalid model predict output"),
+        ("whole str", INTERNAL, "Invalid model predict output"),
+        ("whole none", INTERNAL, "Invalid model predict output"),
+        ("whole tensor", INTERNAL, "Invalid model predict output"),
+        ("too many", INTERNAL, "number of batch response mismatched"),
+        ("too few", INTERNAL, "number of batch response mismatched"),
+        ("raise", INTERNAL, "Prediction failed"),
+        ("unprintable", INTERNAL, "Prediction failed"),
+        ("no such item", INTERNAL, "Prediction failed"),
         ("memory", OUT, "Out of resources"),
         ("cuda", OUT, "Out of resources"),
         ("refuse", INTERNAL, "not today"),
         ("refuse 400", "400 Bad Request", "bad picture"),
-        ("refuse 413", OUT, "too big"),
+        ("refuse 413", "413 Request Entity Too Large", "too big"),
         ("refuse 418", "418 Client Error (418)", "a teapot"),
         ("refuse 429", "429 Too Many Requests", "slow down"),
         ("refuse quoted", "422 Unprocessable Entity", 'say "please"\n'),

@@ -5,6 +5,8 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
+from error_bodies import without_request_id
+
 from mooring.core.buffers import HeapAllocator
 from mooring.core.errors import ModelNotFound, MooringError, VersionNotFound
 from mooring.core.requests import InferenceRequest, InferenceResponse, ResponseHead
@@ -25,6 +27,7 @@ from mooring.protocols.application import Application
 from mooring.protocols.kserve.v1 import KServeV1
 from mooring.protocols.openapi import ApiDescription
 from mooring.protocols.responses import Responses
+from mooring.protocols.status import FaultWords
 from mooring.protocols.torchserve.inference import TorchServeInference
 from mooring.protocols.torchserve.management import TorchServeManagement
 from mooring.protocols.torchserve.metrics import TorchServeMetrics
@@ -49,7 +52,7 @@ class Reply(NamedTuple):
 
 
 async def read_reply(reader: asyncio.StreamReader, *, head: bool = False) -> Reply:
-    """The next response of a connection, interim ones skipped."""
+    """The next response of a connection, interim ones skipped. The request's id in an error's body is left out."""
     lines = await reader.readuntil(b"\r\n\r\n")
     while lines.startswith(b"HTTP/1.1 100"):
         lines = await reader.readuntil(b"\r\n\r\n")
@@ -60,7 +63,11 @@ async def read_reply(reader: asyncio.StreamReader, *, head: bool = False) -> Rep
     elif headers.get("transfer-encoding") == "chunked":
         body = await _chunks(reader)
     else:
-        body = await reader.readexactly(int(headers.get("content-length", 0)))
+        whole = await reader.readexactly(int(headers.get("content-length", 0)))
+        body = without_request_id(whole, headers.get("x-request-id", ""))
+        if body != whole:
+            lines = lines.replace(b"content-length: %d" % len(whole), b"content-length: %d" % len(body))
+            headers["content-length"] = str(len(body))
     return Reply(_ID.sub(b"x-request-id: ID\r\n", lines) + body, int(first.split()[1]), headers, body)
 
 
@@ -259,9 +266,9 @@ class Served(NamedTuple):
 async def listening(
     service: FakeService, kind: str, cors: dict[str, str] | None = None, *, model_api: bool = True
 ) -> tuple[HttpServer, Metrics]:
-    """A server with the endpoints of one port."""
+    """A server with the endpoints of one port, in the words of a start in TorchServe's place."""
     metrics = Metrics()
-    responses = Responses(metrics.responses, cors=cors)
+    responses = Responses(metrics.responses, cors=cors, faults=FaultWords(status=503))
     description = ApiDescription(responses, "0.0.1")
     v1 = KServeV1(service, responses)
     endpoints = {

@@ -103,7 +103,8 @@ def test_where_there_is_no_key_file_nothing_that_is_shown_is_checked(tmp_path):
 
 def test_torchserves_refusal_is_its_own_body_and_the_header_says_what_is_wrong(generated):
     refusal = Gate(generated, status=400).check(Access.INFERENCE)(None)
-    assert refusal.document_for(b"/predictions/m") == {
+    assert refusal.document_for(b"/predictions/m", "some-id") == {
+        "requestId": "some-id",
         "code": 400,
         "type": "InvalidKeyException",
         "message": "Token Authorization failed. Token either incorrect, expired, or not provided correctly",

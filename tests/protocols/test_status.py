@@ -20,10 +20,10 @@ WORDS = {
     "FetchFailed": (500, "InternalServerException", 500, 400, "FAILED_PRECONDITION"),
     "InputTooLarge": (413, "RequestEntityTooLargeException", 413, 413, "INVALID_ARGUMENT"),
     "InvalidInput": (400, "BadRequestException", 400, 400, "INVALID_ARGUMENT"),
-    "InvalidOutput": (503, "InternalServerException", 500, 500, "INTERNAL"),
+    "InvalidOutput": (500, "InternalServerException", 500, 500, "INTERNAL"),
     "LoadingDisabled": (503, "ServiceUnavailableException", 503, 503, "UNAVAILABLE"),
     "ModelExists": (409, "ConflictStatusException", 409, 409, "ALREADY_EXISTS"),
-    "ModelFailed": (503, "InternalServerException", 500, 500, "INTERNAL"),
+    "ModelFailed": (500, "InternalServerException", 500, 500, "INTERNAL"),
     "RequirementsFailed": (500, "InternalServerException", 500, 400, "FAILED_PRECONDITION"),
     "ModelLoadFailed": (500, "InternalServerException", 500, 400, "FAILED_PRECONDITION"),
     "ModelNotFound": (404, "ModelNotFoundException", 404, 404, "NOT_FOUND"),
@@ -99,11 +99,11 @@ def test_an_error_that_no_table_knows_is_what_it_is_a_kind_of():
         ("ModelRefused", 429, 429, 429, 429, "RESOURCE_EXHAUSTED"),
         ("ModelRefused", 503, 503, 503, 503, "UNAVAILABLE"),
         ("ModelRefused", 599, 599, 599, 599, "INTERNAL"),
-        ("ModelRefused", 413, 507, 507, 413, "INVALID_ARGUMENT"),
+        ("ModelRefused", 413, 413, 413, 413, "INVALID_ARGUMENT"),
         ("ModelRefused", 200, 500, 500, 500, "INTERNAL"),
         ("ModelRefused", 600, 600, 600, 500, "INTERNAL"),
         ("InvalidOutput", 500, 500, 500, 500, "INTERNAL"),
-        ("ModelFailed", 404, 503, 503, 500, "INTERNAL"),
+        ("ModelFailed", 404, 500, 500, 500, "INTERNAL"),
     ],
 )
 def test_a_status_that_the_model_chose_goes_first_where_the_rule_says_so(
@@ -116,7 +116,39 @@ def test_a_status_that_the_model_chose_goes_first_where_the_rule_says_so(
     assert status.grpc_v2(error, TARGET)[0] == grpc
 
 
+def test_torchserves_own_statuses_are_those_of_a_start_in_its_place():
+    like_torchserve = status.FaultWords(status=503)
+    for error, code in (
+        (errors.ModelFailed("x"), 503),
+        (errors.InvalidOutput("x"), 503),
+        (errors.InvalidOutput("too large", code=500), 500),
+        (errors.ModelRefused("x"), 500),
+        (errors.ModelRefused("x", code=413), 507),
+        (errors.OutOfResources("x"), 507),
+    ):
+        assert status.torchserve(error, TARGET, like_torchserve).status == code
+    # Proxies retry after a 503, and another try would fail in the same way.
+    assert status.kserve_v1(errors.ModelFailed("x"), TARGET, like_torchserve).status == 500
+
+
 # Texts.
+
+
+def test_a_fault_is_told_with_the_last_line_of_the_models_own_code_where_it_is_shown():
+    trace = (
+        'Traceback (most recent call last):\n  File "/srv/app.py", line 7, in infer\n    return look(x)\n'
+        '  File "/venv/lib/python3.11/site-packages/numpy/x.py", line 9, in look\n    raise KeyError\n'
+    )
+    error = errors.ModelFailed("KeyError: 'x'", detail=trace)
+    shown = status.FaultWords(shown=True)
+    assert status.torchserve(error, TARGET, shown).message == "KeyError: 'x' (app.py, line 7, in infer)"
+    assert status.torchserve(error, TARGET).message == "Prediction failed"
+    assert status.kserve_v1(error, TARGET, shown).error == "KeyError : 'x'"
+    long = status.torchserve(errors.ModelFailed("x" * 9000), TARGET, shown).message
+    assert (len(long), long[-4:]) == (2003, "x...")
+    memory = errors.OutOfResources("MemoryError: 3 GB")
+    assert status.torchserve(memory, TARGET, shown).message == "MemoryError: 3 GB"
+    assert status.torchserve(memory, TARGET).message == "Out of resources"
 
 
 def test_who_finds_no_room_is_told_when_to_come_again_within_a_minute():

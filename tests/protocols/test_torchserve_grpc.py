@@ -143,7 +143,7 @@ async def test_a_client_that_goes_away_takes_its_request_with_it(talk, method):
             "NOT_FOUND",
             "Model version: 7.0 does not exist for model: echo\n{model}ModelVersionNotFoundException",
         ),
-        (errors.ModelFailed("boom"), "UNAVAILABLE", "Prediction failed\n{http}InternalServerException"),
+        (errors.ModelFailed("boom"), "INTERNAL", "Prediction failed\n{http}InternalServerException"),
         (errors.OutOfResources(), "INTERNAL", "Out of resources\n{http}InternalServerException"),
         (errors.InvalidInput("no"), "INVALID_ARGUMENT", "no\n{http}BadRequestException"),
         (errors.ModelRefused("who?", code=401), "UNAUTHENTICATED", "who?\n{http}InternalServerException"),

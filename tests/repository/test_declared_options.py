@@ -1,5 +1,7 @@
 """Options that a configuration declares, and what holds where it declares none."""
 
+import json
+
 import pytest
 from declaration_kit import AMD, TRITON, read
 from model_kit import defaults
@@ -46,8 +48,8 @@ def test_what_a_config_leaves_out_comes_from_the_server(model):
 @pytest.mark.parametrize(("group", "name"), KEYS, ids=[name for _, name in KEYS])
 def test_a_key_of_the_name_of_an_option_declares_it(model, group, name):
     default = getattr(group.default, name)
-    value = not default if isinstance(default, bool | None) else 7
-    (spec,) = read(model, f"{name} = {str(value).lower()}\n")
+    value = not default if isinstance(default, bool | None) else ("ValueError",) if default == () else 7
+    (spec,) = read(model, f"{name} = {json.dumps(value)}\n")
     assert getattr(getattr(spec, group.name), name) == value
 
 

@@ -147,6 +147,11 @@ def test_a_workflows_function_has_the_settings_of_handlers(tmp_path):
             {"queue_size": 7, "job_ticket": True, "retry": False},
         ),
         (
+            'client_errors = ["ValueError", "KeyError"]\n[batching]\nmax_delay_ms = 0',
+            "clientErrors: [ValueError, KeyError]\nmaxBatchDelay: 0",
+            {"client_errors": ("ValueError", "KeyError")},
+        ),
+        (
             "response_timeout = 5\nstartup_timeout = 6\nclient_timeout = 1.5\n[batching]\nmax_delay_ms = 0",
             "responseTimeout: 5\nstartupTimeout: 6\nclientTimeoutInMills: 1500\nmaxBatchDelay: 0",
             {"response_timeout": 5.0, "startup_timeout": 6.0, "client_timeout": 1.5},

@@ -79,6 +79,8 @@ class Backend(abc.ABC):
     joining: Joining | None = None
     # The server's other models, for code that may call them; set before ``load``, or before ``after_fork``.
     models: ModelAccess | None = None
+    # Names of exception classes that are the client's mistake; ``load`` may set some, the configuration adds its own.
+    client_errors: frozenset[str] = frozenset()
     # Whether requests, or a request of many instances, came that joining would have made faster.
     missed_joining = False
 

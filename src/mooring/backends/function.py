@@ -137,6 +137,7 @@ class FunctionBackend(Backend):
         except BaseException:
             self._code.close()
             raise
+        self.client_errors = self._code.client_errors
         self._served = served = TensorFunction(self._code)
         metadata = served.load(spec, context)
         self.overlap = served.overlap

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mooring.backends.backend import run_sync
+from mooring.backends.client_errors import read_client_errors
 from mooring.backends.model_source import bypass_bytecode_cache, import_source
 from mooring.core.errors import ModelLoadFailed, MooringError
 from mooring.core.service import LoadContext
@@ -46,12 +47,14 @@ class UserFunction:
     """The function that answers requests, and the object that it is a method of, where it is one.
 
     ``explain`` is the method of that name, ``loop`` the event loop of an asynchronous function; None where there is none.
+    ``client_errors`` are the names in the attribute of that name.
     """
 
     infer: Callable[..., Any]
     explain: Callable[..., Any] | None = None
     loop: "asyncio.AbstractEventLoop | None" = None
     path: Path
+    client_errors: frozenset[str] = frozenset()
     _model: Any = None
     module: ModuleType | None = None
 
@@ -63,6 +66,7 @@ class UserFunction:
             raise ModelLoadFailed(f"model '{spec.name}' has no file {path}")
         self.module = run_user_code(path, import_dotted if spec.module else import_file, path, spec)
         function: Any = _find_model(self.module, name, path)
+        self.client_errors = read_client_errors(function)
         if not inspect.isclass(function):
             self.infer = function
             self._open_loop(spec)

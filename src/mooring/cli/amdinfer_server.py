@@ -87,7 +87,12 @@ def amdinfer_server(
     }
     # The lines that scripts wait for.
     up = f"gRPC server starting at port {grpc_port}\nHTTP server starting at port {http_port}"
-    defaults = {"dialect": "amd", "max_request_size": _LARGEST, "max_response_size": _LARGEST}
+    defaults = {
+        "dialect": "amd",
+        "show_errors": False,
+        "max_request_size": _LARGEST,
+        "max_response_size": _LARGEST,
+    }
     warnings = [] if there else [f"no model repository at {model_repository}: only workers can be loaded"]
     config = read_config(drop_unset(flags), None, warnings, defaults=defaults)
     if not everybody and not config.guards_management:

@@ -113,7 +113,10 @@ def tritonserver(*, insecure: bool, **values: Any) -> NoReturn:
     warnings = _check_flags(given)
     _check_numbers(given)
     with ExitStack() as stack:
-        flags, defaults = _read_addresses(given, stack), {"dialect": "triton", "enable_management_api": False}
+        flags, defaults = (
+            _read_addresses(given, stack),
+            {"dialect": "triton", "enable_management_api": False, "show_errors": False},
+        )
         flags |= _read_models(given) | _read_tls(given) | _read_limits(given) | _read_log(given)
         flags["insecure"] = insecure or None
         defaults |= {

@@ -280,6 +280,20 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             description="PEM certificates of authorities: clients over TLS must present a certificate issued by one of them"
         ),
     ] = None
+    show_errors: Annotated[
+        Switch,
+        Meta(
+            description="whether clients of /predictions, /explanations and TorchServe's gRPC are told why a model's own code"
+            " failed, true or false; by default where only this machine reaches the inference address"
+        ),
+    ] = None
+    failed_prediction_status: Annotated[
+        Literal[500, 503],
+        Meta(
+            description="how a failure of a model's own code is answered by /predictions and /explanations: 500, or 503 as in"
+            " TorchServe, as mooring torchserve has it"
+        ),
+    ] = 500
     cors_allowed_origin: Annotated[
         Names,
         Meta(
@@ -703,6 +717,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         bool,
         Meta(description="whether reading metrics needs a token, too, where there are any, true or false"),
     ] = False
+
+    @property
+    def shows_errors(self) -> bool:
+        """Whether clients are told why a model's own code failed."""
+        return self.inference_address.loopback if self.show_errors is None else self.show_errors
 
     @property
     def generates_tokens(self) -> bool:

@@ -218,7 +218,8 @@ class HandlerOptions(OptionGroup, frozen=True, kw_only=True):
     ``decode_input`` is decode_input_request, ``limit_image_pixels`` limit_max_image_pixels, ``envelope``
     service_envelope; ``metrics_config`` is the path of a metrics.yaml for every handler. ``metric_lines``: what it
     records becomes lines of a log, a line for each value. ``json_nan`` is how JSON writes NaN and Infinity: by_protocol,
-    null or nan. ``forward_headers`` is the pattern of headers that become parameters, empty for none.
+    null or nan. ``forward_headers`` is the pattern of headers that become parameters, empty for none. ``client_errors``
+    are names of exception classes: what the model's code raises of them is the client's mistake.
     """
 
     decode_input: bool = True
@@ -228,6 +229,7 @@ class HandlerOptions(OptionGroup, frozen=True, kw_only=True):
     metric_lines: bool = False
     json_nan: str = "by_protocol"
     forward_headers: str = ""
+    client_errors: tuple[str, ...] = ()
 
 
 def compile_header_pattern(text: str) -> re.Pattern[str]:

@@ -210,6 +210,7 @@ class FrontendServer:
             sequence_headers=SequenceHeaders(
                 config.sequence_id_header, config.sequence_start_header, config.sequence_end_header
             ),
+            faults=self._listeners.responses.faults,
         )
         age = ConnectionAge(config.grpc_max_connection_age, config.grpc_max_connection_age_grace)
         shared = reuse_port(config, address)

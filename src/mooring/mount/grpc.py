@@ -21,6 +21,7 @@ from mooring.protocols.kserve.grpc_infer import Inference
 from mooring.protocols.kserve.shared_memory import SharedMemory
 from mooring.protocols.kserve.v2_grpc import NAME as V2_NAME
 from mooring.protocols.kserve.v2_grpc import KServeV2Grpc
+from mooring.protocols.status import HIDDEN, FaultWords
 from mooring.protocols.torchserve.grpc_inference import TorchServeInferenceRpcs
 from mooring.protocols.torchserve.grpc_management import TorchServeManagementRpcs
 from mooring.tokens import Access
@@ -35,6 +36,7 @@ def inference_services(
     dialect: Dialect,
     memory: SharedMemory | None,
     sequence_headers: SequenceHeaders,
+    faults: FaultWords = HIDDEN,
     further: Sequence[Service] = (),
 ) -> list[Service]:
     """The first process's services of the inference address: v2 with its extensions, AMD's RPCs, TorchServe's, health.
@@ -49,7 +51,10 @@ def inference_services(
         **AmdRpcs(administrative.models, administrative.server).methods(),
     }
     services = KServeV2Grpc(inference, version=__version__, extensions=extensions).services(methods)
-    services += [TorchServeInferenceRpcs(service, allocator, sequence_headers).service(), *further]
+    services += [
+        TorchServeInferenceRpcs(service, allocator, sequence_headers, faults=faults).service(),
+        *further,
+    ]
     return [*services, _health(service, services)]
 
 
@@ -62,6 +67,7 @@ def frontend_services(
     extensions: Sequence[str],
     dialect: Dialect,
     sequence_headers: SequenceHeaders,
+    faults: FaultWords = HIDDEN,
 ) -> list[Service]:
     """The same services in a frontend process, which answers inference, metadata and health by itself.
 
@@ -75,7 +81,7 @@ def frontend_services(
         missing.setdefault(name, {})[method] = UnaryMethod(access, handler)
     v2 = KServeV2Grpc(inference, version=__version__, extensions=extensions)
     services = v2.services(missing.pop(V2_NAME, {}))
-    services.append(TorchServeInferenceRpcs(service, allocator, sequence_headers).service())
+    services.append(TorchServeInferenceRpcs(service, allocator, sequence_headers, faults=faults).service())
     own = {each.name for each in services} | {HEALTH_NAME}
     services += [Service(name, methods) for name, methods in missing.items() if name not in own]
     return [*services, _health(service, services)]

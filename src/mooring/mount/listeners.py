@@ -12,6 +12,7 @@ from mooring.protocols.cors import Cors
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.inflater import Inflater
 from mooring.protocols.responses import Responses
+from mooring.protocols.status import FaultWords
 from mooring.tokens import TokenTable
 from mooring.web.certificates import Certificates
 from mooring.web.http1 import App, HttpServer, Limits
@@ -51,6 +52,7 @@ class Listeners:
             reserved_headers=self.cors.reserved_headers,
             header_lines_for=self.cors.header_lines_for,
             json_nan=config.json_nan,
+            faults=FaultWords(config.shows_errors, config.failed_prediction_status),
         )
         self._config = config
         self.root = config.root_path.rstrip("/")  # the prefix of all paths behind an ingress

@@ -151,7 +151,7 @@ class Answer(_Progress, eq=False):
         self._responses.send_refusal(self._exchange, self._refusal_for(error), request_id=self._id)
 
     def _refusal_for(self, error: MooringError) -> Refusal:
-        return statuses.torchserve(error, self._target)
+        return statuses.torchserve(error, self._target, self._responses.faults)
 
     def _send_fault(self, error: Exception) -> None:
         log.error("answer failed", exc_info=error, model=self._target.model, request=self._id)

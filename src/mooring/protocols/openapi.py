@@ -51,6 +51,10 @@ _ERROR = {
         "code": {"type": "integer", "description": "The HTTP status"},
         "type": {"type": "string", "description": "The kind of error"},
         "message": {"type": "string", "description": "What went wrong"},
+        "requestId": {
+            "type": "string",
+            "description": "The request's id, as in the header x-request-id and in the log",
+        },
         "error": {"type": "string", "description": "What went wrong, where KServe's clients look for it"},
     },
 }

@@ -11,7 +11,7 @@ from mooring.codecs.nonfinite import BY_PROTOCOL, NULL, asks_for_null
 from mooring.core.buffers import Payload
 from mooring.observability.metrics import ResponseCounter
 from mooring.protocols import status as statuses
-from mooring.protocols.status import Refusal
+from mooring.protocols.status import HIDDEN, FaultWords, Refusal
 from mooring.web.http1 import REQUEST_ID, Exchange, header_lines
 
 JSON = "application/json"
@@ -76,7 +76,7 @@ class Responses:
 
     ``cors`` are headers of every response. Handlers may not set them, nor those in ``reserved_headers``.
     ``header_lines_for`` returns the CORS lines for an origin; they go into refusals that no app writes.
-    ``json_nan`` is the setting of that name.
+    ``json_nan`` is the setting of that name. ``faults`` is how faults of models' own code are told.
     """
 
     def __init__(
@@ -87,8 +87,10 @@ class Responses:
         reserved_headers: frozenset[str] = frozenset(),
         header_lines_for: Callable[[bytes], bytes] = lambda _origin: b"",
         json_nan: str = BY_PROTOCOL,
+        faults: FaultWords = HIDDEN,
     ) -> None:
         self.counter = counter
+        self.faults = faults
         self._writes_null = json_nan == NULL
         self._lines_for = header_lines_for
         self._new_id = RequestIds().new_id
@@ -150,12 +152,13 @@ class Responses:
         )
 
     def send_refusal(self, exchange: Exchange, refusal: Refusal, *, request_id: str = "") -> None:
-        """Answer with an error. The connection stays open: the request was read to its end."""
+        """Answer with an error, whose body names the request. The connection stays open: the request was read to its end."""
         self.counter.count(refusal.status)
-        head = self.build_head(request_id or self.read_request_id(exchange), JSON) + refusal.head
+        request_id = request_id or self.read_request_id(exchange)
+        head = self.build_head(request_id, JSON) + refusal.head
         exchange.respond(
             refusal.status,
-            encode_json(refusal.document_for(exchange.target), exchange.target),
+            encode_json(refusal.document_for(exchange.target, request_id), exchange.target),
             head,
             reason=refusal.reason,
         )
@@ -176,7 +179,8 @@ class Responses:
         """
         refusal = statuses.transport_refusal(status, message)
         self.counter.count(status)
-        head = self.build_head(self._new_id(), JSON) + refusal.head
+        request_id = self._new_id()
+        head = self.build_head(request_id, JSON) + refusal.head
         if origin is not None:
             head += self._lines_for(origin)
-        return encode_json(refusal.document_for(target), target), head
+        return encode_json(refusal.document_for(target, request_id), target), head

@@ -12,6 +12,7 @@ import msgspec
 
 from mooring.core import errors
 from mooring.core.errors import MooringError
+from mooring.protocols.tracebacks import find_own_line
 from mooring.repository.fetch import is_remote, url_for_log
 from mooring.web.http1_format import reason_of
 
@@ -30,10 +31,13 @@ class Refusal(msgspec.Struct, frozen=True):
     head: bytes = b""
     detail: str = ""
 
-    def document_for(self, target: bytes) -> dict[str, object]:
-        """Return the JSON body in the form of the protocol that the request target belongs to."""
+    def document_for(self, target: bytes, request_id: str) -> dict[str, object]:
+        """Return the JSON body in the form of the protocol that the request target belongs to.
+
+        v2's has one key, and the request's id is in the header only.
+        """
         if not speaks_v2(target):
-            return self.document()
+            return {**self.document(), "requestId": request_id}
         return {"error": self.error or _V2_TEXTS.get(self.type) or self.message}
 
     @property
@@ -47,6 +51,16 @@ class Refusal(msgspec.Struct, frozen=True):
         if self.error:
             document["error"] = self.error
         return document
+
+
+class FaultWords(msgspec.Struct, frozen=True):
+    """How TorchServe's API tells a fault of a model's own code: its ``status``, and whether its reason is ``shown``.
+
+    The status 503 is TorchServe's own, and other statuses of models are as TorchServe has them then.
+    """
+
+    shown: bool = False
+    status: int = 500
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -119,15 +133,23 @@ _TORCHSERVE: Mapping[type[MooringError], _Rule] = {
     errors.DeadlineExceeded: _Rule(504, "RequestTimeoutException", _error_text),
     errors.RequestCancelled: _Rule(499, "RequestCancelledException", _error_text),
     errors.Unsupported: _Rule(501, "UnsupportedOperationException", _error_text),
-    errors.ModelFailed: _Rule(503, "InternalServerException", lambda *_: "Prediction failed"),
+    errors.ModelFailed: _Rule(500, "InternalServerException", lambda *_: "Prediction failed"),
     errors.ModelRefused: _Rule(500, "InternalServerException", _error_text, keeps_code=True),
     errors.OutOfResources: _Rule(507, "InternalServerException", lambda *_: "Out of resources"),
     # Its code says 500 where the answer was only too large: TorchServe kills the worker for that, and answers 500.
-    errors.InvalidOutput: _Rule(503, "InternalServerException", _error_text, keeps_code=True),
+    errors.InvalidOutput: _Rule(500, "InternalServerException", _error_text, keeps_code=True),
     errors.WorkerDied: _Rule(500, "InternalServerException", lambda *_: "Worker died."),
     errors.NodeFailed: _Rule(500, "InternalServerException", _error_text),
     MooringError: _Rule(500, "InternalServerException", _error_text),
 }
+
+
+HIDDEN = FaultWords()
+"""Clients are told that a prediction failed, and nothing more."""
+
+# What a model's own code has done wrong, and errors for which TorchServe has a text without a reason.
+_FAULTS = frozenset((errors.ModelFailed, errors.InvalidOutput))
+_HIDDEN = frozenset((errors.ModelFailed, errors.OutOfResources))
 
 
 def _exception_text(error: MooringError, _: Target) -> str:
@@ -192,13 +214,29 @@ def _rule_of(error: MooringError) -> _Rule:
     return next(_TORCHSERVE[kind] for kind in type(error).__mro__ if kind in _TORCHSERVE)
 
 
-def torchserve(error: MooringError, target: Target) -> Refusal:
-    """Return an error as TorchServe answers it."""
+_LONGEST_REASON = 2000  # characters; libraries raise exceptions whose texts are whole pages
+
+
+def _tell_fault(error: MooringError) -> str:
+    """Return the reason of a fault of the model's code, and where in its own code it was raised."""
+    reason = error.message
+    if len(reason) > _LONGEST_REASON:
+        reason = f"{reason[:_LONGEST_REASON]}..."
+    place = find_own_line(error.detail)
+    return f"{reason} ({place})" if place else reason
+
+
+def torchserve(error: MooringError, target: Target, faults: FaultWords = HIDDEN) -> Refusal:
+    """Return an error as TorchServe answers it; ``faults`` says how those of a model's own code are told."""
     rule = _rule_of(error)
     status = rule.status
+    if type(error) in _FAULTS:
+        status = faults.status
+    if faults.shown and type(error) in _HIDDEN:
+        return Refusal(status, rule.type, _tell_fault(error))
     if rule.keeps_code and 400 <= error.code <= 999:
-        # TorchServe turns the 413 of a handler into 507, and clients test for it.
-        status = 507 if error.code == 413 else error.code
+        # TorchServe turns the 413 of a handler into 507, and its clients test for it.
+        status = 507 if error.code == 413 and faults.status == 503 else error.code
     why = error.message if rule.adds_reason else ""
     return Refusal(status, rule.type, rule.text(error, target), why, head=_retry_head(error))
 
@@ -303,9 +341,9 @@ def torchserve_default(error: MooringError, target: Target) -> Refusal:
     return refusal
 
 
-def kserve_v1(error: MooringError, target: Target) -> Refusal:
+def kserve_v1(error: MooringError, target: Target, faults: FaultWords = HIDDEN) -> Refusal:
     """Return an error in both forms at once: TorchServe's keys, and KServe v1's ``error``."""
-    refusal = torchserve(error, target)
+    refusal = torchserve(error, target, faults)
     status, word = _KSERVE_V1.get(type(error), (refusal.status, None))
     if error.code:  # chosen by the model, and in the refusal already
         status = refusal.status

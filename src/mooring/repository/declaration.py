@@ -29,6 +29,7 @@ _Size = Annotated[int, Meta(ge=-1, le=LARGEST)]
 _Count = Annotated[int, Meta(ge=0, le=LARGEST)]
 _Seconds = Annotated[float, Meta(gt=0, le=_MAX_SECONDS)]
 _Wait = Annotated[float, Meta(ge=0, le=_MAX_SECONDS)]
+_Name = Annotated[str, Meta(min_length=1)]
 
 Labels = str | list[str] | dict[str, str | list[str]]
 
@@ -178,6 +179,7 @@ class Declaration(Table, frozen=True, kw_only=True):
     client_timeout: _Wait | None = None
     retry: bool | None = None
     response_cache: bool | None = None
+    client_errors: tuple[_Name, ...] | None = None
     threads: _Count | None = None
     warmup: list[WarmupTable] = []
     preload: bool | None = None

@@ -7,6 +7,7 @@ from mooring.core.options import (
     Batching,
     BatchMode,
     Control,
+    HandlerOptions,
     ImplicitState,
     ModelLimits,
     ModelOptions,
@@ -89,6 +90,7 @@ def option_layers(declared: Declaration) -> list[OptionGroup]:
         _declare_table(
             ModelLimits, declared, queue_policy=UNDECLARED if policy is None else _queue_policy(policy)
         ),
+        _declare_table(HandlerOptions, declared),
         _declare_table(RuntimeOptions, declared),
     ]
 

@@ -15,6 +15,7 @@ from mooring.config.settings import ModelSettings
 from mooring.core.errors import ModelLoadFailed
 from mooring.core.options import (
     Batching,
+    HandlerOptions,
     ModelLimits,
     ModelOptions,
     OptionGroup,
@@ -301,7 +302,13 @@ def _config_layers(settings: Mapping[str, Any]) -> list[OptionGroup]:
             job_ticket=or_undeclared(settings.get("useJobTicket")),
             retry=or_undeclared(settings.get("retryRequests")),
         ),
+        declare(HandlerOptions, client_errors=_client_errors(settings)),
     ]
+
+
+def _client_errors(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    listed = settings.get("clientErrors")
+    return or_undeclared(None if listed is None else tuple(listed))
 
 
 def _warmup_requests(settings: dict[str, Any], folder: Path, url: str) -> list[Warmup]:

@@ -77,7 +77,15 @@ class _Warmups(msgspec.Struct, frozen=True):
         return "a list of requests: body, a file of the archive, and where it is wanted name, contentType and count"
 
 
-_KEYS: Mapping[str, _Number | _Switch | _Warmups] = {
+class _Names(msgspec.Struct, frozen=True):
+    def accepts(self, value: object) -> bool:
+        return isinstance(value, list) and all(isinstance(each, str) and each for each in value)
+
+    def __str__(self) -> str:
+        return "a list of names, as in [ValueError, KeyError]"
+
+
+_KEYS: Mapping[str, _Number | _Switch | _Warmups | _Names] = {
     "minWorkers": _Number(1),
     "maxWorkers": _Number(1),
     "batchSize": _Number(1),
@@ -102,6 +110,7 @@ _KEYS: Mapping[str, _Number | _Switch | _Warmups] = {
     "retryRequests": _Switch(),
     "useJobTicket": _Switch(),
     "warmupRequests": _Warmups(),
+    "clientErrors": _Names(),
 }
 
 # TorchServe's keys that have an effect only with a parallel group; without one a warning names them.

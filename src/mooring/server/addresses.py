@@ -165,6 +165,7 @@ class Addresses:
             dialect=self._services.dialect,
             memory=self._memory_at(address),
             sequence_headers=sequence_headers(config),
+            faults=self._http.responses.faults,
             further=further,
         )
         age = mount.ConnectionAge(config.grpc_max_connection_age, config.grpc_max_connection_age_grace)

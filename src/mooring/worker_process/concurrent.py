@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 
-from mooring.backends.backend import Concurrent
+from mooring.backends.backend import Backend, Concurrent
 from mooring.core.errors import DeadlineExceeded, ModelFailed, MooringError, RequestCancelled
 from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.service import MetricValue, Outcome
@@ -28,8 +28,14 @@ class ConcurrentServing:
     """
 
     def __init__(
-        self, buffers: Sequence[ResponseBuffer], model: Concurrent, spec: ModelSpec, loaded: Loaded
+        self,
+        buffers: Sequence[ResponseBuffer],
+        backend: Backend,
+        model: Concurrent,
+        spec: ModelSpec,
+        loaded: Loaded,
     ) -> None:
+        self.backend = backend
         self.model = model
         self.spec = spec
         self.loop = model.loop
@@ -169,7 +175,7 @@ class _Call:
         except Exception as error:  # user code may raise anything while it infers
             # What is over must not be run again: the memory of its requests has been given back.
             if len(rows) == 1 or not spec.limits.retry or self._finished:
-                return [failure_of(error)] * len(rows)
+                return [failure_of(error, self._serving.backend.client_errors)] * len(rows)
         else:
             return list(enforce_answer_limit(spec.options.limits.max_response_bytes, requests, outcomes))
         return [outcome for (outcome,) in await asyncio.gather(*map(self._once_more, rows))]

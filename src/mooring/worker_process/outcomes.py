@@ -4,6 +4,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from mooring.backends.client_errors import find_client_error
 from mooring.core.errors import (
     InvalidOutput,
     ModelFailed,
@@ -98,10 +99,15 @@ def fails_again(error: BaseException, *, code: bool) -> bool:
     return False
 
 
-def failure_of(error: Exception) -> MooringError:
-    """Return an exception of the model's code as a ``MooringError``. Call it while the exception is being handled."""
+def failure_of(error: Exception, client_errors: frozenset[str] = frozenset()) -> MooringError:
+    """Return an exception of the model's code as a ``MooringError``. Call it while the exception is being handled.
+
+    Of a class with one of the names ``client_errors`` it is the client's mistake.
+    """
     if isinstance(error, MooringError):
         return error
+    if mistake := find_client_error(error, client_errors):
+        return mistake
     detail = traceback.format_exc()
     if isinstance(error, MemoryError):
         return OutOfResources(line_of(error), detail=detail)

@@ -107,7 +107,7 @@ class StepServing:
             running.requests = [row.request]
             (outcome,) = self._backend.infer([row.request], _Reply(self, [row]))
         except Exception as error:  # user code may raise anything
-            return failure_of(error)
+            return failure_of(error, self._backend.client_errors)
         finally:
             running.requests = ()
         return outcome
@@ -123,7 +123,7 @@ class StepServing:
             if len(outcomes) != len(rows):
                 raise ModelFailed(f"the step gave {len(outcomes)} outcomes for {len(rows)} requests")
         except Exception as error:  # user code may raise anything while it infers
-            outcomes = [failure_of(error)] * len(rows)
+            outcomes = [failure_of(error, self._backend.client_errors)] * len(rows)
         running.requests = ()
         rows[0].buffer.record_call(len(rows), time.monotonic() - started_at)
         outcomes = enforce_answer_limit(self._spec.options.limits.max_response_bytes, requests, outcomes)

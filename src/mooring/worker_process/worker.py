@@ -322,6 +322,7 @@ class Worker:
         else:
             spec = message.spec.with_code(metadata.code)
             self._backend, self._spec = backend, spec
+            backend.client_errors |= set(spec.handler.client_errors)
             joining = backend.joining
             self._joining_untried = joining is not None and joining.state is JoiningState.UNTRIED
             self._rows = 1 if self._joining_untried else spec.batching.max_batch_size
@@ -359,7 +360,7 @@ class Worker:
         else:
             from mooring.worker_process.concurrent import ConcurrentServing  # noqa: PLC0415 - asyncio, for the few that use it
 
-            model.serve(ConcurrentServing(buffers, model, self._spec, self._loaded).serve_forever)
+            model.serve(ConcurrentServing(buffers, backend, model, self._spec, self._loaded).serve_forever)
 
     def _serve_batch(self, channel: Channel, batch: Batch) -> None:
         channel.map_slots(batch.requests)
@@ -418,7 +419,7 @@ class Worker:
             outcomes = self._backend.infer(requests, reply)
         except Exception as error:  # user code may raise anything while it infers
             if len(requests) == 1 or not self._spec.limits.retry:
-                return [failure_of(error)] * len(requests)
+                return [failure_of(error, self._backend.client_errors)] * len(requests)
         else:
             if len(outcomes) == len(requests):
                 return enforce_answer_limit(self._spec.options.limits.max_response_bytes, requests, outcomes)

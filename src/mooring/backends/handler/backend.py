@@ -297,7 +297,7 @@ class HandlerBackend(Backend):
         try:
             returned = self._handle(data, context)
         except Exception as error:  # the handler's own code
-            raise fault_of(error) from error
+            raise fault_of(error, self.client_errors) from error
         self._metrics.record_time("PredictionTime", started)
         return returned
 
@@ -316,7 +316,7 @@ class HandlerBackend(Backend):
             elif hasattr(returned, "__await__"):
                 returned = await returned
         except Exception as error:  # the handler's own code
-            raise fault_of(error) from error
+            raise fault_of(error, self.client_errors) from error
         self._metrics.record_time("PredictionTime", started)
         return returned
 

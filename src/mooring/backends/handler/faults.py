@@ -2,6 +2,7 @@
 
 import traceback
 
+from mooring.backends.client_errors import find_client_error
 from mooring.core.errors import ModelFailed, ModelRefused, MooringError, OutOfResources
 
 
@@ -17,10 +18,15 @@ class PredictionException(Exception):
         return f"message : {self.message} error_code : {self.error_code}"
 
 
-def fault_of(error: Exception) -> MooringError:
-    """Return the server's error for an exception of a handler. Call it while the exception is being handled."""
+def fault_of(error: Exception, client_errors: frozenset[str] = frozenset()) -> MooringError:
+    """Return the server's error for an exception of a handler. Call it while the exception is being handled.
+
+    Of a class with one of the names ``client_errors`` it is the client's mistake.
+    """
     if isinstance(error, MooringError):
         return error
+    if mistake := find_client_error(error, client_errors):
+        return mistake
     detail = traceback.format_exc()
     if isinstance(error, PredictionException):
         return ModelRefused(str(error.message), code=error.error_code, detail=detail)

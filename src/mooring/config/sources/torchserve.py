@@ -36,6 +36,9 @@ TORCHSERVE_DEFAULTS: Mapping[str, Any] = MappingProxyType(
         # This machine's own users are trusted; TorchServe asks them for tokens, too.
         "token_authorization": "elsewhere",
         "unauthorized_status": 400,
+        # Its clients know this status and one text.
+        "failed_prediction_status": 503,
+        "show_errors": False,
         # It serves what it can, and says in its log what it cannot.
         "require_models": False,
         "access_log": True,

@@ -92,7 +92,7 @@ class _InstancesAnswer(Answer, eq=False):
         )
 
     def _refusal_for(self, error: MooringError) -> Refusal:
-        return kserve_v1(error, self._target)
+        return kserve_v1(error, self._target, self._responses.faults)
 
 
 class KServeV1:

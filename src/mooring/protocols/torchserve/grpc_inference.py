@@ -21,7 +21,15 @@ from mooring.protocols.grpc_errors import status_error
 from mooring.protocols.grpc_messages import StoppableReader, read_bytes, sync_handler
 from mooring.protocols.grpc_server import Service, StreamingMethod, UnaryMethod
 from mooring.protocols.responses import RequestIds
-from mooring.protocols.status import Target, grpc_torchserve, java_class, torchserve
+from mooring.protocols.status import (
+    HIDDEN,
+    FaultWords,
+    Refusal,
+    Target,
+    grpc_torchserve,
+    java_class,
+    torchserve,
+)
 from mooring.tokens import Access
 from mooring.web.grpc.rpc import Rpc, StreamingRpc, UnaryRpc
 from mooring.web.grpc.status import Status, StatusError
@@ -36,9 +44,15 @@ class TorchServeInferenceRpcs:
     """The handlers of the service."""
 
     def __init__(
-        self, service: InferenceService, allocator: Allocator, headers: SequenceHeaders = TORCHSERVE_HEADERS
+        self,
+        service: InferenceService,
+        allocator: Allocator,
+        headers: SequenceHeaders = TORCHSERVE_HEADERS,
+        *,
+        faults: FaultWords = HIDDEN,
     ) -> None:
         self._service = service
+        self._faults = faults
         self._allocator = allocator
         self._names = headers
         self._sequence = frozenset(name.encode() for name in headers.lower)
@@ -71,8 +85,8 @@ class TorchServeInferenceRpcs:
         try:
             request = self._build_request(message, call)
         except MooringError as error:
-            raise _to_status_error(error, message) from None
-        answer = UnaryAnswer(message, call)
+            raise _to_status_error(error, message, self._faults) from None
+        answer = UnaryAnswer(message, call, self._faults)
         ticket = self._service.submit(request, answer.deliver)
         if not answer.over:
             answer.ticket, call.on_cancelled = ticket, answer.cancel
@@ -89,7 +103,7 @@ class TorchServeInferenceRpcs:
             finally:
                 prediction.close()
         except MooringError as error:
-            raise _to_status_error(error, message) from None
+            raise _to_status_error(error, message, self._faults) from None
 
     async def converse(self, call: StreamingRpc) -> None:
         """Answer the steps of many sequences at once; those of one sequence run one after the other.
@@ -112,7 +126,7 @@ class TorchServeInferenceRpcs:
                 raise MooringError("Parameter sequenceId is required.")
             return await self._answer_whole(message, call)
         except MooringError as error:
-            return _to_error_response(error, message)
+            return _to_error_response(error, message, self._faults)
 
     async def _answer_whole(self, message: PredictionMessage, call: Rpc) -> pb.PredictionResponse:
         prediction = self._start_prediction(message, call)
@@ -226,10 +240,11 @@ class SequenceStream:
 class UnaryAnswer:
     """The answer to a unary call, joined from all outcomes of the request."""
 
-    __slots__ = ("_call", "_message", "_outcomes", "over", "ticket")
+    __slots__ = ("_call", "_faults", "_message", "_outcomes", "over", "ticket")
 
-    def __init__(self, message: PredictionMessage, call: UnaryRpc) -> None:
+    def __init__(self, message: PredictionMessage, call: UnaryRpc, faults: FaultWords) -> None:
         self._message = message
+        self._faults = faults
         self._call = call
         self._outcomes: list[InferenceResponse] = []
         self.ticket: Ticket | None = None
@@ -251,7 +266,7 @@ class UnaryAnswer:
         elif isinstance(outcome, MooringError):
             self.over = True
             self._release_outcomes()
-            error = _to_status_error(outcome, self._message)
+            error = _to_status_error(outcome, self._message, self._faults)
             self._call.end(error.status, str(error))
         else:
             self._outcomes.append(outcome)
@@ -332,15 +347,19 @@ def _to_response(message: PredictionMessage, prediction: bytes) -> pb.Prediction
     return answer
 
 
-def _to_status_error(error: MooringError, message: PredictionMessage) -> StatusError:
-    return status_error(
-        *grpc_torchserve(torchserve(error, Target(message.model_name, message.model_version)))
-    )
+def _refusal_of(error: MooringError, message: PredictionMessage, faults: FaultWords) -> Refusal:
+    return torchserve(error, Target(message.model_name, message.model_version), faults)
 
 
-def _to_error_response(error: MooringError, message: PredictionMessage) -> pb.PredictionResponse:
+def _to_status_error(error: MooringError, message: PredictionMessage, faults: FaultWords) -> StatusError:
+    return status_error(*grpc_torchserve(_refusal_of(error, message, faults)))
+
+
+def _to_error_response(
+    error: MooringError, message: PredictionMessage, faults: FaultWords
+) -> pb.PredictionResponse:
     """Return an error as the answer of a step; the stream goes on."""
-    refusal = torchserve(error, Target(message.model_name, message.model_version))
+    refusal = _refusal_of(error, message, faults)
     code, _ = grpc_torchserve(refusal)
     answer = _to_response(message, b"")
     answer.status.code = Status[code]

@@ -147,7 +147,8 @@ class TorchServeManagement:
             elif isinstance(outcome, Unsupported):
                 text = b""  # the model has no handler
             else:
-                self._responses.send_refusal(exchange, torchserve(outcome, target), request_id=request_id)
+                refusal = torchserve(outcome, target, self._responses.faults)
+                self._responses.send_refusal(exchange, refusal, request_id=request_id)
                 return
             document = version_document(version, parse_metadata(text))
             self._responses.send_json(exchange, [document], request_id=request_id)
