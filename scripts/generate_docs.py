@@ -6,6 +6,7 @@ tests/test_docs.py fails when they are not what this writes.
 from collections.abc import Iterable
 from pathlib import Path
 
+from mooring.config.setting_groups import GROUPS
 from mooring.config.settings import SETTINGS, Config, is_switch
 from mooring.core.errors import MooringError
 from mooring.protocols.status import Target, grpc_v2, kserve_v1, kserve_v2, torchserve
@@ -15,8 +16,13 @@ DOCS = Path(__file__).parent.parent / "docs"
 
 
 def settings() -> list[str]:
-    """A row for every setting."""
-    return [_row(f"`{name}`", _default(name), text) for name, text in SETTINGS.items()]
+    """A table for every group of settings, with a row for each."""
+    lines = []
+    for group, names in GROUPS.items():
+        lines += [f"## {group}", "", "| setting | default | what |", "| --- | --- | --- |"]
+        lines += [_row(f"`{name}`", _default(name), SETTINGS[name]) for name in names]
+        lines.append("")
+    return lines
 
 
 def errors() -> list[str]:
@@ -32,8 +38,14 @@ def errors() -> list[str]:
 
 
 def with_table(text: str, rows: Iterable[str]) -> str:
-    """A document with these rows in its first table."""
-    lines = text.splitlines()
+    """A document with these rows in its first table, or with these tables and their headings in the place of its own."""
+    lines, rows = text.splitlines(), [*rows]
+    headings = {row for row in rows if row.startswith("## ")}
+    if headings:
+        first = lines.index(rows[0])
+        ours = headings | {""}
+        last = next(n for n in range(first, len(lines)) if lines[n] not in ours and lines[n][0] != "|")
+        return "\n".join([*lines[:first], *rows, *lines[last:]]) + "\n"
     begin = next(index for index, line in enumerate(lines) if line.startswith("| ---")) + 1
     end = next(index for index in range(begin, len(lines)) if not lines[index].startswith("|"))
     return "\n".join([*lines[:begin], *rows, *lines[end:]]) + "\n"

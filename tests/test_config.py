@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mooring.config.properties import format_properties
+from mooring.config.setting_groups import GROUPS
 from mooring.config.settings import (
     SETTINGS,
     Address,
@@ -118,6 +119,12 @@ def test_every_setting_reads_the_same_from_file_environment_and_flag(tmp_path, n
 
 def test_an_allowed_url_that_is_no_regular_expression_is_refused():
     assert "'(' is no regular expression" in refusal({"allowed_urls": "https://a/.*,("}, {})
+
+
+def test_every_setting_is_in_one_group_of_the_help_and_the_guide():
+    grouped = [name for names in GROUPS.values() for name in names]
+    assert [name for name in SETTINGS if name not in grouped] == [], "add them to config/setting_groups.py"
+    assert sorted(grouped) == sorted(SETTINGS)
 
 
 def test_every_setting_says_what_it_is():

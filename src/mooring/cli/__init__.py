@@ -51,7 +51,8 @@ def _is_server_start(arguments: Sequence[str]) -> bool:
     """Return whether these arguments start a server in this process."""
     foreground = arguments[:1] == ["torchserve"] and "--foreground" in arguments
     return foreground or (
-        arguments[:1] in (["serve"], ["amdinfer-server"], ["tritonserver"]) and "--help" not in arguments
+        arguments[:1] in (["serve"], ["amdinfer-server"], ["tritonserver"])
+        and not {"--help", "-h"} & {*arguments}
     )
 
 

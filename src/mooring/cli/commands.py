@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import click
 
 from mooring import __version__
+from mooring.cli.help import WIDTH, CommandGroup
 
 _COMMANDS: Mapping[str, str] = {
     "serve": "mooring.cli.serve:serve",
@@ -17,10 +18,13 @@ _COMMANDS: Mapping[str, str] = {
     "infer": "mooring.cli.infer:infer",
     "models": "mooring.cli.models:models",
     "doctor": "mooring.cli.doctor:doctor",
+    "completion": "mooring.cli.completion:completion",
+    "help": "mooring.cli.help_command:show_help",
+    "version": "mooring.cli.help_command:show_version",
 }
 
 
-class _Commands(click.Group):
+class _Commands(CommandGroup):
     """Subcommands by name, each imported at its first use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -35,7 +39,9 @@ class _Commands(click.Group):
         return command
 
 
-@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDTH}
+)
 @click.version_option(__version__, "--version", "-v", prog_name="mooring", message="%(prog)s %(version)s")
 def commands() -> None:
     """Serve models of any kind to clients of any serving protocol."""

@@ -5,10 +5,11 @@ from typing import Any
 
 import click
 
+from mooring.cli.help import CommandGroup
 from mooring.cli.server_connection import Server, connect_client, server_options
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def models() -> None:
     """List, load, unload and describe the models of a running server."""
 
