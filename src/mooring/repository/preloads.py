@@ -25,6 +25,14 @@ _LIBRARIES: Mapping[str, tuple[str, ...]] = {
 # What torch imports to read an exported program: a second of every worker's start (1.05 s, with it 0.19).
 _READS_PROGRAMS = "torch._export.serde.serialize"
 _SOURCE_READ = 1_048_576
+# Lines of a model's code that bring torch with them.
+_NAMES_OF_TORCH = (
+    b"import torch",
+    b"from torch",
+    b"ts.torch_handler",
+    b"import transformers",
+    b"from transformers",
+)
 _GROUP = "mooring.worker_process.group"
 _NATIVE = ("onnx", "pytorch")
 # How many folders of a repository, or archives of a store, are looked at before they are read.
@@ -114,6 +122,6 @@ def _names_torch(spec: "ModelSpec") -> bool:
             continue
         with source.open("rb") as file:
             text = file.read(_SOURCE_READ)
-        if b"import torch" in text or b"from torch" in text or b"ts.torch_handler" in text:
+        if any(line in text for line in _NAMES_OF_TORCH):
             return True
     return False
