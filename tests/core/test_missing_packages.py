@@ -1,9 +1,11 @@
 """A package that is not installed is named in one sentence, with the command that installs it."""
 
 import sys
+from pathlib import Path
 
 import pytest
 
+from mooring.core import missing_packages
 from mooring.core.missing_packages import (
     explain_missing_module,
     install_command,
@@ -76,3 +78,11 @@ def test_the_models_line_is_named_where_a_file_beside_it_imports(tmp_path, monke
     monkeypatch.syspath_prepend(str(tmp_path))
     error = failure_of(tmp_path, "import beside_it", beside_it="\nimport gone_for_good\n")
     assert explain_missing_module(error, tmp_path).startswith("beside_it.py:2 imports 'gone_for_good'")
+
+
+def test_of_a_handler_of_ours_no_line_is_named(tmp_path):
+    ours = Path(missing_packages.__file__).with_name("handler_of_ours.py")
+    with pytest.raises(ModuleNotFoundError) as raised:
+        exec(compile("import gone_for_good", str(ours), "exec"), {})
+    said = explain_missing_module(raised.value, tmp_path)
+    assert said == "the model needs 'gone_for_good', which is not installed: pip install gone_for_good"

@@ -257,13 +257,19 @@ def test_a_folder_that_is_no_model_lists_what_is_there(here, tmp_path):
 
 
 def test_doctor_names_what_a_folder_holds_and_how_it_is_served(here):
-    write(here, live__dot__py="def double(x): ...\ndef half(x): ...\n")
+    write(
+        here,
+        live__dot__py="def double(x): ...\ndef half(x): ...\n",
+        app__dot__py="import gone_for_good\nclass Model:\n    def infer(self): ...\n",
+        test_app__dot__py="from app import Model\ndef test_it(): ...\n",
+    )
     write_model(here / "model.onnx")
     report = examine_place(Path())
     said = [f"{each.where}: {each.what} {each.suggestion}" for each in report.findings]
     assert any("model.onnx" in each and "mooring serve model.onnx" in each for each in said), said
     assert any("mooring serve live.py:double" in each for each in said), said
-    assert not report.needs_change
+    assert any("gone_for_good" in each and each.endswith(" pip install gone_for_good") for each in said), said
+    assert not any("test_app" in each for each in said), said
 
 
 def test_doctor_says_of_a_target_what_serve_says(here):

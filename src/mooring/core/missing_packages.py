@@ -51,6 +51,7 @@ _PACKAGES: Mapping[str, str] = {
     "yaml": "pyyaml",
     "zmq": "pyzmq",
 }
+_OURS = Path(__file__).parents[1]
 # What modules are called by people.
 _TITLES: Mapping[str, str] = {
     "PIL": "Pillow",
@@ -104,7 +105,7 @@ def explain_missing_module(error: ModuleNotFoundError, folder: Path) -> str:
     module = error.name or ""
     top = module.partition(".")[0]
     where = _importing_line(error, folder)
-    said = f"{where} imports '{module}'" if where else f"the model's code imports '{module}'"
+    said = f"{where} imports '{module}'" if where else f"the model needs '{module}'"
     if top in sys.stdlib_module_names:
         return f"{said}, a part of Python that this installation of it lacks"
     if top != module and _is_installed(top):
@@ -116,14 +117,14 @@ def explain_missing_module(error: ModuleNotFoundError, folder: Path) -> str:
 
 
 def _importing_line(error: BaseException, folder: Path) -> str:
-    """The place of the import: the last line of the model's own code, and where a library imports it, of the library."""
+    """The line of the import: of the model's own code, else of the library that imports it; empty for a file of ours."""
     own = last = ""
     for frame in _frames(error):
         path = Path(frame.filename)
         if path.is_relative_to(folder) and "site-packages" not in path.relative_to(folder).parts:
             own = f"{path.relative_to(folder)}:{frame.lineno}"
         elif not frame.filename.startswith("<"):
-            last = f"{path.name}:{frame.lineno}"
+            last = "" if path.is_relative_to(_OURS) else f"{path.name}:{frame.lineno}"
     return own or last
 
 

@@ -61,7 +61,8 @@ def _examine_folder(root: Path, given: Path) -> list[Finding]:
         targets = suggest_targets(root, given)
         if not flat or len(targets) > 1:
             broken = flat if any(each.verdict is Verdict.CHANGE for each in found) else ""
-            found += [target_finding(text, f"{root.name}/{name}") for name, text in targets if name != broken]
+            said = [target_finding(text, f"{root.name}/{name}") for name, text in targets if name != broken]
+            found += [each for index, each in enumerate(said) if each not in said[:index]]
     return found
 
 

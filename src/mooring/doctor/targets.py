@@ -3,6 +3,8 @@
 from importlib.util import find_spec
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from mooring.core.errors import MooringError
 from mooring.core.missing_packages import describe_need
 from mooring.doctor.findings import Finding, Verdict, change, runs
@@ -29,5 +31,6 @@ def target_finding(target: str, shown: str) -> Finding:
         requirements = Requirements(None, installed=False)
         for each in library_findings(place.parent, str(Path(shown).parent), [place], requirements):
             if each.verdict is Verdict.CHANGE:
-                return each
+                # What is said there of archives' requirements holds for no file on its own.
+                return replace(each, suggestion=each.suggestion.partition(", or name it")[0])
     return runs(shown, f"can be served: mooring serve {target}")

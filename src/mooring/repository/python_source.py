@@ -136,7 +136,10 @@ def names_bound(tree: ast.Module) -> list[str]:
 
 
 def find_models(tree: ast.Module) -> list[str]:
-    """Return the names that can be models: classes with a method infer, and without such a class the public functions."""
+    """Return the names that can be models: classes with a method infer, and without such a class the public functions.
+
+    A function main and those of tests are none.
+    """
     bases: set[str] = {"Model"}
     classes: list[str] = []
     for node in find_classes(tree):
@@ -148,7 +151,9 @@ def find_models(tree: ast.Module) -> list[str]:
     if public:
         return public
     functions = [node.name for node in module_statements(tree) if isinstance(node, _FUNCTIONS)]
-    return [name for name in dict.fromkeys(functions) if not name.startswith("_")]
+    return [
+        name for name in dict.fromkeys(functions) if not name.startswith(("_", "test_")) and name != "main"
+    ]
 
 
 def has_method(node: ast.ClassDef, name: str) -> bool:

@@ -189,7 +189,7 @@ def suggest_targets(folder: Path, shown: Path) -> list[tuple[str, str]]:
             tree = read_source(file)
         except SourceUnreadable:
             continue
-        if binds_name(tree, "Model") or binds_name(tree, "infer"):
+        if {"Model", "infer"} & set(names_bound(tree)):
             found.append((file.name, text))
         else:
             found += [(file.name, f"{text}:{each}") for each in find_models(tree)]

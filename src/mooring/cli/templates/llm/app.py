@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from threading import Thread
 
-import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, TextIteratorStreamer
 
 
@@ -40,16 +39,11 @@ class Model:
     def infer(self, messages: list[Message], max_tokens: int = 64) -> Iterator[str]:
         """Yield the answer piece by piece: each is sent to the client at once."""
         inputs = self.tokenizer(self.prompt_of(messages), return_tensors="pt").to(self.device)
-        # A failure of the thread would be waited for without an end otherwise.
+        # The streamer would wait for a model that fails without an end: 60 seconds for a piece are enough.
         pieces = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True, timeout=60)
         options = {"max_new_tokens": max_tokens, "streamer": pieces}
-        Thread(target=self.generate, args=(inputs, options)).start()
+        Thread(target=self.model.generate, kwargs={**inputs, **options}).start()
         yield from filter(None, pieces)
-
-    def generate(self, inputs, options):
-        """Have the model write; what it writes goes to the streamer among the options."""
-        with torch.inference_mode():
-            self.model.generate(**inputs, **options)
 
     def prompt_of(self, messages):
         """Write a chat as the text that the model was trained to go on with."""
