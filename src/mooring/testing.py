@@ -21,10 +21,13 @@ from mooring.core.requests import BODY, EXPLAIN, INFER, InferenceRequest, Infere
 from mooring.core.tensors import Parameter, Tensor
 from mooring.python_api.in_process import InProcessModels
 from mooring.python_api.server import RunningServer, serve
+from mooring.python_api.settings import check_names
 
 __all__ = ["Client"]
 
 _JSON = "application/json"
+# Arguments of mooring.serve that mean nothing without a server.
+_OF_SERVER = ("port", "host", "workers", "log", "quiet")
 _PATHS = {INFER: "predictions", EXPLAIN: "explanations"}
 
 
@@ -185,8 +188,9 @@ class _InProcess:
     server: RunningServer | None = None
 
     def __init__(self, target: Any, settings: Mapping[str, Any], stack: ExitStack) -> None:
-        plain = {name: value for name, value in settings.items() if name not in ("quiet", "log")}
-        self._models = InProcessModels(target, plain)
+        check_names(settings, _OF_SERVER)
+        about_models = {name: value for name, value in settings.items() if name not in _OF_SERVER}
+        self._models = InProcessModels(target, about_models)
         stack.callback(self._models.close)
         self.models = self._models.names
         self.client = ServerClient("http://in-process")

@@ -24,6 +24,7 @@ from mooring.config.sources.loading import load_config
 from mooring.core.errors import ModelNotFound, MooringError, RequestCancelled, Unsupported
 from mooring.core.requests import INFER, InferenceRequest, InferenceResponse
 from mooring.core.service import LoadContext, MetricValue, ModelMetadata, Outcome, Reply
+from mooring.python_api.settings import to_plain
 from mooring.python_api.targets import check_servable, name_of
 from mooring.repository.spec import Defaults, ModelSpec
 from mooring.repository.store import Store
@@ -201,7 +202,7 @@ class InProcessModels:
             self._folder = Path(
                 self._stack.enter_context(tempfile.TemporaryDirectory(prefix="mooring-testing-"))
             )
-            config = load_config(settings, {})
+            config = load_config(to_plain(settings), {})
             defaults = Defaults(
                 options=model_options(config),
                 handler=config.default_service_handler,

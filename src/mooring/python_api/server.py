@@ -3,6 +3,7 @@
 import atexit
 import errno
 import os
+import re
 import signal
 import sys
 import threading
@@ -13,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from mooring.backends.model_source import imported_file
+from mooring.backends.pickled_object import MODEL_FILE
 from mooring.child_server import CALLER, CallerNotice, ReportChannel, ServerProcess, StartReport
 from mooring.config.settings import Address, ConfigError
 from mooring.config.sources.ports import can_listen
@@ -31,6 +33,7 @@ _OWN = ("target", "port", "workers", "block", "log", "quiet")
 _TRIES = 5
 # Seconds that running requests get to finish: nobody in a notebook waits the 30 of a server that is replaced.
 _DRAIN = 5.0
+_INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
 # Servers run on where nobody keeps what serve() returned.
 _running: "set[RunningServer]" = set()
 
@@ -69,9 +72,14 @@ def serve(
     _check_not_imported()
     if workers is not None:
         settings["default_workers_per_model"] = workers
-    start = _Start(target, settings, _Output(log, quiet, block))
-    server = start.run(port)
-    if block:
+    start = _Start(target, settings, _Output(log, quiet))
+    if not block:
+        return start.run(port)
+    with _signals_as_interrupts():
+        try:
+            server = start.run(port)
+        except KeyboardInterrupt:  # there is nothing yet that the caller could go on with
+            raise SystemExit(_INTERRUPTED) from None
         server._block()  # noqa: SLF001 - its other half
     return server
 
@@ -155,13 +163,12 @@ class RunningServer:
 
     def _block(self) -> None:
         """Return when the server has ended. A signal to stop goes to it, and a second one ends it at once."""
-        with _signals_as_interrupts():
-            while True:
-                try:
-                    status = self.wait()
-                    break
-                except KeyboardInterrupt:
-                    self._process.interrupt()
+        while True:
+            try:
+                status = self.wait()
+                break
+            except KeyboardInterrupt:
+                self._process.interrupt()
         _running.discard(self)
         if status:
             raise RuntimeError(f"the server ended with status {status}\n{self.output}".rstrip())
@@ -182,7 +189,7 @@ class RunningServer:
 class _Output:
     """Where what a server prints goes to: to the caller's terminal, to ``show``, or to a file."""
 
-    def __init__(self, log: str | Path | None, quiet: bool, block: bool) -> None:
+    def __init__(self, log: str | Path | None, quiet: bool) -> None:
         if log is not None and quiet:
             raise TypeError("serve() takes either log or quiet: a file gets the lines, and nobody else does")
         self._log = log
@@ -281,9 +288,8 @@ class _Start:
             raise _error_of(report)
         failed = [each for each in report.models if not each.ready]
         if failed and self._target is not None:
-            raise ModelLoadFailed(
-                "; ".join(f"model '{each.name}': {each.reason}" for each in failed), model=failed[0].name
-            )
+            reasons = "; ".join(f"model '{each.name}': {_without_place(each.reason)}" for each in failed)
+            raise ModelLoadFailed(reasons, model=failed[0].name)
         return RunningServer(process, report, self._drain, self._token)
 
 
@@ -317,11 +323,16 @@ class _PrivateFolder:
             remove_folder(self.path)
 
 
+def _without_place(reason: str) -> str:
+    """Return a reason without the file that stands for a pickled object, which says nothing to the user."""
+    return re.sub(rf"\S*{re.escape(MODEL_FILE)}(, line \d+)?: ", "", reason)
+
+
 def _error_of(report: StartReport) -> Exception:
     """Return the error that a server reported in place of its addresses."""
     kind = MooringError.kinds.get(report.kind)
     if kind is not None:
-        return kind(report.error)
+        return kind(_without_place(report.error))
     if report.kind in {"AddressUnavailable", "OSError"}:
         taken = " in use" in report.error  # reservation.py
         return OSError(errno.EADDRINUSE, report.error) if taken else OSError(report.error)

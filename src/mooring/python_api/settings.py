@@ -53,12 +53,15 @@ def check_names(settings: Mapping[str, Any], others: Iterable[str]) -> None:
             raise TypeError(f"serve() got an unexpected keyword argument '{name}'{hint}")
 
 
+def to_plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that are given, each as a file of settings has it."""
+    return {name: _to_plain(value) for name, value in settings.items() if value is not None}
+
+
 def _given(settings: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
-    for name, value in settings.items():
-        if value is not None:
-            plain = _to_plain(value)
-            parse_setting(name, plain, name)
-            yield name, plain
+    for name, value in to_plain(settings).items():
+        parse_setting(name, value, name)
+        yield name, value
 
 
 def _to_plain(value: Any) -> Any:
