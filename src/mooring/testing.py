@@ -193,9 +193,9 @@ class _InProcess:
         self._models = InProcessModels(target, about_models)
         stack.callback(self._models.close)
         self.models = self._models.names
-        self.client = ServerClient("http://in-process")
-        self.client.close()
-        self.client._transport = self._models  # type: ignore[assignment]  # noqa: SLF001 - calls of repositories are not there
+        self.client = ServerClient("http://in-process", retries=0)
+        self.client._transport.close()  # noqa: SLF001 - the calls are the client's, and only their way is ours
+        self.client._transport = self._models  # type: ignore[assignment]  # noqa: SLF001 - without the calls of repositories
 
     def ask(self, asked: _Asked) -> tuple[str, bytes]:
         return _body_of(self._models.find(asked.model).ask(_request_of(asked)))
