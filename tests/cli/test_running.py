@@ -76,8 +76,9 @@ def test_a_function_is_served_and_a_signal_ends_the_server(folder):
         assert process.wait(timeout=20) == 0
 
 
-def test_a_function_that_is_not_there_leaves_a_server_that_says_so(folder):
-    with served(folder, "double.py:treble") as process:
+def test_with_keep_going_a_function_that_is_not_there_leaves_a_server_that_says_so(folder):
+    (folder / "double.py").write_text("import no_such_package\n" + DOUBLE + "treble = double\n")
+    with served(folder, "--keep-going", "double.py:treble") as process:
         greeting = [process.stdout.readline() for _ in range(6)][-1]
         assert greeting.startswith("  model       treble 1 failed: ")
         assert "treble" in greeting

@@ -590,7 +590,7 @@ def test_the_command_says_it_in_lines_and_in_json_and_by_its_status(root, mar):
     mar()
     healthy = CliRunner().invoke(commands, ["doctor", str(root)])
     assert (healthy.exit_code, healthy.stdout.splitlines()[-1]) == (
-        0, "1 run as they are, 0 behave differently, 0 need a change",
+        0, "1 runs as it is, 0 behave differently, 0 need a change",
     )  # fmt: skip
     mar("sick", {"handler.py": "import vllm\n" + HANDLER})
     assert (

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from e2e_kit import Server
+from e2e_kit import PATIENCE, Server, until
 
 
 class Limited(Server):
@@ -67,3 +67,88 @@ def test_workers_do_not_see_a_token_that_is_given_in_the_environment(tmp_path, m
             assert b"very-secret" not in Path(f"/proc/{process.pid}/environ").read_bytes()
     finally:
         server.stop()
+
+
+GOOD = "def good(x):\n    return x\n"
+# What cannot be loaded, and the reason that is to be told once.
+BROKEN = {
+    "a missing function": (GOOD, "f", "defines no function or class 'f'"),
+    "a syntax error": ("def f(x:\n", "f", "m.py, line 1: SyntaxError: '(' was never closed"),
+    "a missing package": (
+        "import no_such_package\ndef f(x): ...\n",
+        "f",
+        "imports 'no_such_package', which is not",
+    ),
+    "an exception in load": (
+        "class M:\n    def load(self, context):\n        raise ValueError('no weights')\n    def infer(self, x): ...\n",
+        "M",
+        "m.py, line 3: ValueError: no weights",
+    ),
+    "a crash": (
+        "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\ndef f(x): ...\n",
+        "f",
+        "it was killed by signal 11 (SIGSEGV)",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_target_that_cannot_be_loaded_ends_the_start_with_its_reason_once(tmp_path, kind):
+    source, name, reason = BROKEN[kind]
+    (tmp_path / "m.py").write_text(source)
+    server = Server(tmp_path, f"m.py:{name}")
+    try:
+        assert server.process.wait(PATIENCE) == 1
+    finally:
+        server.kill()
+    told = server.log.splitlines()
+    if kind == "a crash":
+        assert (
+            'm.py\\", line 2 in <module>' in server.log
+        )  # the traceback of faulthandler, which the process printed
+    assert told[-1].startswith("Error: ")
+    assert [line for line in told if reason in line] == [told[-1]]
+    assert "Mooring is up." not in server.log
+    assert " failed again " not in server.log
+
+
+def test_a_target_that_fails_waits_for_no_other_and_says_what_became_of_them(tmp_path):
+    (tmp_path / "m.py").write_text(f"{GOOD}def f(x:\n")
+    (tmp_path / "slow.py").write_text(f"import time\ntime.sleep(60)\n{GOOD}")
+    server = Server(tmp_path, "slow.py:good", "m.py:f")
+    try:
+        assert server.process.wait(PATIENCE) == 1
+    finally:
+        server.kill()
+    said = "(of the others, 'good' was being loaded; --keep-going serves what can be loaded)"
+    assert server.log.splitlines()[-1].endswith(said)
+
+
+def test_with_keep_going_the_others_are_served_and_the_one_that_failed_loads_once_its_file_is_mended(
+    tmp_path,
+):
+    (tmp_path / "good.py").write_text(GOOD)
+    (tmp_path / "m.py").write_text("def f(x:\n")
+    server = Server(tmp_path, "--keep-going", "good.py:good", "m.py:f", "gone.py:f")
+    try:
+        server.started(ping=500)
+        body, form = b'{"x": [1.5]}', "content-type: application/json"
+        assert server.ask("POST", "/predictions/good", body, form).code == 200
+        assert "model left out url=gone.py:f" in server.log
+        (tmp_path / "m.py").write_text(GOOD.replace("good", "f"))
+        until(lambda: server.ask("POST", "/predictions/f", body, form).code == 200)
+    finally:
+        server.stop()
+
+
+def test_where_the_log_is_json_the_reason_of_a_failed_start_is_an_event_of_it(tmp_path):
+    (tmp_path / "m.py").write_text("def f(x:\n")
+    server = Server(tmp_path, "m.py:f", "--log-format=json")
+    try:
+        assert server.process.wait(PATIENCE) == 1
+    finally:
+        server.kill()
+    *_, last = map(json.loads, server.log.splitlines())
+    assert last["message"] == "server not started"
+    assert last["fields"]["reason"].startswith("model 'f' cannot be loaded: ")
+    assert "SyntaxError" in last["traceback"]

@@ -87,7 +87,6 @@ def test_a_model_that_does_not_load_ends_the_start_with_status_1(tmp_path):
     add(tmp_path / "models", "broken", BROKEN)
     with triton(tmp_path, tmp_path / "models", status=1) as server:
         assert server.process.wait(PATIENCE) == 1
-        assert "failed to load model=broken" in server.log
         assert "not loaded: broken; with exit_on_error false the others are served" in server.log
         assert "no weights here" in server.log
         assert "Started HTTPService" not in server.log

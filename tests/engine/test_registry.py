@@ -78,6 +78,27 @@ def test_a_version_that_no_worker_can_load_has_failed_and_refuses_everybody_with
     assert (order, error.message) == ("refuse all", "model 'm' version '1' is FAILED: no such file")
 
 
+def test_the_reason_of_a_failed_load_is_logged_once(caplog):
+    version, _, _ = loading(workers=0)
+    version.on_worker_event(ModelLoadFailed("no such file"))
+    assert [record.getMessage().partition(" model=")[0] for record in caplog.records] == [
+        "worker failed",
+        "model failed",
+    ]
+    assert caplog.text.count("no such file") == 1
+
+
+def test_a_version_whose_failure_ends_the_start_leaves_the_reason_to_that(caplog):
+    version, _, pool = loading(workers=0)
+    pool.start = lambda count: setattr(pool, "wanted", count)
+    version.ends_start, pool.wanted = True, 3
+    version.on_worker_event(ModelLoadFailed("no such file"))
+    assert (version.state, pool.wanted, caplog.records) == (State.FAILED, 0, [])
+    version.on_worker_event(ModelMetadata("m"))
+    version.on_worker_event(WorkerDied("Worker died."))  # later, as any other
+    assert "worker failed" in caplog.text
+
+
 def test_a_worker_that_fails_beside_one_that_is_ready_changes_nothing():
     version, queue, _ = loaded(workers=1)
     version.on_worker_event(ModelLoadFailed("no memory"))

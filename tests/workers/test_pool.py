@@ -287,7 +287,7 @@ async def test_a_dead_worker_is_replaced_at_once_and_the_next_ones_after_ever_lo
         pauses.append(stage.loop.time() - began)
         await stage.load(stage.processes[-1])
     assert [int(pause) for pause in pauses] == [0, 1, 1, 2, 3]
-    assert stage.owner.failures[0].detail == "worker 9000 (pid 4000) was killed by signal 11"
+    assert stage.owner.failures[0].detail == "worker 9000 (pid 4000) was killed by signal 11 (SIGSEGV)"
 
 
 @virtual_time

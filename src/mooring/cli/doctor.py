@@ -36,7 +36,13 @@ def doctor(place: Path, as_json: bool) -> None:
 def _show(report: "Report") -> None:
     counts = {verdict: report.count(verdict) for verdict in type(report.findings[0].verdict)}
     runs, differs, change = counts.values()
-    summary = f"{runs} run as they are, {differs} behave differently, {change} need a change"
+    summary = ", ".join(
+        (
+            f"{runs} {'runs as it is' if runs == 1 else 'run as they are'}",
+            f"{differs} {'behaves' if differs == 1 else 'behave'} differently",
+            f"{change} {'needs' if change == 1 else 'need'} a change",
+        )
+    )
     if not sys.stdout.isatty():
         for each in report.findings:
             click.echo(f"{each.verdict.value:8}{each.where}: {each.what}")

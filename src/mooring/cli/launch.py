@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -17,7 +17,7 @@ from mooring.config.settings import SETTINGS, Config, ConfigError, is_secret
 from mooring.config.sources.loading import PREFIX, load_config
 from mooring.core.errors import MooringError
 from mooring.observability.log_output.setup import setup_logging
-from mooring.observability.logs import get_logger
+from mooring.observability.logs import get_logger, truncate_text
 from mooring.signals import exit_on_signal
 
 if TYPE_CHECKING:
@@ -93,9 +93,26 @@ def serve_until_stopped(
             stack.enter_context(while_serving())
             return _prepare_server(config, reservation, stack)(started=report_started)
     except (MooringError, ConfigError, OSError) as error:
-        if config.log_folder is not None:
-            log.error("server not started", reason=error)  # noqa: TRY400 - a mistake of the user's, not a fault of ours
-        raise click.ClickException(str(error)) from error
+        raise _report_failure(config, error) from error
+
+
+class _LoggedError(click.ClickException):
+    """A mistake that standard error has as an event of the log."""
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Show nothing more."""
+
+
+def _report_failure(config: Config, error: Exception) -> click.ClickException:
+    """Write why there is no server to a log that is no text on standard error; return the exception that says it there."""
+    detail = error.detail if isinstance(error, MooringError) else ""
+    on_stderr = config.log_file is None and config.log_folder is None and config.log_config is None
+    if on_stderr and config.log_format != "json":
+        if detail:
+            click.echo(truncate_text(detail.rstrip("\n")), err=True)
+        return click.ClickException(str(error))
+    log.error("server not started", reason=error, detail=detail)
+    return _LoggedError(str(error)) if on_stderr else click.ClickException(str(error))
 
 
 def _reserve_addresses(config: Config, flags: Mapping[str, str], stack: ExitStack) -> "Reservation":

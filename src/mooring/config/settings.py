@@ -380,6 +380,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             description="whether the server ends with status 1 where a model cannot be loaded at the start, true or false"
         ),
     ] = False
+    keep_going: Annotated[
+        bool,
+        Meta(
+            description="whether a start goes on where a model that a target names cannot be loaded, true or false: the others"
+            " are served, and it is tried again when its files change; with false the server ends with status 1 at once"
+        ),
+    ] = False
     enable_repository_api: Annotated[
         bool,
         Meta(

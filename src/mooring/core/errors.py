@@ -60,6 +60,11 @@ class MooringError(Exception):
         self.detail = detail
         self.code = code
 
+    @property
+    def reason(self) -> str:
+        """The text for operators, such as the index of models and the log."""
+        return self.message
+
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         # Classes of a model's own code are unknown to other processes, where they are their nearest base class.
@@ -192,6 +197,14 @@ class InvalidOutput(ModelFailed):
 
 class WorkerDied(MooringError):
     """The process that ran the model ended or had to be ended."""
+
+    # How it ended, as in "was killed by signal 11 (SIGSEGV)"; empty where that is not known.
+    how = ""
+
+    @property
+    def reason(self) -> str:
+        """The text for operators; clients get TorchServe's words."""
+        return f"{self.message.removesuffix('.')}: it {self.how}" if self.how else self.message
 
 
 class NodeFailed(MooringError):

@@ -237,7 +237,7 @@ class Engine(InferenceService):
     def _reason_not_ready(self, version: ModelVersion) -> str:
         """The reason why a version does not answer, or why it could not be reloaded; empty where there is none."""
         if version.error is not None:
-            return version.error.message
+            return version.error.reason
         unavailable = self.registry.unavailable.get((version.spec.name, version.spec.version))
         return f"it could not be loaded anew: {unavailable.reason}" if unavailable is not None else ""
 
@@ -286,13 +286,16 @@ class Engine(InferenceService):
         if not names_environment(spec):
             self._workers.template(preload(spec))
 
-    async def deploy_version(self, spec: ModelSpec, *, at_startup: bool = False) -> ModelVersion:
+    async def deploy_version(
+        self, spec: ModelSpec, *, at_startup: bool = False, ends_start: bool = False
+    ) -> ModelVersion:
         """Register a version and start its workers; return when the first of them has loaded it or has failed to.
 
-        Raises ``ModelExists``. A version that failed stays, FAILED, and its workers are tried again.
+        Raises ``ModelExists``. A version that failed stays, FAILED, and its workers are tried again. With ``ends_start`` the
+        caller ends the start then, and says why.
         """
         version = ModelVersion(spec)
-        version.loaded_at_startup = at_startup
+        version.loaded_at_startup, version.ends_start = at_startup, ends_start
         self.registry.add_version(version)
         self.readiness.expected.add(spec.name)
         return await self._start_version(version)
@@ -342,13 +345,14 @@ class Engine(InferenceService):
         try:
             version.set_spec(await complete_spec(version.spec, self._workers))
         except ModelLoadFailed as error:
-            log.error(  # noqa: TRY400 - the traceback that helps is the model's, in the detail
-                "configuration not completed",
-                model=version.spec.name,
-                reason=error.message,
-                detail=error.detail,
-            )
-            version.fail(error)
+            if not version.ends_start:
+                log.error(  # noqa: TRY400 - the traceback that helps is the model's, in the detail
+                    "configuration not completed",
+                    model=version.spec.name,
+                    reason=error.message,
+                    detail=error.detail,
+                )
+            version.fail(error, logged=True)
         return version.spec
 
     def _make_scheduler(self, version: ModelVersion) -> tuple[RequestScheduler, WorkerPool]:

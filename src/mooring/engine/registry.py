@@ -67,6 +67,8 @@ class ModelVersion:
         self.scheduler: RequestScheduler | None = None
         self.pool: WorkerPool | None = None
         self.loaded_at_startup = False
+        # Whether the start ends where it cannot be loaded, and says why: the log does not then.
+        self.ends_start = False
         self.ever_loaded = False  # by any of its workers
         # The graph of a chain, of a workflow or of a model with followers, or the plan of an ensemble; and the requests on
         # their way through it.
@@ -79,6 +81,7 @@ class ModelVersion:
         self._on_move: Callable[[], None] = _do_nothing
         self._lifecycle = Lifecycle(self._on_state_change)
         self._settled = asyncio.Event()
+        self._logged: MooringError | None = None  # the error whose reason the log has
         self._began = time.monotonic()
 
     @property
@@ -152,10 +155,12 @@ class ModelVersion:
             self._on_failure(event)
         self._settled.set()
 
-    def fail(self, error: MooringError) -> None:
-        """Note why an ensemble cannot answer."""
+    def fail(self, error: MooringError, *, logged: bool = False) -> None:
+        """Note why an ensemble cannot answer, or a version has no configuration; ``logged``: the log has the reason."""
         if self.state not in (State.UNLOADING, State.UNLOADED):
             self.error = error
+            if logged:
+                self._logged = error
             self._lifecycle.move_to(State.FAILED)
             self._settled.set()
 
@@ -231,6 +236,24 @@ class ModelVersion:
         previous, self.error = self.error, error
         pool = self.pool
         assert pool is not None
+        if self._fails_start:
+            pool.start(0)  # no second try
+        else:
+            self._log_failure(error, previous, pool.failures.in_a_row)
+        if pool.ready:
+            return
+        if isinstance(error, ModelLoadFailed) or pool.failures.in_a_row >= _CRASH_LOOP:
+            self._lifecycle.move_to(State.FAILED)
+        elif self.state is not State.FAILED:
+            self._lifecycle.move_to(State.LOADING)
+
+    @property
+    def _fails_start(self) -> bool:
+        """Whether a failure now ends the start, which says why."""
+        return self.ends_start and not self.ever_loaded
+
+    def _log_failure(self, error: MooringError, previous: MooringError | None, in_a_row: int) -> None:
+        self._logged = error
         # A model that cannot load says the same each time it is tried: whole the first time, then only that it does.
         known = (
             isinstance(error, ModelLoadFailed) and previous is not None and previous.message == error.message
@@ -239,18 +262,12 @@ class ModelVersion:
             "worker failed again" if known else "worker failed",
             model=self.spec.name,
             version=self.spec.version,
-            reason=truncate_text(error.message, _MAX_REASON) if known else error.message,
-            failures_in_a_row=pool.failures.in_a_row,
+            reason=truncate_text(error.reason, _MAX_REASON) if known else error.reason,
+            failures_in_a_row=in_a_row,
             detail="" if known or isinstance(error, PackageMissing) else error.detail,
         )
         if isinstance(error, PackageMissing) and not known:
             log.debug("package missing", model=self.spec.name, detail=error.detail)
-        if pool.ready:
-            return
-        if isinstance(error, ModelLoadFailed) or pool.failures.in_a_row >= _CRASH_LOOP:
-            self._lifecycle.move_to(State.FAILED)
-        elif self.state is not State.FAILED:
-            self._lifecycle.move_to(State.LOADING)
 
     def _on_state_change(self, state: State) -> None:
         name, version = self.spec.name, self.spec.version
@@ -261,13 +278,11 @@ class ModelVersion:
             )
         elif state is State.LOADING:
             self._began = time.monotonic()
-        elif state is State.FAILED:
-            log.error(
-                "model failed",
-                model=name,
-                version=version,
-                reason=self.error.message if self.error is not None else "",
-            )
+        elif state is State.FAILED and not self._fails_start:
+            facts = {"model": name, "version": version}
+            if self.error is not None and self.error is not self._logged:
+                facts["reason"] = self.error.reason
+            log.error("model failed", detail="", exc_info=None, **facts)
         if self.scheduler is not None:
             self._set_admission(self.scheduler, state)
         self._on_move()

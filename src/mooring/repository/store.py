@@ -14,7 +14,7 @@ paths), and what an archive holds is unpacked without any link.
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -93,7 +93,8 @@ class Store:
         found = StartupModels(config.require_models)
         found.workflows = [_split_name(each) for each in config.models if _names_workflow(each)]
         for target in config.targets:
-            found.add(self.read_target(target))
+            with found.skip_target(target) if config.keep_going else nullcontext():
+                found.add(self.read_target(target), named=True)
         if config.model_snapshot is not None:
             self._find_of_snapshot(config.model_store, config.model_snapshot, found)
         elif config.models:
@@ -395,10 +396,11 @@ class StartupModels:
         self.specs: list[ModelSpec] = []
         self.skipped: list[SkippedModel] = []
         self.workflows: list[tuple[str, str]] = []
+        self.named: set[tuple[str, str]] = set()  # name and version of those that targets name
         self._required = required
 
-    def add(self, specs: list[ModelSpec]) -> None:
-        """Add these models. Raises ``ModelExists`` for a version that is there already."""
+    def add(self, specs: list[ModelSpec], *, named: bool = False) -> None:
+        """Add these models, which a target may have ``named``. Raises ``ModelExists`` for a version that is there already."""
         for spec in specs:
             for other in self.specs:
                 if (other.name, other.version) == (spec.name, spec.version):
@@ -407,11 +409,21 @@ class StartupModels:
                         "name one of them differently, as in NAME=FILE"
                     )
             self.specs.append(spec)
+            if named:
+                self.named.add((spec.name, spec.version))
 
     def skip(self, model: SkippedModel) -> None:
         """Log that a model cannot be served, and remember it."""
         log.error("model left out", url=model.url, version=model.version or "all", reason=model.reason)
         self.skipped.append(model)
+
+    @contextmanager
+    def skip_target(self, target: str) -> Iterator[None]:
+        """Skip the model inside, which a target names, where it cannot be read."""
+        try:
+            yield
+        except MooringError as error:
+            self.skip(SkippedModel(_split_name(target)[0] or target, "", target, error.message))
 
     @contextmanager
     def skip_broken(self, name: str, url: str) -> Iterator[None]:

@@ -24,7 +24,7 @@ from mooring.engine.engine import Engine, codecs_for
 from mooring.engine.graphs.workflows import Workflows
 from mooring.engine.model_calls import ModelCallServer
 from mooring.engine.monitoring import RepositoryMonitor
-from mooring.engine.registry import ModelVersion, Unavailable
+from mooring.engine.registry import Unavailable
 from mooring.engine.reloading import TargetReloader
 from mooring.engine.scale_to_zero import machine_budget, processes_kept
 from mooring.engine.snapshots import Snapshots
@@ -50,6 +50,7 @@ from mooring.repository.source_files import source_files
 from mooring.repository.spec import ModelSpec
 from mooring.repository.workflows import WorkflowCatalog
 from mooring.server.addresses import Addresses
+from mooring.server.start_failure import check_all_loaded, start_failure
 from mooring.server.startup import Startup
 from mooring.signals import STOP, asking_to_stop, stop_was_asked
 from mooring.tokens import Access, tokens_of
@@ -72,8 +73,8 @@ def run(config: Config, startup: Startup, *, started: Started = lambda _listenin
     """Serve what ``startup`` has found until a signal ends it; the exit status.
 
     ``started`` is called once, when every model asked for is loaded or has failed to, with the settings as they came
-    to be: with the ports that were found where they say 0. Raises ``MooringError`` for a
-    model that cannot be found or opened and ``OSError`` for an address that cannot be had; nothing runs on then.
+    to be: with the ports that were found where they say 0. Raises ``MooringError`` for a model that cannot be found,
+    opened or, where the start depends on it, loaded, and ``OSError`` for an address that cannot be had; nothing runs on then.
     """
     raise_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -90,32 +91,17 @@ async def _serve(config: Config, startup: Startup, started: Started) -> int:
     async with AsyncExitStack() as stack:
         server = Server(config, stack, startup)
         await server.start()
-        status = 0
         if await _run_until(ended, server.load()):
-            if config.exit_on_error and _report_failures(server.list_models()):
-                status = 1
-            else:
-                _settle()
-                started(server.addresses.listening, server.list_models())
-                await ended.wait()
+            _settle()
+            started(server.addresses.listening, server.list_models())
+            await ended.wait()
         ended.clear()
         log.info("stopping", drain_seconds=config.drain_timeout, serving_on_for_seconds=config.pre_stop_delay)
         server.snapshot("shutdown")
         if not await _run_until(ended, server.leave(config.pre_stop_delay, config.drain_timeout)):
             log.warning("stopping at once", reason="a second signal came")
     log.info("stopped")
-    return status
-
-
-def _report_failures(models: Sequence[ModelState]) -> bool:
-    """Log every model of the start that cannot answer; return whether there is one."""
-    failed = [each for each in models if not each.ready]
-    for each in failed:
-        log.error("failed to load", model=each.name, version=each.version or "all", reason=each.reason)
-    if failed:
-        names = ", ".join(each.name for each in failed)
-        log.error("ending", reason=f"not loaded: {names}; with exit_on_error false the others are served")
-    return bool(failed)
+    return 0
 
 
 def _end_signals() -> asyncio.Event:
@@ -219,7 +205,7 @@ class Server:
         if config.dialect == "triton":
             TritonMetrics(self._metrics, self.engine.waiting_by_version)
         self.addresses = self._build_addresses(folder / "relay")
-        self._loading: list[asyncio.Future[ModelVersion] | asyncio.Future[None]] = []
+        self._loading: list[asyncio.Future[None]] = []
         self._loaded = False
 
     def _build_addresses(self, relay_socket: Path) -> Addresses:
@@ -276,8 +262,11 @@ class Server:
         self._stack.callback(self._model_calls.close)
         # An ensemble looks for its models at once.
         in_order = sorted(specs, key=lambda spec: spec.ensemble is not None)
+        going_on = self._config.keep_going or self._config.reload  # whoever reloads is about to mend it
+        named = set() if going_on else found.named
         self._loading = [
-            asyncio.ensure_future(self.engine.deploy_version(spec, at_startup=True)) for spec in in_order
+            asyncio.ensure_future(self._deploy(spec, named=(spec.name, spec.version) in named))
+            for spec in in_order
         ]
         if found.workflows:
             registering = self._workflows.register_at_start(
@@ -295,6 +284,12 @@ class Server:
         # Only a server that has all its addresses writes the key file: it may be that of one that runs already.
         self._log_access_policy()
         self.engine.readiness.listening = True
+
+    async def _deploy(self, spec: ModelSpec, *, named: bool) -> None:
+        """Load a model of the start. Raises ``ModelLoadFailed`` for one that a target has ``named``."""
+        version = await self.engine.deploy_version(spec, at_startup=True, ends_start=named)
+        if named and version.error is not None and not version.ever_loaded:
+            raise start_failure(version.spec.name, version.error, self.list_models())
 
     def _follow_files(self, specs: Sequence[ModelSpec]) -> None:
         """Notice when certificates, tokens and models change on the disk. ``specs`` are those of the start."""
@@ -340,8 +335,14 @@ class Server:
             )
 
     async def load(self) -> None:
-        """Return when every model asked for is loaded, or has failed to and says so in its state."""
+        """Return when every model asked for is loaded, or has failed to and says so in its state.
+
+        Raises ``ModelLoadFailed`` for one that may not fail: at once where a target has named it, and with
+        ``exit_on_error`` for any other when all have been tried.
+        """
         await asyncio.gather(self._frontends.listening(), *self._loading)
+        if self._config.exit_on_error:
+            check_all_loaded(self.list_models())
         snapshot = self._config.model_snapshot
         for name, versions in (snapshot.models if snapshot else self._config.model_settings).items():
             for version, settings in versions.items():

@@ -10,6 +10,7 @@ workers share the model's pages as well.
 The server gives orders over the control socket (``ipc/template_protocol.py``).
 """
 
+import faulthandler
 import gc
 import importlib
 import os
@@ -251,6 +252,7 @@ def _run_once(control: socket.socket, model: Preloaded | None) -> None:
 
 if __name__ == "__main__":
     _control, _parent, _soft_limit = map(int, sys.argv[1:])
+    faulthandler.enable()  # also of what is forked: a crash in a library tells which line of Python called it
     sys.argv[:] = ["worker"]  # these arguments are not for the parsers that models' code brings
     set_soft_limit(_soft_limit)
     serve_template(socket.socket(fileno=_control), _parent)

@@ -1,6 +1,7 @@
 """The workers of one version of a model, in the server process: starting as many as are wanted, and replacing the dead."""
 
 import asyncio
+import signal
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
@@ -519,13 +520,15 @@ class WorkerPool:
         elif limit and self._recycler.is_over_limit(worker):
             how = f"was ended at {worker.memory} bytes of memory, its limit is {limit}"
         elif status is not None and status < 0:
-            how = f"was killed by signal {-status}"
+            how = f"was killed by signal {-status}{_signal_name(-status)}"
         else:
             how = worker.process.fault or f"ended with status {status}"
         detail = "\n".join(
             [f"worker {worker.id} (pid {worker.process.pid}) {how}", *worker.process.output.last_lines]
         )
-        return WorkerDied("Worker died.", model=self.spec.name, version=self.spec.version, detail=detail)
+        error = WorkerDied("Worker died.", model=self.spec.name, version=self.spec.version, detail=detail)
+        error.how = how
+        return error
 
     def _report(self, error: MooringError, *, loading: bool) -> None:
         self.failures.record(error, time.monotonic(), loading=loading)
@@ -556,3 +559,15 @@ class WorkerPool:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("supervision failed", model=self.spec.name, reason=repr(error), exc_info=error)
+
+
+def _signal_name(number: int) -> str:
+    """Return the name of a signal in brackets; empty for one without a name, as those of real time are.
+
+    >>> _signal_name(11)
+    ' (SIGSEGV)'
+    """
+    try:
+        return f" ({signal.Signals(number).name})"
+    except ValueError:
+        return ""
