@@ -232,7 +232,9 @@ def test_a_model_that_cannot_be_loaded_is_refused_with_its_reason():
             return x
 
     before = set(psutil.Process().children(recursive=True))
-    with pytest.raises(mooring.ModelLoadFailed, match=r"model 'Broken': ValueError: no weights here"):
+    with pytest.raises(
+        mooring.ModelLoadFailed, match=r"model 'Broken' cannot be loaded: ValueError: no weights here"
+    ):
         mooring.serve(Broken, port=0, quiet=True)
     assert_gone(set(psutil.Process().children(recursive=True)) - before)
 

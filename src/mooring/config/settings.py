@@ -384,7 +384,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         bool,
         Meta(
             description="whether a start goes on where a model that a target names cannot be loaded, true or false: the others"
-            " are served, and it is tried again when its files change; with false the server ends with status 1 at once"
+            " are served, and it is tried again when its files change, as with reload; with false the server ends with status 1 at once"
         ),
     ] = False
     enable_repository_api: Annotated[
