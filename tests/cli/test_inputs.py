@@ -6,13 +6,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mooring.cli.inputs import read_content, read_inputs
+from mooring.cli.inputs import Content, is_json, read_content, read_inputs
 from mooring.core.errors import InvalidInput
+from mooring.core.service import ModelMetadata
 from mooring.core.tensors import TensorSpec
 
 
 def specs(*found):
-    return {name: TensorSpec(name, datatype, shape) for name, datatype, shape in found}
+    inputs = [
+        TensorSpec(name, datatype, shape, content_type=more[0] if more else "")
+        for name, datatype, shape, *more in found
+    ]
+    return ModelMetadata("m", inputs=inputs)
+
+
+HANDLER, FUNCTION = specs(), ModelMetadata("m", platform="python")
+CHAT = specs(("messages", "BYTES", [1], "application/json"))
 
 
 PIXELS = specs(("image", "FP32", [-1, 1, 2, 2]))
@@ -35,8 +44,8 @@ def png(value):
     return file.getvalue()
 
 
-def only(data, declared, settings=nothing):
-    (tensor,) = read_inputs({"": data}, declared, settings).values()
+def only(data, declared, settings=nothing, *, is_json=False):
+    (tensor,) = read_inputs({"": Content(data, is_json)}, declared, settings).values()
     return tensor
 
 
@@ -72,9 +81,9 @@ def test_an_image_for_a_model_that_says_nothing_of_images_is_refused():
 def test_an_input_of_bytes_gets_the_file_as_it_is():
     for data in (b"{no json", b"{}", b'{"a": 1}', b"", png(0)):
         assert only(data, specs(("text", "BYTES", [-1, 1]))).data == [data]
-        assert only(data, {}).data == [data]
+        assert only(data, HANDLER).data == [data]
     assert only(b"x", specs(("text", "BYTES", [-1, 1]))).shape == [1, 1]
-    assert only(b"x", {}).name == "data"
+    assert only(b"x", HANDLER).name == "data"
 
 
 def test_a_lone_value_needs_a_lone_input():
@@ -84,12 +93,56 @@ def test_a_lone_value_needs_a_lone_input():
 
 def test_an_object_names_the_inputs():
     declared = specs(("x", "FP32", [-1]), ("y", "INT8", [-1]))
-    found = read_inputs({"": b'{"x": [1], "y": [2]}'}, declared, nothing)
+    found = read_inputs({"": Content(b'{"x": [1], "y": [2]}')}, declared, nothing)
     assert {name: tensor.datatype for name, tensor in found.items()} == {"x": "FP32", "y": "INT8"}
     with pytest.raises(InvalidInput, match="unexpected input 'z'"):
-        read_inputs({"": b'{"z": 1}'}, declared, nothing)
+        read_inputs({"": Content(b'{"z": 1}')}, declared, nothing)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"), [(b"", "empty"), (b"# Notes", "no .npy file, no image and no JSON")]
+)
+def test_what_no_number_can_be_read_from_is_said_with_what_the_model_takes(data, reason):
+    with pytest.raises(InvalidInput, match=rf"input 'x' is {reason}.*the model takes FP32 \[-1\]"):
+        only(data, specs(("x", "FP32", [-1])))
 
 
 def test_a_file_that_is_not_there_is_named():
-    with pytest.raises(InvalidInput, match=r"gone\.npy: No such file"):
+    with pytest.raises(InvalidInput, match=r"gone\.npy: No such file .*; a value is written as JSON"):
         read_content("gone.npy")
+
+
+def test_a_function_that_declares_nothing_takes_json():
+    tensors = read_inputs({"": Content(b'{"x": [1, 2.5], "s": "a"}')}, FUNCTION, nothing)
+    assert [(each.name, each.datatype, each.shape) for each in tensors.values()] == [
+        ("x", "FP64", [2]), ("s", "BYTES", [1]),
+    ]  # fmt: skip
+    tensors = read_inputs({"x": Content(b"[1, 2]"), "t": Content(b"a text")}, FUNCTION, nothing)
+    assert (tensors["x"].array().tolist(), tensors["t"].data) == ([1, 2], [b"a text"])
+    with pytest.raises(InvalidInput, match="model 'm' declares no inputs: name them"):
+        only(b"[1]", FUNCTION)
+
+
+def test_a_json_input_takes_values_texts_and_objects_that_are_it_or_name_it():
+    for data in (b'{"messages": [1]}', b"[1]"):
+        assert only(data, CHAT).data == [b"[1]"]
+    assert only(b'{"other": 1}', CHAT).data == [b'{"other":1}']
+    assert only(b"a text\n", CHAT).data == [b'"a text\\n"']
+    assert only(b"1", CHAT).parameters == {"content_type": "application/json"}
+
+
+def test_text_on_the_command_line_is_json_and_a_file_of_text_is_its_bytes():
+    declared = specs(("text", "BYTES", [-1]))
+    assert only(b'"a"', declared, is_json=True).data == [b"a"]
+    assert only(b'["a", "b"]', declared, is_json=True).data == [b"a", b"b"]
+    assert only(b'"a"', declared).data == [b'"a"']
+
+
+def test_what_is_no_file_may_be_json(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.json").write_text("[1]")
+    assert read_content("a.json") == (b"[1]", True)
+    assert read_content('{"x": 1}') == (b'{"x": 1}', True)
+    assert read_content("5") == (b"5", True)
+    assert is_json('{"x": "a=b"}')
+    assert not is_json("x=5")

@@ -9,7 +9,7 @@ import pytest
 
 from mooring.client.conversion import differ, encode_value, is_exact, to_tensor, to_tensors
 from mooring.core.errors import InvalidInput
-from mooring.core.tensors import Tensor, TensorSpec
+from mooring.core.tensors import RAW, Tensor, TensorSpec
 
 
 def spec(datatype="FP32", shape=(-1, 3), name="x", **more):
@@ -154,3 +154,9 @@ def test_other_tensors_of_the_same_values_are_noticed():
     sent = to_tensors("m", {"x": [1.0]}, [])
     assert differ(sent, to_tensors("m", {"x": [1.0]}, [spec()]))
     assert not differ(sent, to_tensors("m", {"x": [1.0]}, [spec("FP64", [-1])]))
+
+
+def test_a_tensor_says_what_it_is_and_not_all_its_bytes():
+    assert repr(Tensor("x", "FP32", [1, 2], bytes(8))) == "Tensor('x', FP32 [1, 2])"
+    packed = Tensor("x", "BYTES", [1], b"", {"content_type": "a"}, RAW)
+    assert repr(packed) == "Tensor('x', BYTES [1], {'content_type': 'a'}, RAW)"

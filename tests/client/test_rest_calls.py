@@ -12,6 +12,10 @@ from mooring.client.documents import index_of, metadata_of, usage_of
 from mooring.client.rest_calls import answer_of, error_of, event_of, infer_call, load_body, model_path
 from mooring.client.result import Result
 from mooring.core import errors
+from mooring.core.requests import InferenceResponse
+from mooring.core.tensors import Tensor
+
+JSON = {"content_type": "application/json"}
 
 
 def request(**how):
@@ -69,6 +73,23 @@ def test_503_with_a_time_to_come_again_is_a_full_queue():
 )  # fmt: skip
 def test_the_reason_is_found_wherever_a_server_puts_it(body, text):
     assert error_of(400, {}, body).message == text
+
+
+def test_a_page_of_a_proxy_is_not_shown():
+    error = error_of(502, {"content-type": "text/html"}, b"<html>")
+    assert error.message == "the server answered 502 with a page, as proxies do"
+
+
+def test_outputs_that_hold_json_are_the_values_that_it_says():
+    texts = [b'{"a": [1, null]}', b"NaN"]
+    tensors = [Tensor("one", "BYTES", [1], texts[:1], JSON), Tensor("two", "BYTES", [2], texts, JSON),
+               Tensor("plain", "BYTES", [1], texts[:1])]  # fmt: skip
+    result = Result(InferenceResponse(tensors, model="m", version="1"))
+    assert result["one"] == {"a": [1, None]}
+    assert result["two"][0] == {"a": [1, None]}
+    assert result["plain"].tolist() == texts[:1]
+    with pytest.raises(errors.InvalidOutput, match="output 'x' is not the JSON that it says it is"):
+        Result(InferenceResponse([Tensor("x", "BYTES", [1], [b"{"], JSON)]))
 
 
 def test_an_answer_with_bare_tokens_is_read():

@@ -17,8 +17,8 @@ def mooring(request, tensors, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     where = ["--url", tensors.url] if request.param == "rest" else ["--url", tensors.grpc_authority, "--grpc"]
 
-    def run(*args, status=0):
-        done = CliRunner().invoke(commands, [*map(str, args), *where], prog_name="mooring")
+    def run(*args, status=0, stdin=None):
+        done = CliRunner().invoke(commands, [*map(str, args), *where], prog_name="mooring", input=stdin)
         assert done.exit_code == status, done.output
         return done.output
 
@@ -51,6 +51,25 @@ def test_inputs_by_name_from_files_of_every_kind(mooring, tmp_path):
     (tmp_path / "v2.json").write_text(json.dumps(v2))
     assert json.loads(mooring("infer", "sums", "-i", "v2.json")) == expected
     assert json.loads(mooring("infer", "sums", "-i", "v2.json", "--output", "peak")) == {"peak": [3.0]}
+
+
+def test_a_function_that_declares_nothing_takes_json(mooring, tmp_path):
+    (tmp_path / "f.json").write_text('{"x": [1, 2]}')
+    (tmp_path / "x.json").write_text("[1, 2]")
+    for given in ("f.json", "x=x.json", "x=[1, 2]", '{"x": [1, 2]}'):
+        assert json.loads(mooring("infer", "mirror", "-i", given)) == {"x": [1, 2]}
+    assert json.loads(mooring("infer", "mirror", stdin='{"x": [1, 2]}')) == {"x": [1, 2]}
+    assert json.loads(mooring("infer", "mirror", "-i", "x=-", "-i", "y=5", stdin="[1]")) == {"x": [1], "y": 5}
+
+
+def test_the_pieces_of_a_stream_are_lines(mooring):
+    assert mooring("infer", "steps", "-i", "2", "--stream").splitlines() == ['{"step": [0]}', '{"step": [1]}']
+
+
+def test_a_name_that_is_not_there_brings_the_nearest(mooring):
+    assert "'sums'" in mooring("infer", "sum", "-i", "x=1", status=1)
+    assert "did you mean 'mirror'?" in mooring("models", "describe", "mirorr", status=1)
+    assert "the server has 'counted', " in mooring("infer", "quite_another", "-i", "x=1", status=1)
 
 
 def test_outputs_are_saved(mooring, tmp_path):
@@ -115,7 +134,8 @@ def test_an_address_without_models_is_said_to_be_the_wrong_one(tensors):
     url = f"http://127.0.0.1:{tensors.ports[1]}"
     done = CliRunner().invoke(commands, ["models", "list", "--url", url])
     assert done.exit_code == 1
-    assert done.output == f"Error: {url} does not serve /v2; give --url the server's inference address\n"
+    assert done.output.startswith(f"Error: {url} has no /v2/repository/index; give the inference address")
+    assert done.output.count("\n") == 1
 
 
 def test_a_server_that_is_not_there_is_one_line_and_status_1():

@@ -99,8 +99,19 @@ def _tensor_row(spec: Any) -> list[str]:
     return [spec.name, spec.datatype, str(spec.shape)]
 
 
+def format_seconds(seconds: float) -> str:
+    """Return a duration in the unit in which people say it, with three digits.
+
+    >>> [format_seconds(each) for each in (0.00042, 0.0123, 1.4401, 75.3, 4000)]
+    ['0.42 ms', '12.3 ms', '1.44 s', '75.3 s', '67 min']
+    """
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.3g} ms"
+    return f"{seconds:.3g} s" if seconds < 600 else f"{seconds / 60:.0f} min"
+
+
 def _usage_row(usage: Any) -> list[str]:
     success = usage.success
-    mean = f"{success.ns / success.count / 1e6:.3g} ms" if success.count else "-"
+    mean = format_seconds(success.ns / success.count / 1e9) if success.count else "-"
     counts = (success.count, usage.fail.count, usage.inferences, usage.executions)
     return [usage.version, *map(str, counts), mean]

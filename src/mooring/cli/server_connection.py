@@ -1,5 +1,6 @@
 """Options and client of the commands that talk to a running server."""
 
+import difflib
 import functools
 import json
 import os
@@ -12,6 +13,7 @@ import click
 
 _DEFAULT = "http://127.0.0.1:8080"
 _DEFAULT_GRPC = "grpc://127.0.0.1:7070"
+_MOST_NAMES = 8
 
 
 class Server(NamedTuple):
@@ -64,7 +66,7 @@ def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def connect_client(server: Server) -> Iterator[Any]:
     """Return a client of the server. Its errors end the command with one line and status 1."""
     from mooring.client.sync.client import Client
-    from mooring.core.errors import ModelNotFound, MooringError
+    from mooring.core.errors import ModelNotFound, MooringError, ServerUnreachable
 
     url = server.url
     if url and server.grpc:
@@ -80,13 +82,34 @@ def connect_client(server: Server) -> Iterator[Any]:
             certificate=server.certificate,
             key=server.key,
         ) as client:
-            yield client
+            try:
+                yield client
+            except ModelNotFound as error:
+                raise click.ClickException(error.message + _suggest_model(client, error.model)) from error
     except MooringError as error:
-        if isinstance(error, ModelNotFound) and error.message == "Not Found":  # the path and not a model
-            raise click.ClickException(
-                f"{url or _DEFAULT} does not serve /v2; give --url the server's inference address"
-            ) from error
-        raise click.ClickException(error.message) from error
+        hint = " (--url names another address)" if isinstance(error, ServerUnreachable) and not url else ""
+        raise click.ClickException(error.message + hint) from error
+
+
+def _suggest_model(client: Any, name: str) -> str:
+    """Return what models there are in place of one that is not, as the rest of a sentence."""
+    from mooring.core.errors import MooringError
+
+    try:
+        names = sorted({entry.name for entry in client.models()})
+    except MooringError:
+        return ""
+    if not name or name in names:  # it is the version that is not there
+        return ""
+    close = difflib.get_close_matches(name, names, 1)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return (
+        f"; the server has {', '.join(map(repr, names[:_MOST_NAMES]))}{more}"
+        if names
+        else "; the server has no models"
+    )
 
 
 def _read_token(file: str | None) -> str:

@@ -105,6 +105,11 @@ class Tensor(msgspec.Struct, array_like=True, gc=False, tag=0):
     parameters: Mapping[str, Parameter] | None = None
     packed: Packing = Packing.PLAIN
 
+    def __repr__(self) -> str:
+        packed = f", {self.packed.name}" if self.packed else ""
+        parameters = f", {dict(self.parameters)}" if self.parameters else ""
+        return f"Tensor({self.name!r}, {self.datatype} {self.shape}{parameters}{packed})"
+
     def array(self) -> Array:
         """The elements as an array of ``shape``; a view where the data is numeric, ``object`` of bytes for BYTES.
 

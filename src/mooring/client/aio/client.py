@@ -217,7 +217,9 @@ class AsyncClient:
 
     async def metadata(self, model: str, version: str = "") -> ModelMetadata:
         """Return the inputs, outputs and versions of a loaded model."""
-        return await self._ask(partial(self._transport.metadata, model, version))
+        metadata = await self._ask(partial(self._transport.metadata, model, version))
+        self._declarations.put(model, version, metadata.inputs)
+        return metadata
 
     async def config(self, model: str, version: str = "") -> Mapping[str, Any]:
         """Return a model's configuration, as Triton's model configuration in JSON."""

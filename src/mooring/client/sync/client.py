@@ -215,7 +215,9 @@ class Client:
 
     def metadata(self, model: str, version: str = "") -> ModelMetadata:
         """Return the inputs, outputs and versions of a loaded model."""
-        return self._ask(partial(self._transport.metadata, model, version))
+        metadata = self._ask(partial(self._transport.metadata, model, version))
+        self._declarations.put(model, version, metadata.inputs)
+        return metadata
 
     def config(self, model: str, version: str = "") -> Mapping[str, Any]:
         """Return a model's configuration, as Triton's model configuration in JSON."""
