@@ -131,6 +131,11 @@ def test_a_value_alone_is_the_only_input():
         to_tensors("m", [1], [])
 
 
+def test_none_for_an_optional_input_leaves_it_out():
+    declared = [spec(), spec("INT64", [1], "n", optional=True)]
+    assert [each.name for each in to_tensors("m", {"x": [1, 2, 3], "n": None}, declared)] == ["x"]
+
+
 def test_a_mapping_is_the_value_of_a_lone_json_input_unless_it_names_it():
     def values(inputs):
         return [(each.name, json.loads(each.data[0])) for each in to_tensors("m", inputs, [JSON])]

@@ -13,7 +13,7 @@ from mooring.client.rest_calls import answer_of, error_of, event_of, infer_call,
 from mooring.client.result import Result
 from mooring.core import errors
 from mooring.core.requests import InferenceResponse
-from mooring.core.tensors import Tensor
+from mooring.core.tensors import Tensor, TensorSpec
 
 JSON = {"content_type": "application/json"}
 
@@ -90,6 +90,21 @@ def test_outputs_that_hold_json_are_the_values_that_it_says():
     assert result["plain"].tolist() == texts[:1]
     with pytest.raises(errors.InvalidOutput, match="output 'x' is not the JSON that it says it is"):
         Result(InferenceResponse([Tensor("x", "BYTES", [1], [b"{"], JSON)]))
+
+
+@pytest.mark.parametrize(
+    ("tensor", "shape", "value"),
+    [
+        (Tensor("y", "BYTES", [1], [b"a"]), [1], "a"),
+        (Tensor("y", "BYTES", [1], [b"\xff"]), [1], b"\xff"),
+        (Tensor("y", "INT64", [1], bytes(8)), [1], 0),
+    ],
+)
+def test_the_value_of_an_output_of_one_element_is_the_element(tensor, shape, value):
+    response = InferenceResponse([tensor], model="m", version="1")
+    assert Result(response, [TensorSpec("y", tensor.datatype, shape)]).value == value
+    for open_shape in ([TensorSpec("y", tensor.datatype, [-1])], []):
+        assert Result(response, open_shape).value.shape == (1,)
 
 
 def test_an_answer_with_bare_tokens_is_read():

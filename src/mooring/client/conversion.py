@@ -3,6 +3,7 @@
 - A ``Tensor`` goes as it is. Other values become the declared datatype: floats are rounded to a narrower float type; an
   integer must fit, and a float must be whole where integers are declared. Nothing is wrapped or truncated.
 - A value that lacks only leading dimensions of one gets them: a sample becomes a batch of one.
+- None for an optional input leaves it out.
 - A JSON input, and any value that no tensor holds (an object, None), travels as JSON text in a BYTES tensor.
 - What the model does not declare has the type that numpy gives it.
 """
@@ -80,7 +81,11 @@ def to_tensors(model: str, inputs: Any, specs: Sequence[TensorSpec]) -> list[Ten
     if len(specs) == 1 and specs[0].content_type == JSON_TYPE and list(inputs) != [specs[0].name]:
         return [to_tensor(specs[0].name, inputs, specs[0])]
     declared = {spec.name: spec for spec in specs}
-    return [to_tensor(name, value, declared.get(name)) for name, value in inputs.items()]
+    return [
+        to_tensor(name, value, declared.get(name))
+        for name, value in inputs.items()
+        if value is not None or not (name in declared and declared[name].optional)
+    ]
 
 
 def _only_input(model: str, value: Any, specs: Sequence[TensorSpec]) -> TensorSpec:
@@ -109,7 +114,7 @@ def to_tensor(name: str, value: Any, spec: TensorSpec | None) -> Tensor:
     if isinstance(value, np.ndarray):
         array: Array = value
     elif _holds_objects(value):
-        if spec is not None and spec.datatype and spec.datatype != "BYTES":
+        if spec is not None and spec.datatype and spec.datatype != "BYTES" and value is not None:
             raise InvalidInput(
                 f"input '{name}' holds {_kind_of(value)}; the model takes {spec.datatype} {spec.shape}"
             )

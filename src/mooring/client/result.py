@@ -1,14 +1,16 @@
 """What a client gets: arrays, Python values and a server's own words."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from mooring.client.conversion import JSON_TYPE
 from mooring.core.errors import InvalidOutput
 from mooring.core.requests import InferenceResponse
-from mooring.core.tensors import Parameter, Tensor
+from mooring.core.tensors import Array, Parameter, Tensor, TensorSpec
 
 
 class Result(dict[str, Any]):
@@ -18,25 +20,41 @@ class Result(dict[str, Any]):
     BF16 as float32. Outputs that hold JSON come as the Python values that it says. ``version`` is the one that answered.
     """
 
-    def __init__(self, response: InferenceResponse) -> None:
+    def __init__(self, response: InferenceResponse, declared: Sequence[TensorSpec] = ()) -> None:
         super().__init__((tensor.name, _to_value(tensor)) for tensor in response.tensors)
         self.model = response.model
         self.version = response.version
         self.id = response.id
         self.parameters: dict[str, Parameter] = response.parameters or {}
+        self._declared = declared
 
     @property
     def value(self) -> Any:
-        """The only output. Raises ``ValueError`` where there are several, or none."""
+        """The only output; where the model declares it as of shape [1], and this is known, its only element.
+
+        Such a text is a ``str``. Raises ``ValueError`` where there are several outputs, or none.
+        """
         if len(self) != 1:
             raise ValueError(
                 f"the answer of model '{self.model}' has {len(self)} outputs{': ' if self else ''}"
                 f"{', '.join(map(repr, self))}; take one by its name"
             )
-        return next(iter(self.values()))
+        ((name, value),) = self.items()
+        lone = any(spec.name == name and spec.shape == [1] for spec in self._declared)
+        return _element_of(value) if lone and isinstance(value, np.ndarray) and value.shape == (1,) else value
 
     def __repr__(self) -> str:
         return f"Result(model={self.model!r}, version={self.version!r}, {dict.__repr__(self)})"
+
+
+def _element_of(array: Array) -> Any:
+    (element,) = array.tolist()
+    if not isinstance(element, bytes):
+        return element
+    try:
+        return element.decode()
+    except UnicodeDecodeError:
+        return element
 
 
 def _to_value(tensor: Tensor) -> Any:

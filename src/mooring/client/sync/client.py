@@ -157,7 +157,7 @@ class Client:
             if again is None:
                 raise
             answer = self._repeat(partial(self._transport.infer, again), until)
-        return Result(answer)
+        return self._result_of(answer, model, version)
 
     def stream(
         self,
@@ -187,7 +187,7 @@ class Client:
                     for piece in pieces:
                         begun = True
                         if piece.outputs:  # the last one of a stream may have none
-                            yield Result(piece)
+                            yield self._result_of(piece, model, version)
                 return
             except MooringError as error:
                 if begun:
@@ -216,7 +216,7 @@ class Client:
     def metadata(self, model: str, version: str = "") -> ModelMetadata:
         """Return the inputs, outputs and versions of a loaded model."""
         metadata = self._ask(partial(self._transport.metadata, model, version))
-        self._declarations.put(model, version, metadata.inputs)
+        self._declarations.put(model, version, metadata)
         return metadata
 
     def config(self, model: str, version: str = "") -> Mapping[str, Any]:
@@ -256,10 +256,10 @@ class Client:
         self, inputs: Any, build: Callable[..., InferenceRequest], model: str, version: str, timeout: float
     ) -> tuple[InferenceRequest, bool]:
         """Return the request, and whether it was built by what the server says of the model just now."""
-        specs = self._declarations.get(model, version)
-        if specs is not None:
+        known = self._declarations.get(model, version)
+        if known is not None:
             try:
-                return build(specs), False
+                return build(known.inputs), False
             except InvalidInput:  # the model may be another one by now
                 pass
         elif is_exact(inputs):
@@ -287,8 +287,12 @@ class Client:
     def _fetch_inputs(self, model: str, version: str, timeout: float) -> Sequence[TensorSpec]:
         self._check_open()
         metadata = self._transport.metadata(model, version, timeout)
-        self._declarations.put(model, version, metadata.inputs)
+        self._declarations.put(model, version, metadata)
         return metadata.inputs
+
+    def _result_of(self, answer: InferenceResponse, model: str, version: str) -> Result:
+        known = self._declarations.get(model, version)
+        return Result(answer, () if known is None else known.outputs)
 
     def _ask(self, call: Callable[[float], T], timeout: float | None = None) -> T:
         """Return what a call of something else than a model returns."""
