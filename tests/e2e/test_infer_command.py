@@ -68,7 +68,7 @@ def test_the_pieces_of_a_stream_are_lines(mooring):
 
 def test_a_name_that_is_not_there_brings_the_nearest(mooring):
     assert "'sums'" in mooring("infer", "sum", "-i", "x=1", status=1)
-    assert "did you mean 'mirror'?" in mooring("models", "describe", "mirro", status=1)
+    assert "did you mean 'mirror'?" in mooring("models", "describe", "mirr", status=1)
     assert "the server has 'counted', " in mooring("infer", "quite_another", "-i", "x=1", status=1)
 
 
