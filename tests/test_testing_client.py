@@ -1,6 +1,7 @@
 """Tests of models by ``mooring.testing.Client``: in process and in a real server the same is asked and answered."""
 
 import asyncio
+import sys
 
 import numpy as np
 import pytest
@@ -133,6 +134,28 @@ def test_files_are_targets(tmp_path):
     (tmp_path / "beside.py").write_text("one = 1\n")
     with Client(tmp_path / "plus.py") as client:
         assert client.predict({"x": 1}) == {"output": 2}
+
+
+def test_the_next_model_may_have_files_of_the_same_names(tmp_path):
+    for number in (1, 2):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "add.py").write_text("import beside\n\ndef add(x):\n    return x + beside.amount\n")
+        (folder / "beside.py").write_text(f"amount = {number}\n")
+        path, hooks = list(sys.path), list(sys.path_hooks)
+        with Client(f"{folder}/add.py:add") as client:
+            assert client.predict({"x": 0}) == {"output": number}
+        assert (sys.path, sys.path_hooks) == (path, hooks)
+
+
+def test_a_form_has_its_fields(client):
+    body = client.predict(b"x=4", model="double", content_type="application/x-www-form-urlencoded")
+    assert body == {"doubled": 8}
+
+
+def test_arguments_are_checked_without_a_server_too():
+    with pytest.raises(TypeError, match="did you mean 'job_queue_size'"):
+        Client(double, job_queu_size=3)
 
 
 def test_a_model_that_cannot_be_loaded_is_refused():

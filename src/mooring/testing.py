@@ -19,6 +19,7 @@ from mooring.client.sync.client import Client as ServerClient
 from mooring.core.errors import DeadlineExceeded, ServerUnreachable
 from mooring.core.requests import BODY, EXPLAIN, INFER, InferenceRequest, InferenceResponse, Operation
 from mooring.core.tensors import Parameter, Tensor
+from mooring.protocols.torchserve.forms import body_parameters, form_fields, is_form
 from mooring.python_api.in_process import InProcessModels
 from mooring.python_api.server import RunningServer, serve
 from mooring.python_api.settings import check_names
@@ -39,6 +40,7 @@ class Client:
     that type hints, errors and answers are the same. An exception of a model's own code is the ``__cause__`` of the
     ``mooring`` error that is raised for it, with its traceback; a breakpoint in a synchronous model stops in the test.
     Objects are served as they are, and not as copies, so that what a test patches or counts is what the model uses.
+    Ask one thing at a time.
 
     With ``process`` the models run in the workers of a real server (``mooring.serve``) on free ports, which ends with
     the client. ``settings`` are those of ``mooring.serve`` and ``quiet``; without a server those hold that are about models.
@@ -212,11 +214,14 @@ class _InProcess:
 
 def _request_of(asked: _Asked) -> InferenceRequest:
     """Return the request that the server makes of it (protocols/torchserve/inference.py)."""
-    bare = asked.headers.get("content-type", "").partition(";")[0].strip()
-    body = Tensor("body", "BYTES", [1], [asked.body], {"content_type": bare})
+    kind = asked.headers.get("content-type", "").encode("latin-1")
+    if is_form(kind):
+        inputs = form_fields(asked.body, kind)
+    else:
+        inputs = [Tensor("body", "BYTES", [1], [asked.body], body_parameters(kind))]
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in asked.headers.items()]
     return InferenceRequest(
-        asked.model, "", "test", [body], form=BODY, operation=asked.operation, headers=headers
+        asked.model, "", "test", inputs, form=BODY, operation=asked.operation, headers=headers
     )
 
 

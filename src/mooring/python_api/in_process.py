@@ -176,6 +176,32 @@ class _Reply:
         pass
 
 
+class _Imports:
+    """The folders from which this process imports since models were loaded, and the modules that were found there."""
+
+    def __init__(self) -> None:
+        self._paths = list(sys.path)
+        self._hooks = list(sys.path_hooks)
+        self._new_paths: list[str] = []
+        self._new_hooks: list[Any] = []
+
+    def note(self) -> None:
+        """Note what is new by now."""
+        self._new_paths = [each for each in sys.path if each not in self._paths]
+        self._new_hooks = [each for each in sys.path_hooks if each not in self._hooks]
+
+    def undo(self) -> None:
+        """Import from none of those folders any more: the next model may have other files of the same names."""
+        if not self._new_paths:
+            self.note()
+        for name, module in list(sys.modules.items()):
+            file = getattr(module, "__file__", None)
+            if file and any(Path(file).is_relative_to(each) for each in self._new_paths):
+                del sys.modules[name]
+        sys.path[:] = [each for each in sys.path if each not in self._new_paths]
+        sys.path_hooks[:] = [each for each in sys.path_hooks if each not in self._new_hooks]
+
+
 def _outside_loops(function: Callable[[], T]) -> T:
     """Call a function that may run an event loop of its own, in a thread where this one runs a loop already."""
     try:
@@ -195,7 +221,7 @@ class InProcessModels:
     def __init__(self, target: Any, settings: Mapping[str, Any]) -> None:
         self._models: dict[str, InProcessModel] = {}
         self._numbers: list[int] = []
-        self._paths = list(sys.path)
+        self._imports = _Imports()
         self._stack = ExitStack()
         with ExitStack() as failed:
             failed.callback(self.close)
@@ -213,6 +239,7 @@ class InProcessModels:
             for each in self._targets(target):
                 spec = store.read_target(each)[-1]
                 self._models[spec.name] = InProcessModel(spec)
+            self._imports.note()
             failed.pop_all()
 
     def _targets(self, target: Any) -> list[str]:
@@ -253,7 +280,7 @@ class InProcessModels:
             self._models.popitem()[1].close()
         while self._numbers:
             _objects.pop(self._numbers.pop(), None)
-        sys.path[:] = [each for each in sys.path if each in self._paths]
+        self._imports.undo()
         self._stack.close()
 
     def infer(self, request: InferenceRequest, timeout: float | None = None) -> InferenceResponse:

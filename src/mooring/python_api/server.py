@@ -33,6 +33,7 @@ _OWN = ("target", "port", "workers", "block", "log", "quiet")
 _TRIES = 5
 # Seconds that running requests get to finish: nobody in a notebook waits the 30 of a server that is replaced.
 _DRAIN = 5.0
+_LINES_TOLD = 10
 _INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
 # Servers run on where nobody keeps what serve() returned.
 _running: "set[RunningServer]" = set()
@@ -281,8 +282,9 @@ class _Start:
         report = channel.read()
         if report is None:
             status = process.wait()
+            said = "\n".join(process.output.splitlines()[-_LINES_TOLD:])
             raise ModelLoadFailed(
-                f"the server ended with status {status} before it was ready", detail=process.output
+                f"the server ended with status {status} before it was ready\n{said}".rstrip()
             )
         if report.error:
             raise _error_of(report)
