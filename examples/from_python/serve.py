@@ -1,0 +1,36 @@
+"""Serves a function and a class from Python, asks them, and stops the server. In a notebook these are cells.
+
+python examples/from_python/serve.py
+"""
+
+import numpy as np
+
+import mooring
+
+
+def scale(x: np.ndarray) -> dict:
+    return {"scaled": x * 2}
+
+
+class Distance:
+    """The distance of points from a center, which each worker makes once."""
+
+    def load(self, context):
+        self.center = np.array([1.0, 1.0])
+
+    def infer(self, points: np.ndarray) -> dict:
+        return {"distance": np.sqrt(((points - self.center) ** 2).sum(axis=-1))}
+
+
+def main():
+    with mooring.serve({"scale": scale, "distance": Distance}, port=0, workers=2, quiet=True) as server:
+        print("models:", *sorted(server.models))
+        with server.client() as client:
+            print("scaled:", client.infer("scale", {"x": [1, 2, 3]})["scaled"])
+        with mooring.Client(server.grpc_url) as client:
+            print("distance:", client.infer("distance", {"points": [[1.0, 1.0], [4.0, 5.0]]})["distance"])
+    print("running:", server.running)
+
+
+if __name__ == "__main__":  # workers import this file, and must not start servers
+    main()
