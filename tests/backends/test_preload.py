@@ -15,6 +15,7 @@ def modules(folder, backend, entry):
     [
         ("function", "model.py:f", "import numpy\n", False),
         ("function", "model.py:f", "import torch\n", True),
+        ("function", "model.py:f", "from transformers import pipeline\n", True),
         ("handler", "model.py", "import json\n", False),
         ("handler", "model.py", "from ts.torch_handler.base_handler import BaseHandler\n", True),
         ("handler", "image_classifier", "", True),
