@@ -103,6 +103,11 @@ def test_a_misspelt_name_is_answered_with_the_one_that_is_meant(here):
     (here / "model.onnx").touch()
     with pytest.raises(ModelNotFound, match=r"'model2\.onnx'; did you mean model\.onnx\?"):
         find_target("model2.onnx")
+    (here / "gone.onnx").symlink_to("away.onnx")
+    with pytest.raises(
+        ModelNotFound, match=r"'gone\.onnx' is a link that leads nowhere: away\.onnx is not there"
+    ):
+        find_target("gone.onnx")
     with pytest.raises(ModelNotFound, match=r"there is no folder 'nowhere'"):
         find_target("nowhere/model.onnx")
 
@@ -158,9 +163,9 @@ def test_a_module_that_is_nowhere_is_named(here):
 @pytest.mark.parametrize(
     ("target", "match"),
     [
-        ("hf://google/bert", r"'google/bert', a model of the Hugging Face hub.*`mooring init NAME --template llm`"),
-        ("https://huggingface.co/google/bert/tree/main", r"'google/bert', a model of the Hugging Face hub"),
-        ("https://hf.co/google/bert", r"set MODEL=google/bert"),
+        ("hf://google/bert", r"'google/bert' is a model of the Hugging Face hub.*`mooring init NAME --template llm`"),
+        ("https://huggingface.co/google/bert/tree/main", r"'google/bert' is a model of the Hugging Face hub"),
+        ("https://hf.co/google/bert", r"start it with MODEL=google/bert"),
         ("google/bert", r"no such file or folder: 'google/bert'.*`mooring init NAME --template llm`"),
         ("s3://bucket/models/a.onnx", r"copy it .* aws s3 cp s3://bucket/models/a\.onnx a\.onnx"),
         ("gs://bucket/a.onnx", "gcloud storage cp"),
@@ -170,6 +175,9 @@ def test_a_module_that_is_nowhere_is_named(here):
         ("https://models.example/", r"those end in \.mar"),
         ("https://models.example/a.py", r"those end in \.mar"),
         ("https://[broken/a.onnx", "is no URL"),
+        ("mine=", "target 'mine=' names nothing to serve"),
+        ("a" * 300, "no such file or folder"),
+        ("nul\0byte", "no such file or folder"),
     ],
 )  # fmt: skip
 def test_an_address_that_is_not_served_is_refused_with_the_way_out(target, match):

@@ -26,7 +26,15 @@ import msgspec
 
 from mooring.core.errors import ModelLoadFailed, ModelNotFound, SourceRefused
 from mooring.repository.fetch import is_remote, url_for_log
-from mooring.repository.layout import find_declaration, is_file, list_entries, model_folders, version_folders
+from mooring.repository.layout import (
+    find_declaration,
+    is_dangling_link,
+    is_file,
+    is_folder,
+    list_entries,
+    model_folders,
+    version_folders,
+)
 from mooring.repository.mar import SUFFIXES as ARCHIVE_SUFFIXES
 from mooring.repository.platforms import LIBRARIES, SUFFIXES, backend_of, runs_triton_model
 from mooring.repository.python_source import (
@@ -98,15 +106,19 @@ def find_target(target: str) -> Target:
     name, text = split_target(target)
     if is_remote(text):
         return _remote_target(name, text)
+    if not text:
+        raise ModelNotFound(
+            f"target '{target}' names nothing to serve: give a file, FILE.py:NAME, a folder or a URL"
+        )
     place = Path(text)
-    if not place.exists():
+    if not _exists(place):
         path, colon, function = text.rpartition(":")
         if colon and path.endswith(".py"):
             return _function_target(name, text, Path(path), function)
         if colon and _MODULE.fullmatch(path):
             return _module_target(name, text, path, function)
         raise ModelNotFound(_explain_missing(text))
-    if place.is_dir():
+    if is_folder(place):
         kind = TargetKind.FOLDER
     elif place.suffix == ".py":
         return _function_target(name, text, place, "")
@@ -118,7 +130,7 @@ def find_target(target: str) -> Target:
 def split_target(target: str) -> tuple[str, str]:
     """Split NAME=PATH. A path may hold a = itself."""
     name, equals, path = target.partition("=")
-    if not equals or "/" in name or Path(target).exists():
+    if not equals or "/" in name or _exists(Path(target)):
         return "", target
     return name, path
 
@@ -343,29 +355,39 @@ def _check_defined(file: Path, function: str) -> None:
     raise ModelLoadFailed(f"{file} defines no function or class '{function}'{hint}")
 
 
+def _exists(place: Path) -> bool:
+    try:
+        return place.exists()
+    except (OSError, ValueError):  # a name too long, or one that no file system can hold
+        return False
+
+
 def _explain_missing(text: str) -> str:
     """Say that there is no such target, and what may have been meant."""
+    if is_dangling_link(Path(text)):
+        return f"'{text}' is a link that leads nowhere: {Path(text).readlink()} is not there"
     if _HUB_NAME.fullmatch(text) and not text.endswith(_SERVED_SUFFIXES) and not Path(text).parent.exists():
-        return f"no such file or folder: '{text}'. If it is meant as {_explain_hub(text)}"
-    if Path(f"{text}.py").is_file():
+        return f"no such file or folder: '{text}'; if the Hugging Face hub is meant: {_explain_hub(text)}"
+    if is_file(Path(f"{text}.py")):
         return f"no such file or folder: '{text}'; did you mean {text}.py?"
     path, colon, function = text.rpartition(":")
-    if colon and Path(f"{path}.py").is_file():
+    if colon and is_file(Path(f"{path}.py")):
         return f"no such file or folder: '{text}'; did you mean {path}.py:{function}?"
     return f"no such file or folder: '{text}'{_suggest_file(Path(text))}"
 
 
 def _explain_hub(model: str) -> str:
-    named = f"'{model}', a model of the Hugging Face hub" if model else "a model of the Hugging Face hub"
+    named = f"'{model}'" if model else "this"
+    start = f", and start it with MODEL={model}" if model else ""
     return (
-        f"{named}: nothing is fetched from there at the start; a class in Python loads it: write one by "
-        f"`mooring init NAME --template llm`{f', and set MODEL={model}' if model else ''}"
+        f"{named} is a model of the Hugging Face hub, which is not served by its name: a class in Python loads it; "
+        f"write one by `mooring init NAME --template llm`{start}"
     )
 
 
 def _suggest_file(file: Path) -> str:
     folder = file.parent
-    if not folder.is_dir():
+    if not is_folder(folder):
         return f"; there is no folder '{folder}'"
     names = sorted(
         each.name
