@@ -186,7 +186,7 @@ class Server:
         if command == "serve":
             if not {"--show-errors", "--no-show-errors"} & said:
                 flags.append("--no-show-errors")  # most tests compare TorchServe's own texts
-            names = {"--grpc-address", "--grpc-management-address"} - said
+            names = set() if "--port" in said else {"--grpc-address", "--grpc-management-address"} - said
             flags += [f"{name}=127.0.0.1:0" for name in sorted(names)]
             if os.environ.get("FRONTENDS") and not {"--inference-address"} & said:
                 flags += [f"--frontends={os.environ['FRONTENDS']}"]

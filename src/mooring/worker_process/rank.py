@@ -22,10 +22,10 @@ _NO_ARENA = 4096  # bytes: nothing ever lies in it, since payloads come with the
 
 def serve_rank(sock: socket.socket) -> None:
     """Serve until the group's worker closes the socket, or the model could not be loaded."""
-    title = ("rank", os.environ["RANK"], "of")
-    set_process_title(*title[:2])
+    role = ("rank", os.environ["RANK"], "of")
+    set_process_title(*role[:2])
     channel = Channel(sock, MappedArena(anonymous_file(_NO_ARENA)))
-    Worker([channel], Progress(anonymous_file(Progress.size(1)), 1), None, title=title).serve_forever()
+    Worker([channel], Progress(anonymous_file(Progress.size(1)), 1), None, role=role).serve_forever()
 
 
 def _run() -> int:

@@ -216,9 +216,9 @@ class Worker:
         progress: Progress,
         model: Preloaded | None,
         *,
-        title: Sequence[str] = ("worker",),
+        role: Sequence[str] = ("worker",),
     ) -> None:
-        self._title = title
+        self._role = role
         self.recorder = Recorder()
         self._model = model
         self._channels = {channel.sock.fileno(): channel for channel in channels}
@@ -293,7 +293,7 @@ class Worker:
         if self._loaded is not None:  # another frontend asks for a model that is loaded already
             channel.send(self._loaded)
             return True
-        set_process_title(*self._title, *_words_of(message.spec))
+        set_process_title(*_title_of(message.spec, self._role))
         try:
             if self._model is not None:
                 backend = self._model.backend
@@ -440,9 +440,9 @@ class Worker:
         return outcomes
 
 
-def _words_of(spec: ModelSpec) -> Sequence[str]:
-    """Return what the title of the process says of what it runs."""
-    return ("codec",) if spec.backend == "codec" else (spec.name, spec.version)
+def _title_of(spec: ModelSpec, role: Sequence[str]) -> Sequence[str]:
+    """Return the words of the title of a process that runs this model in this role."""
+    return ("codec",) if spec.backend == "codec" else (*role, spec.name, spec.version)
 
 
 def capacity_of(backend: Backend, spec: ModelSpec) -> int:
