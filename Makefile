@@ -1,13 +1,20 @@
 # The one door: serve, test, unit, long, check, record-exchanges, fuzz, soak, bench, faults. Needs make and Python 3.11 or newer, nothing else.
+# `make serve` installs what serving needs; everything else installs the tools of the tests as well, into the same environment.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 HOST ?= 127.0.0.1
-PORT ?= 8080
-MANAGEMENT_PORT ?= 8081
-METRICS_PORT ?= 8082
-GRPC_PORT ?= 7070
-GRPC_MANAGEMENT_PORT ?= 7071
+# As in: make serve PORT=9000. It moves every address; the others move one. Without any, 8080, 8081, 8082, 7070 and 7071.
+PORT ?=
+MANAGEMENT_PORT ?=
+METRICS_PORT ?=
+GRPC_PORT ?=
+GRPC_MANAGEMENT_PORT ?=
+PORTS = $(if $(PORT),--port $(PORT)) \
+	$(if $(MANAGEMENT_PORT),--management-address http://127.0.0.1:$(MANAGEMENT_PORT)) \
+	$(if $(METRICS_PORT),--metrics-address http://127.0.0.1:$(METRICS_PORT)) \
+	$(if $(GRPC_PORT),--grpc-address $(HOST):$(GRPC_PORT)) \
+	$(if $(GRPC_MANAGEMENT_PORT),--grpc-management-address 127.0.0.1:$(GRPC_MANAGEMENT_PORT))
 # Passed to pytest, as in: make test ARGS="tests/engine -x"
 ARGS ?=
 UNIT := $(addprefix tests/,config core engine frontends ipc observability protocols server web worker_process workers)
@@ -16,7 +23,12 @@ FUZZ_SECONDS ?= 600
 REQUESTS ?= 1000000
 
 BIN := $(VENV)/bin
+SERVING := $(VENV)/.serving
 INSTALLED := $(VENV)/.installed
+# An environment that has the tools of the tests can serve, too.
+READY := $(or $(wildcard $(INSTALLED)),$(SERVING))
+# pip tells what it does on a terminal, with its bars; in a log only what goes wrong. (Standard output is make's here.)
+PIP := $(BIN)/python -m pip install --disable-pip-version-check $(shell [ -t 2 ] || echo --quiet)
 DIGITS := examples/digits/digits.mar
 DIGITS_FILES := $(addprefix examples/digits/,model.py digits.pt handler.py index_to_name.json model-config.yaml)
 
@@ -26,17 +38,12 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: serve test unit long check record-exchanges fuzz soak bench bench-peers overload faults clean install
 .DELETE_ON_ERROR:
 
-serve: $(INSTALLED) $(DIGITS)
+serve: $(READY) $(DIGITS)
 	@echo "Once it is up, ask it from another terminal:"
-	@echo "  curl http://$(HOST):$(PORT)/predictions/digits -T examples/digits/samples/7.png"
-	@echo "  curl http://$(HOST):$(PORT)/explanations/digits -T examples/digits/samples/7.png"
-	@echo "  curl http://$(HOST):$(PORT)/ping"
-	$(BIN)/mooring serve $(DIGITS) \
-		--inference-address http://$(HOST):$(PORT) \
-		--management-address http://127.0.0.1:$(MANAGEMENT_PORT) \
-		--metrics-address http://127.0.0.1:$(METRICS_PORT) \
-		--grpc-address 127.0.0.1:$(GRPC_PORT) \
-		--grpc-management-address 127.0.0.1:$(GRPC_MANAGEMENT_PORT)
+	@echo "  curl http://$(HOST):$(or $(PORT),8080)/predictions/digits -T examples/digits/samples/7.png"
+	@echo "  curl http://$(HOST):$(or $(PORT),8080)/explanations/digits -T examples/digits/samples/7.png"
+	@echo "  curl http://$(HOST):$(or $(PORT),8080)/ping"
+	$(BIN)/mooring serve $(DIGITS) --host $(HOST) $(strip $(PORTS))
 
 test: check $(DIGITS)
 	$(BIN)/pytest -n auto $(ARGS)
@@ -92,13 +99,26 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch by itself and first: a range in a list of requirements may fetch a CUDA build of several gigabytes.
-$(INSTALLED): pyproject.toml constraints.txt
+$(SERVING): pyproject.toml constraints.txt
+	@echo "Installing what serving needs into $(VENV), once: some 50 packages, 1.2 GB on the disk (more where pip takes"
+	@echo "PyTorch for CUDA). It takes a minute or two, and what the download takes."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .[dev]
-	touch $@
+	@echo "1 of 2: PyTorch ..."
+	$(PIP) torch==2.13.0
+	@echo "2 of 2: Mooring and what it needs ..."
+	$(PIP) --constraint constraints.txt --editable .[torchserve,onnx]
+	@echo "Installed $$(ls -d $(VENV)/lib/python3*/site-packages/*.dist-info | wc -l) packages, $$(du -sm $(VENV) | cut -f1) MB."
+	@touch $@
 
-$(DIGITS): $(DIGITS_FILES) | $(INSTALLED)
+# The tests' tools are added to what serves. Where they are there already, they are brought up to date together.
+$(INSTALLED): pyproject.toml constraints.txt | $(if $(wildcard $(INSTALLED)),,$(SERVING))
+	@echo "Installing the tools of the tests into $(VENV): some 90 packages, 0.6 GB, a few minutes ..."
+	$(PIP) torch==2.13.0
+	$(PIP) --constraint constraints.txt --editable .[dev]
+	@echo "Installed $$(ls -d $(VENV)/lib/python3*/site-packages/*.dist-info | wc -l) packages, $$(du -sm $(VENV) | cut -f1) MB."
+	@touch $(SERVING) $@
+
+$(DIGITS): $(DIGITS_FILES) | $(READY)
 	$(BIN)/mooring archive --force --model-name digits --version 1.0 --export-path examples/digits \
 		--model-file examples/digits/model.py --serialized-file examples/digits/digits.pt \
 		--handler examples/digits/handler.py --extra-files examples/digits/index_to_name.json \
