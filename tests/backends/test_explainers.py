@@ -191,7 +191,7 @@ def test_the_numbers_are_captums(kind, method, net, explained, request):
 def test_a_model_without_gradients_is_explained_by_trying(method, net, onnx, load, explained, tmp_path):
     own, captums = PERTURBING[method]
     (tmp_path / "model.py").write_text(
-        NET + "\nnet = Net().eval()\n\n\ndef infer(x):\n    with torch.no_grad():\n"
+        NET + "\nnet = Net().eval()\n\n\ndef infer(x: 'ndarray'):\n    with torch.no_grad():\n"
         '        return {"y": net(torch.from_numpy(x).float()).numpy()}\n'
     )
     torch.manual_seed(own.get("seed", 0))
@@ -271,7 +271,7 @@ def test_no_gradient_is_left_in_the_weights(eager, explained):
 
 
 def test_the_model_is_never_called_with_more_rows_than_it_takes(load, explained, tmp_path):
-    source = 'seen = []\n\n\ndef infer(x):\n    seen.append(len(x))\n    return {"y": x @ x.T[:, :0].sum() if 0 else x}\n'
+    source = 'seen = []\n\n\ndef infer(x: "ndarray"):\n    seen.append(len(x))\n    return {"y": x @ x.T[:, :0].sum() if 0 else x}\n'
     (tmp_path / "model.py").write_text(source)
     backend = load("model.py", "function", max_batch_size=4, explain={"method": "FeatureAblation"})
     rows = np.arange(40.0).reshape(10, 4)
@@ -487,7 +487,7 @@ def test_a_model_that_keeps_tensors_of_its_predictions_is_explained_where_that_i
 
 def test_a_models_own_explain_gets_a_target_for_each_row(function, reply, ask):
     backend = function(
-        "class Model:\n    def infer(self, x):\n        return {'y': x}\n\n"
+        "class Model:\n    def infer(self, x: 'ndarray'):\n        return {'y': x}\n\n"
         "    def explain(self, x, target):\n        return {'x': x * [t or 0 for t in target]}\n",
         max_batch_size=4,
     )

@@ -36,14 +36,15 @@ def test_a_bare_value_is_called_input_or_the_only_argument(function, reply, ask)
     assert ask.read(one(function("def infer(inputs): return inputs"), reply, ask.body([1, 2]))) == {
         "input": [1, 2]
     }
-    assert ask.read(one(function("def infer(values): return values + 1"), reply, ask.body([1, 2]))) == {
-        "output": [2, 3]
-    }
+    assert ask.read(
+        one(function("def infer(values: 'ndarray'): return values + 1"), reply, ask.body([1, 2]))
+    ) == {"output": [2, 3]}
 
 
 def test_arguments_are_inputs_by_name(function, reply, ask):
     model = function(
-        "def add(a, b, scale=1, *, parameters): return (a + b) * scale * parameters['k']", "f.py:add"
+        "def add(a: 'ndarray', b, scale=1, *, parameters): return (a + b) * scale * parameters['k']",
+        "f.py:add",
     )
     assert ask.read(one(model, reply, ask.body({"a": 1, "b": 2}, parameters={"k": 10}))) == {"output": 30}
     assert ask.read(one(model, reply, ask.body({"a": 1, "b": 2, "scale": 2}, parameters={"k": 1}))) == {
@@ -245,11 +246,11 @@ def test_a_file_that_does_not_load_says_where_and_why(function, source, entry, s
     ("source", "says"),
     [
         (
-            "class Model:\n    async def load(self, context): pass\n    def infer(self, x): return x",
+            "class Model:\n    async def load(self, context): pass\n    def infer(self, x: 'ndarray'): return x",
             "'load' is async and 'infer' is not",
         ),
         (
-            "class Model:\n    def infer(self, x): return x\n    async def explain(self, x): return x",
+            "class Model:\n    def infer(self, x: 'ndarray'): return x\n    async def explain(self, x): return x",
             "'explain' is async and 'infer' is not",
         ),
     ],
@@ -261,11 +262,11 @@ def test_what_waits_beside_an_infer_that_does_not_is_refused(function, source, s
 
 def test_a_function_that_waits_cannot_be_explained_by_calling_it(function):
     with pytest.raises(ModelLoadFailed, match="write a method explain instead"):
-        function("async def infer(x): return x", explain={"method": "integrated_gradients"})
+        function("async def infer(x: 'ndarray'): return x", explain={"method": "integrated_gradients"})
 
 
 def test_the_line_at_fault_in_an_asynchronous_load_is_named(function):
-    source = "class Model:\n    async def load(self, context):\n        raise KeyError('w')\n    async def infer(self, x): pass"
+    source = "class Model:\n    async def load(self, context):\n        raise KeyError('w')\n    async def infer(self, x: 'ndarray'): pass"
     with pytest.raises(ModelLoadFailed, match=r"model\.py, line 3: KeyError: 'w'"):
         function(source)
 
@@ -277,14 +278,14 @@ def test_a_function_and_its_configuration_must_agree(function):
 
 def test_a_file_imports_its_neighbors(function, reply, ask, tmp_path):
     (tmp_path / "neighbor_of_model.py").write_text("K = 5")
-    model = function("import neighbor_of_model\ndef infer(x): return x * neighbor_of_model.K")
+    model = function("import neighbor_of_model\ndef infer(x: 'ndarray'): return x * neighbor_of_model.K")
     assert ask.read(one(model, reply, ask.body(2))) == {"output": 10}
 
 
 def test_a_function_that_needs_no_inputs_is_asked_with_nothing(function, reply, ask):
     for source, answer in [
-        ("def infer():\n    return {'y': [4]}", [4]),
-        ("def infer(x=None):\n    return {'y': [5] if x is None else x}", [5]),
+        ("def infer(k: 'ndarray' = 4):\n    return {'y': [k]}", [4]),
+        ("def infer(x: 'ndarray' = None):\n    return {'y': [5] if x is None else x}", [5]),
     ]:
         model = function(source)
         for request in (ask.tensors(), ask.body(b""), ask.body({})):
@@ -335,7 +336,7 @@ def test_requests_with_other_inputs_do_not_share_a_call(function, reply, ask):
     ]
 
 
-NOTHING = "def infer(x):\n    yield from []\n"
+NOTHING = "def infer(x: 'ndarray'):\n    yield from []\n"
 
 
 def test_a_decoupled_model_may_give_no_response(function, reply, ask):
@@ -378,13 +379,13 @@ def test_classes_are_those_of_a_row_only_where_there_is_a_batch(
     function, reply, ask, batched, shape, array, classes
 ):
     specs = {"inputs": [TensorSpec("x", "FP32", shape)], "outputs": [TensorSpec("y", "FP32", shape)]}
-    model = function("def infer(x): return {'y': x}", batch_dimension=batched, **specs)
+    model = function("def infer(x: 'ndarray'): return {'y': x}", batch_dimension=batched, **specs)
     assert classes_of(model, reply, ask, array) == classes
 
 
 def test_each_output_has_its_own_labels(function, reply, ask):
     names = {"a": {"1": "dog"}, "b": {"1": "blue"}}
-    model = function("def infer(x): return {'a': x, 'b': x, 'c': x}", output_labels=names)
+    model = function("def infer(x: 'ndarray'): return {'a': x, 'b': x, 'c': x}", output_labels=names)
     wanted = [RequestedOutput(name, {"classification": 1}) for name in "abc"]
     outcome = one(model, reply, ask.tensors({"outputs": wanted}, x=np.float32([1, 2])))
     assert ask.read(outcome) == {
@@ -396,6 +397,6 @@ def test_each_output_has_its_own_labels(function, reply, ask):
 
 def test_a_row_is_all_that_a_batch_of_one_takes(function, reply, ask):
     specs = [TensorSpec("x", "FP32", [-1, 1])]
-    model = function("def infer(x): return {'y': x}", inputs=specs, batch_dimension=True)
+    model = function("def infer(x: 'ndarray'): return {'y': x}", inputs=specs, batch_dimension=True)
     assert ask.read(one(model, reply, ask.tensors(x=np.float32([[1]])))) == {"y": [[1]]}
     assert "batch-size must be <= 1" in one(model, reply, ask.tensors(x=np.float32([[1], [2]]))).message

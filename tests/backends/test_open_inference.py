@@ -10,7 +10,7 @@ from mooring.core.errors import InvalidInput
 from mooring.core.requests import BodyKind, InferenceRequest, JsonWriter, RequestedOutput, UndecodedBody
 from mooring.core.tensors import JsonOutput, Tensor, TensorSpec
 
-TWICE = "def infer(x, k=1): return {'y': x * 2, 'z': x[:1]}"
+TWICE = "def infer(x: 'ndarray', k=1): return {'y': x * 2, 'z': x[:1]}"
 SPEC = {
     "inputs": [TensorSpec("x", "FP32", [-1, 3])],
     "outputs": [TensorSpec("y", "FP32", [-1, 3]), TensorSpec("z", "FP32", [-1, 3])],
@@ -90,7 +90,7 @@ def test_what_the_server_reads_does_not_reach_the_model(function, reply):
 )  # fmt: skip
 def test_a_faulty_body_never_reaches_the_model(function, reply, more, said):
     with pytest.raises(InvalidInput) as caught:
-        one(function("def infer(x): raise SystemExit", **SPEC), reply, undecoded(**more))
+        one(function("def infer(x: 'ndarray'): raise SystemExit", **SPEC), reply, undecoded(**more))
     assert said in caught.value.message
 
 
@@ -99,7 +99,7 @@ def tensors(array, outputs=None, **more):
 
 
 def test_large_outputs_are_text_where_json_is_wanted_and_small_ones_are_not(function, reply):
-    model = function("def infer(x): return {'small': x[:2], 'large': x, 'text': ['a' * 70_000]}")
+    model = function("def infer(x: 'ndarray'): return {'small': x[:2], 'large': x, 'text': ['a' * 70_000]}")
     array = np.arange(10_000, dtype=np.float32)
     answer = one(model, reply, tensors(array, json_writer=JsonWriter.SERVER))
     assert [*map(is_json, answer.outputs)] == [False, True, True]
@@ -117,7 +117,7 @@ def test_large_outputs_are_text_where_json_is_wanted_and_small_ones_are_not(func
      ("nan", True, b"null"), ("null", False, b"null")],
 )  # fmt: skip
 def test_large_outputs_say_nan_as_the_setting_and_the_client_want(function, reply, json_nan, asked, word):
-    model = function("def infer(x): return {'y': x}", json_nan=json_nan)
+    model = function("def infer(x: 'ndarray'): return {'y': x}", json_nan=json_nan)
     array = np.full(10_000, np.nan, np.float32)
     (output,) = one(model, reply, tensors(array, json_writer=JsonWriter.SERVER, null_for_nan=asked)).outputs
     assert bytes(output.data) == b"[" + b",".join([word] * 10_000) + b"]"
@@ -129,7 +129,7 @@ def classified(model, reply, array, count, **more):
     return output.shape, [text.decode() for text in output.data]
 
 
-SAME = "def infer(x): return {'y': x}"
+SAME = "def infer(x: 'ndarray'): return {'y': x}"
 
 
 def test_the_likeliest_classes_come_with_value_index_and_label(function, reply):
@@ -165,7 +165,7 @@ def test_a_place_in_shared_memory_is_told_to_the_server(function, reply):
 
 
 def test_pieces_of_a_stream_are_text_too(function, reply):
-    model = function("def infer(x):\n    yield {'y': x}\n    yield {'y': x + 1}", max_batch_size=1)
+    model = function("def infer(x: 'ndarray'):\n    yield {'y': x}\n    yield {'y': x + 1}", max_batch_size=1)
     one(model, reply, undecoded(id="7"))
     assert [(piece.id, piece.final, shown(piece)) for _, piece in reply.pieces] == [
         ("7", False, {"y": [1, 3, 2]}), ("7", False, {"y": [2, 4, 3]}),

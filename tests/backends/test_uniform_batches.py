@@ -123,7 +123,9 @@ def test_a_large_array_of_a_request_alone_is_not_copied_on_its_way_to_the_model(
 
 
 def test_a_function_may_keep_what_it_was_given_when_its_memory_is_another_requests(function, reply, ask):
-    model = function("kept = []\ndef infer(x):\n    kept.append(x)\n    return {'first': kept[0][:, 0]}")
+    model = function(
+        "kept = []\ndef infer(x: 'ndarray'):\n    kept.append(x)\n    return {'first': kept[0][:, 0]}"
+    )
     memory = np.full((1, 30_000), 5, np.float32)
     for _ in range(3):
         (outcome,) = model.infer([ask.tensors(x=memory)], reply)
@@ -162,14 +164,14 @@ def test_a_function_that_changes_its_input_does_not_change_the_request(function,
 
 
 def test_a_stream_is_sent_piece_by_piece(function, reply, ask):
-    model = function("def infer(x):\n    yield {'y': x}\n    yield {'y': x + 1}")
+    model = function("def infer(x: 'ndarray'):\n    yield {'y': x}\n    yield {'y': x + 1}")
     (last,) = model.infer([ask.tensors(x=np.float32([1.0]))], reply)
     assert last.outputs == []
     assert [ask.read(piece) for _, piece in reply.pieces] == [{"y": [1]}, {"y": [2]}]
 
 
 def test_a_function_that_asks_whether_anybody_waits_is_told_of_its_own_request(function, reply, ask):
-    model = function("def infer(x, cancelled): return {'gone': x * cancelled()}")
+    model = function("def infer(x: 'ndarray', cancelled): return {'gone': x * cancelled()}")
     request = ask.tensors(x=np.float32([1.0]))
     for gone in (False, True, False):
         reply.gone = {0} if gone else set()
@@ -179,7 +181,9 @@ def test_a_function_that_asks_whether_anybody_waits_is_told_of_its_own_request(f
 
 def test_large_arrays_that_are_joined_have_their_own_memory_in_order(function, ask):
     model = function(
-        "def infer(x):\n    return {'y': x}", inputs=[TensorSpec("x", "FP32", [-1, 2000])], max_batch_size=4
+        "def infer(x: 'ndarray'):\n    return {'y': x}",
+        inputs=[TensorSpec("x", "FP32", [-1, 2000])],
+        max_batch_size=4,
     )
     rows = [np.full((1, 2000), number, np.float32) for number in range(3)]
     requests = [ask.tensors(x=row) for row in rows]

@@ -111,7 +111,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name / "config.toml").write_text(declared)
         if code:
             (folder / name / "1/model.py").write_text(code)
-    (folder / "scaling.py").write_text("def scale(x, factor=2.0):\n    return x * factor\n")
+    (folder / "scaling.py").write_text("def scale(x: 'ndarray', factor=2.0):\n    return x * factor\n")
     return folder
 
 

@@ -228,7 +228,7 @@ def test_all_processes_write_to_the_one_log_and_json_is_an_object_per_line(tmp_p
 
 
 def test_a_websocket_has_one_line_when_it_ends(tmp_path):
-    (tmp_path / "echo.py").write_text("def echo(x):\n    return x\n")
+    (tmp_path / "echo.py").write_text("def echo(x: 'ndarray'):\n    return x\n")
     with serving(tmp_path, "--access-log", "--dialect=amd", "echo.py:echo") as server:
         with connect(f"ws://127.0.0.1:{server.port}/models/infer", compression=None) as socket_:
             for _ in range(2):

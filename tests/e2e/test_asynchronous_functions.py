@@ -22,7 +22,7 @@ MEETING = """
             self.at_home = asyncio.create_task(asyncio.sleep(3600))  # libraries do so: there is a loop already
             self.note = Path(context.directory, "closed")
 
-        async def infer(self, x):
+        async def infer(self, x: 'ndarray'):
             number = int(x.flat[0])
             if number < 0:
                 raise ValueError(f"bad {number}") if number == -1 else LookupError
@@ -57,7 +57,7 @@ MEETING = """
 COUNTING = """
     import asyncio
 
-    async def infer(text):
+    async def infer(text: 'ndarray'):
         for number in range(int(text.flat[0])):
             await asyncio.sleep(0)
             yield {"text": [f"{number}"]}
@@ -69,7 +69,7 @@ ASKING = """
 
     began, seen = [], []
 
-    async def infer(x, parameters, cancelled):
+    async def infer(x: 'ndarray', parameters, cancelled):
         began.append(bool(x.flat[0]))
         try:
             while x.flat[0] and not cancelled():

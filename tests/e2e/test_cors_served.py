@@ -3,7 +3,7 @@
 import pytest
 from e2e_kit import Server
 
-MODEL = "def echo(x):\n    return x\n"
+MODEL = "def echo(x: 'ndarray'):\n    return x\n"
 ALLOW = "access-control-allow-origin"
 A, B, EVIL = "https://a.example", "http://b.example:3000", "https://evil.example"
 PREFLIGHT = "Access-Control-Request-Method: POST"

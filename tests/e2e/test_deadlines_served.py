@@ -19,7 +19,7 @@ from mooring.codecs.proto import torchserve_inference_pb2 as inference
 FUNCTION = """
 import pathlib, time
 
-def infer(seconds, name, cancelled):
+def infer(seconds: 'ndarray', name, cancelled):
     told = pathlib.Path(__file__).with_name("told")
     who = name.item() if hasattr(name, "item") else name
     who = who.decode() if isinstance(who, bytes) else str(who)

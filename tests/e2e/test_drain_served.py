@@ -24,7 +24,7 @@ import pathlib, time
 
 BEGUN = pathlib.Path(__file__).with_name("begun")
 
-def infer(x):
+def infer(x: 'ndarray'):
     with BEGUN.open("a") as file:
         print(int(x.ravel()[0]), file=file)
     time.sleep(0.005)
@@ -33,7 +33,7 @@ def infer(x):
 COUNTING = """
 import time
 
-def infer(to):
+def infer(to: 'ndarray'):
     for number in range(int(to.ravel()[0])):
         time.sleep(0.05)
         yield {"n": [number]}

@@ -6,7 +6,7 @@ import pytest
 from e2e_kit import Server, Wire, request
 
 MANAGEMENT, INFERENCE = "mAnagement-tOken", "iNference-tOken"
-MODEL = "def scale(x):\n    return x * 2.0\n"
+MODEL = "def scale(x: 'ndarray'):\n    return x * 2.0\n"
 OPEN = {"/ping": (200, 405), "/v2/health/live": (200, 405), "/": (200, 405)}
 # Served by every frontend, and handed on to the first process.
 GUARDED = {

@@ -17,7 +17,7 @@ from tls_kit import Authority
 from mooring.codecs.proto import inference_pb2 as pb
 
 FRONTENDS = 3
-MODEL = "def double(x):\n    return x * 2\n"
+MODEL = "def double(x: 'ndarray'):\n    return x * 2\n"
 ASKED = request("POST", "/predictions/double", b'{"x": [4]}')
 ANSWER = {"output": [8]}
 HERE = Path(__file__).parent

@@ -7,7 +7,7 @@ import pytest
 import requests
 from e2e_kit import PATIENCE, Server, frontends, until
 
-MODEL = "def scale(x):\n    return x * 2.0\n"
+MODEL = "def scale(x: 'ndarray'):\n    return x * 2.0\n"
 BODY = json.dumps({"x": [1.0]}).encode()
 FRONTENDS = 3
 # Who gets a connection is the kernel's choice: of so many, every process gets some.

@@ -8,7 +8,7 @@ from e2e_kit import Server, Wire, free_ports, frontends, request, until
 
 from mooring.codecs.proto import inference_pb2 as pb
 
-MODEL = "def echo(x):\n    return x\n"
+MODEL = "def echo(x: 'ndarray'):\n    return x\n"
 INFER = b'{"inputs": [{"name": "x", "datatype": "INT32", "shape": [1], "data": [7]}]}'
 
 

@@ -17,7 +17,7 @@ shown = logging.getLogger("shown")
 shown.addHandler(logging.StreamHandler())
 
 
-def plain(x):
+def plain(x: 'ndarray'):
     log.debug("hidden")
     log.info("plain says %d\\ntwo lines", x[0])
     sys.stderr.write("50%|half a line ")
@@ -30,7 +30,7 @@ def plain(x):
     return {"y": x}
 
 
-async def overlapping(x):
+async def overlapping(x: 'ndarray'):
     await asyncio.sleep(0.2)
     log.warning("waited")
     return {"y": x}

@@ -272,7 +272,7 @@ def test_torchserves_start_command_serves_its_model_store(tmp_path):
 SPOILER = """
 import os, pathlib, signal
 
-def infer(x):
+def infer(x: 'ndarray'):
     total = float(x.sum())
     x[...] = -1
     died = pathlib.Path(__file__).with_name("died")

@@ -165,9 +165,9 @@ def test_a_server_listens_on_a_path_too(start, tmp_path):
 
 
 def test_a_stream_waits_for_a_client_that_reads_slowly_and_others_are_served_meanwhile(start, tmp_path):
-    code = "def flow(count):\n    for number in range(int(count)):\n        yield 'x' * 50000\n"
+    code = "def flow(count: 'ndarray'):\n    for number in range(int(count)):\n        yield 'x' * 50000\n"
     (tmp_path / "flow.py").write_text(code)
-    (tmp_path / "plain.py").write_text("def double(x):\n    return x * 2\n")
+    (tmp_path / "plain.py").write_text("def double(x: 'ndarray'):\n    return x * 2\n")
     server = start(f"{tmp_path / 'flow.py'}:flow", f"{tmp_path / 'plain.py'}:double")
     with Wire(server.port) as wire:
         wire.send(request("POST", "/predictions/flow", b'{"count": 400}', f"Content-Type: {JSON}"))

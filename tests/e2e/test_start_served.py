@@ -20,7 +20,7 @@ class Limited(Server):
 def test_a_file_that_is_not_the_model_brings_nothing_of_its_kind(tmp_path):
     version = tmp_path / "repository" / "double" / "1"
     version.mkdir(parents=True)
-    (version / "model.py").write_text("def infer(x):\n    return x * 2\n")
+    (version / "model.py").write_text("def infer(x: 'ndarray'):\n    return x * 2\n")
     (version / "leftover.onnx").write_bytes(b"")  # at a glance, a model of ONNX Runtime's
     (version.parent / "config.toml").write_text('platform = "python"\nentry = "model.py:infer"\n')
     server = Server(tmp_path, "--model-repository", tmp_path / "repository")
@@ -36,7 +36,7 @@ def test_a_file_that_is_not_the_model_brings_nothing_of_its_kind(tmp_path):
 
 @pytest.mark.skipif(not shutil.which("prlimit"), reason="no prlimit on this machine")
 def test_too_few_descriptors_for_the_models_are_said_at_the_start(tmp_path):
-    (tmp_path / "model.py").write_text("def infer(x):\n    return x * 2\n")
+    (tmp_path / "model.py").write_text("def infer(x: 'ndarray'):\n    return x * 2\n")
     command = ["--default-workers-per-model", "2", f"m={tmp_path / 'model.py'}:infer"]
     server = Limited(tmp_path, *command)
     try:
@@ -59,7 +59,7 @@ def test_a_command_line_that_is_refused_leaves_nothing_running():
 
 def test_workers_do_not_see_a_token_that_is_given_in_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("MOORING_MANAGEMENT_TOKEN", "very-secret")
-    (tmp_path / "model.py").write_text("def infer(x):\n    return x * 2\n")
+    (tmp_path / "model.py").write_text("def infer(x: 'ndarray'):\n    return x * 2\n")
     server = Server(tmp_path, f"m={tmp_path / 'model.py'}:infer")
     try:
         server.started()

@@ -17,7 +17,7 @@ from websockets.sync.client import connect
 import mooring
 from mooring.codecs.proto import inference_pb2 as pb
 
-MODEL = "def echo(x):\n    return x\n"
+MODEL = "def echo(x: 'ndarray'):\n    return x\n"
 ADDRESSES = ("inference-address", "management-address", "metrics-address")
 
 

@@ -172,7 +172,7 @@ def filled(pattern: str) -> str:
 def function(tmp_path_factory):
     file = tmp_path_factory.mktemp("function") / "scaling.py"
     file.write_text(
-        "import os\n\n\ndef scale(x):\n    return x * 2.0\n\n\ndef tell(x):\n"
+        "import os\n\n\ndef scale(x: 'ndarray'):\n    return x * 2.0\n\n\ndef tell(x):\n"
         '    return [[name for name in os.environ if "TOKEN" in name]]\n'
     )
     return file

@@ -17,7 +17,7 @@ import os
 from pathlib import Path
 
 
-def tell(x):
+def tell(x: 'ndarray'):
     try:
         Path("/etc/mooring-test").write_text("")
         wrote = "wrote"

@@ -29,12 +29,12 @@ TWICE = """
 def infer(inputs, parameters):
     return {name: value if value.dtype == object else value + value for name, value in inputs.items()}
 
-def words(text_input):
+def words(text_input: 'ndarray'):
     for word in text_input.item().split():
         yield {"text_output": [word]}
 
 class Rows:
-    def infer(self, x):
+    def infer(self, x: 'ndarray'):
         return {"y": x.sum(axis=1)}
 """
 HANDLER = """

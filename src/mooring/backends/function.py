@@ -1,13 +1,14 @@
-"""A Python function or class as a model.
+"""A Python function or class as a model. ``function_kind`` says whether it is one of values or of tensors.
 
 The file defines one of
 
-    def infer(inputs, parameters): ...      every input by name, and the request's parameters (either may be left out)
-    def scale(x, factor=2.0): ...           any other arguments are the inputs of those names
+    def infer(text: str, k: int = 1): ...   values, by their hints (values/): any function that is not as the next two
+    def infer(inputs, parameters): ...      tensors: every input by name, and the request's parameters (either may be left out)
+    def scale(x: np.ndarray, factor=2.0)    tensors: any other arguments are the inputs of those names
     class Model:                            infer as above; load(context), explain and close where it has them
 
-and returns a dict of arrays by name, or one value, which is the only declared output or "output". A generator function
-streams: each item is such a result and is sent at once.
+A function of tensors returns a dict of arrays by name, or one value, which is the only declared output or "output". A
+generator function streams: each item is such a result and is sent at once.
 
 An ``async def``, or a class whose infer is one, has many requests in its hands at once, all on one event loop, which
 runs while load does; load, explain and close may be coroutines then, too. An asynchronous generator streams.
@@ -30,11 +31,13 @@ from pathlib import Path
 from typing import Any
 
 from mooring.backends.backend import Backend
+from mooring.backends.function_kind import takes_tensors
 from mooring.backends.samples import Arrays, Parameters
 from mooring.backends.tensors import ExplanationTargets, ModelOutput, TensorBackend
 from mooring.backends.user_function import UserFunction, name_of
 from mooring.codecs.signature import Signature
 from mooring.core.errors import InvalidInput, InvalidOutput, ModelLoadFailed
+from mooring.core.model_code import batch_of
 from mooring.core.options import Control, ControlKind
 from mooring.core.requests import InferenceRequest
 from mooring.core.service import LoadContext, ModelMetadata, Outcome, Reply
@@ -138,11 +141,29 @@ class FunctionBackend(Backend):
             self._code.close()
             raise
         self.client_errors = self._code.client_errors
-        self._served = served = TensorFunction(self._code)
-        metadata = served.load(spec, context)
+        try:
+            served = self._choose(spec)
+            metadata = served.load(spec, context)
+        except BaseException:
+            self._code.close()
+            raise
+        self._served = served
         self.overlap = served.overlap
         self.infer = served.infer  # type: ignore[method-assign]  # in place of a call that passes every call on
         return metadata
+
+    def _choose(self, spec: ModelSpec) -> Backend:
+        """Return the backend for a function of this kind."""
+        if not takes_tensors(self._code.infer, spec):
+            from mooring.backends.values.backend import ValueFunction
+
+            return ValueFunction(self._code)
+        if batch_of(self._code.infer) is not None:
+            raise ModelLoadFailed(
+                f"{self._code.path}: '{name_of(self._code.infer)}' takes tensors, which are batches already: set "
+                "max_batch_size in its configuration in the place of @mooring.batch"
+            )
+        return TensorFunction(self._code)
 
     def infer(self, requests: Sequence[InferenceRequest], reply: Reply) -> Sequence[Outcome]:
         """Answer a batch; ``load`` puts the ``infer`` of what it has loaded in the place of this."""

@@ -224,7 +224,7 @@ class TensorBackend(Backend):
         if self._forwarded is not None and request.headers:
             if request.form is TENSORS:
                 decode_v2_body(request)  # which has parameters, too
-            request.parameters = _forward_headers(self._forwarded, request) or None
+            request.parameters = forward_headers(self._forwarded, request) or None
         samples, rows = reader.read_samples(index, request)
         if request.parameters and not self.takes_values:
             _check_plain(request, reader.signature.aside)
@@ -374,7 +374,7 @@ def _no_labels(_output: str) -> Mapping[str, Any]:
     return {}
 
 
-def _forward_headers(pattern: re.Pattern[str], request: InferenceRequest) -> dict[str, Any]:
+def forward_headers(pattern: re.Pattern[str], request: InferenceRequest) -> dict[str, Any]:
     """Return a request's parameters with the headers that match; a parameter of the request itself stays."""
     headers = ((name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers or ())
     forwarded = {name: value for name, value in headers if pattern.search(name)}

@@ -21,6 +21,7 @@ from mooring.backends.backend import run_sync
 from mooring.backends.client_errors import read_client_errors
 from mooring.backends.model_source import bypass_bytecode_cache, import_source
 from mooring.core.errors import ModelLoadFailed, MooringError
+from mooring.core.model_code import Model
 from mooring.core.service import LoadContext
 from mooring.core.tensors import Parameter
 from mooring.repository.spec import ModelSpec
@@ -171,6 +172,8 @@ def import_dotted(path: Path, spec: ModelSpec) -> ModuleType:
 def _find_model(module: ModuleType, name: str, path: Path) -> Any:
     for each in (name,) if name else ("Model", "infer"):
         candidate = getattr(module, each, None)
+        if candidate is Model and not name:  # imported, to inherit from
+            candidate = _find_subclass(module, path)
         if inspect.isclass(candidate) and not hasattr(candidate, "infer"):
             raise ModelLoadFailed(f"{path}: class '{each}' has no method infer")
         if callable(candidate):
@@ -178,6 +181,19 @@ def _find_model(module: ModuleType, name: str, path: Path) -> Any:
     if name:
         raise ModelLoadFailed(f"{path} defines no function or class '{name}'")
     raise ModelLoadFailed(f"{path} defines neither infer nor Model; name the function as {path.name}:NAME")
+
+
+def _find_subclass(module: ModuleType, path: Path) -> type | None:
+    """Return the only class of a file that inherits from ``mooring.Model``; None where none does."""
+    found = [
+        each
+        for each in vars(module).values()
+        if inspect.isclass(each) and issubclass(each, Model) and each.__module__ == module.__name__
+    ]
+    if len(found) > 1:
+        names = " or ".join(f"{path.name}:{each.__name__}" for each in found)
+        raise ModelLoadFailed(f"{path} has several models; name one of them, as {names}")
+    return found[0] if found else None
 
 
 async def _construct_model(kind: type, context: FunctionContext) -> Any:

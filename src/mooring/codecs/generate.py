@@ -18,6 +18,7 @@ from mooring.core.tensors import RequestValue, Tensor, TensorSpec
 
 _RESERVED_KEYS = frozenset({"id", "parameters", "inputs", "outputs", "model_name", "model_version"})
 _BINARY = "binary_data"
+_JSON = "application/json"
 
 
 # The parameter of a response that tells the server, which has not decoded the body, what form it had.
@@ -126,7 +127,13 @@ def _sort_keys(
 
 
 def _make_input(name: str, value: Any, spec: TensorSpec | None) -> Tensor:
-    """Return a scalar or a list as the tensor of an input; its shape is filled up with ones, from the left."""
+    """Return a scalar or a list as the tensor of an input; its shape is filled up with ones, from the left.
+
+    An input whose elements are JSON text takes any value.
+    """
+    if spec is not None and spec.content_type == _JSON:
+        text = json.dumps(value, ensure_ascii=False).encode()
+        return Tensor(name, "BYTES", [1] * len(spec.shape), [text], {"content_type": _JSON})
     array = to_array(value, name, "" if spec is None else spec.datatype)
     if array.ndim > 1:
         raise InvalidInput(f"input '{name}' must be a single value or a flat list of values")

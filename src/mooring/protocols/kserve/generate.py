@@ -80,6 +80,15 @@ class _AnswerWriter:
 
 
 def _encode_value(tensor: Output, null: bool) -> bytes:
+    if (
+        tensor.parameters is not None
+        and tensor.parameters.get("content_type") == JSON
+        and math.prod(tensor.shape) == 1
+    ):
+        # A value that has no other form as a tensor: it goes into the document as it is.
+        if type(tensor) is JsonOutput:
+            return str(orjson.loads(view_of(tensor.data))[0]).encode()
+        return bytes(view_of(tensor.data[0]))
     if type(tensor) is JsonOutput:
         text = bytes(view_of(tensor.data))
         return text[1:-1] if math.prod(tensor.shape) == 1 else text
