@@ -29,6 +29,7 @@ from mooring.backends.values.custom_types import (
     mark,
     pydantic_type,
 )
+from mooring.backends.values.dataclass_defaults import fill_defaults, has_defaults
 from mooring.backends.values.tensor_forms import JSON, UNIONS, Leaf, is_text_like, plain_hint, tensor_form
 from mooring.backends.values.value_schemas import schema_of, takes_object
 from mooring.codecs.tensor_json import decode_to_python
@@ -71,10 +72,15 @@ class ValueType:
         try:
             self._type = to_served(hint, where)
             self._decode = _compile(self._type)
-            _check_classes(msgspec.inspect.type_info(self._type), where)
+            described = msgspec.inspect.type_info(self._type)
+            _check_classes(described, where)
             self.schema: Schema = schema_of(self._type)
         except (TypeError, NameError, AttributeError, RecursionError) as error:
             raise _refuse_hint(hint, where, error) from None
+        self._fills = has_defaults(described)
+        if self._fills:
+            decode = self._decode
+            self._decode = lambda text: fill_defaults(decode(text))
         self.takes_object = takes_object(self.schema)
         form = tensor_form(hint)
         self.tensor = None if form is None else (form.datatype, form.shape)
@@ -108,16 +114,20 @@ class ValueType:
     def convert(self, value: Any) -> Any:
         """Read a value from a parsed JSON value."""
         try:
-            return _convert(value, self._type)
+            return self._convert(value)
         except msgspec.ValidationError as error:
             if not _wants_whole_number(error):
                 raise self._explain(error) from None
         except RecursionError:
             raise InvalidInput(f"{self._name} is nested too deep") from None
         try:
-            return _convert(_to_whole_numbers(value), self._type)
+            return self._convert(_to_whole_numbers(value))
         except msgspec.ValidationError as error:
             raise self._explain(error) from None
+
+    def _convert(self, value: Any) -> Any:
+        read = _convert(value, self._type)
+        return fill_defaults(read) if self._fills else read
 
     def from_text(self, text: str) -> Any:
         """Read a value from plain text, such as a field of a form: a text as it is, anything else as JSON."""
