@@ -85,4 +85,4 @@ def test_of_a_handler_of_ours_no_line_is_named(tmp_path):
     with pytest.raises(ModuleNotFoundError) as raised:
         exec(compile("import gone_for_good", str(ours), "exec"), {})
     said = explain_missing_module(raised.value, tmp_path)
-    assert said == "the model needs 'gone_for_good', which is not installed: pip install gone_for_good"
+    assert said == "the model needs gone_for_good, which is not installed: pip install gone_for_good"

@@ -87,7 +87,7 @@ class OnnxBackend(DeclaredBackend):
         try:
             import onnxruntime
         except ImportError as error:
-            raise PackageMissing(missing_package(f"model '{spec.name}'", "onnxruntime")) from error
+            raise PackageMissing(missing_package("the model", "onnxruntime")) from error
         file = model_file(spec)
         self._session = _create_session(onnxruntime, file, spec, context)
         self._refusals = (onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument,)

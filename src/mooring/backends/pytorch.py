@@ -68,7 +68,7 @@ class PyTorchBackend(DeclaredBackend):
 
             from mooring.backends import programs
         except ImportError as error:
-            raise PackageMissing(missing_package(f"model '{spec.name}'", "torch")) from error
+            raise PackageMissing(missing_package("the model", "torch")) from error
         self._torch, self._flatten_outputs = torch, programs.flatten_outputs
         # Here, not before the fork: a template has one thread, and so would its workers.
         torch.set_num_threads(context.threads)

@@ -105,7 +105,7 @@ def explain_missing_module(error: ModuleNotFoundError, folder: Path) -> str:
     module = error.name or ""
     top = module.partition(".")[0]
     where = _importing_line(error, folder)
-    said = f"{where} imports '{module}'" if where else f"the model needs '{module}'"
+    said = f"{where} imports '{module}'" if where else f"the model needs {describe_need(module)[0]}"
     if top in sys.stdlib_module_names:
         return f"{said}, a part of Python that this installation of it lacks"
     if top != module and _is_installed(top):

@@ -18,4 +18,5 @@ ORDER = struct.Struct("<q")
 RECORD = struct.Struct("<qqq")
 READY, FORKED, ENDED, REFUSED, FORK_FAILED, PONG = 0, 1, 2, 3, 4, 5
 MODEL, TRIAL, PING = -1, -2, -3
+LOADING_FAILED = "loading failed"  # begins the reason of a model that a template could not load
 MAX_DESCRIPTORS = 64  # that travel with one order

@@ -15,6 +15,7 @@ from mooring.core.errors import MooringError
 from mooring.core.service import ModelMetadata
 from mooring.ipc.framing import Frames
 from mooring.ipc.messages import Codec, CompleteConfig, Load, Trial
+from mooring.ipc.template_protocol import LOADING_FAILED
 from mooring.worker_process.model_logging import show_debug
 from mooring.worker_process.outcomes import line_of
 
@@ -49,7 +50,7 @@ def preload_model(load: Load) -> Preloaded | str:
         backend = create_backend(load.spec.backend)
         metadata = backend.load(load.spec, load.context)
     except Exception as error:  # each worker will get the same error when it loads the model, and report it
-        return f"loading failed: {error.message if isinstance(error, MooringError) else line_of(error)}"
+        return f"{LOADING_FAILED}: {error.message if isinstance(error, MooringError) else line_of(error)}"
     if backend.fork_unsafe_reason:
         return backend.fork_unsafe_reason
     threads = len(list(Path("/proc/self/task").iterdir()))

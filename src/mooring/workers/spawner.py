@@ -6,6 +6,7 @@ import time
 
 from mooring.core.service import Joining, LoadContext
 from mooring.ipc.messages import Load
+from mooring.ipc.template_protocol import LOADING_FAILED
 from mooring.observability.logs import get_logger
 from mooring.repository.preloads import fork_unsafe_reason, preload
 from mooring.repository.spec import ModelSpec
@@ -114,5 +115,7 @@ class Spawner:
             log.debug("model loaded before the fork", **self._facts, seconds=time.monotonic() - begin)
             return model
         self._model, self._fork_unsafe_reason = None, model.refusal
-        log.info("workers load the model themselves", **self._facts, reason=self._fork_unsafe_reason)
+        # What no process can load is reported by the workers.
+        tell = log.debug if model.refusal.startswith(LOADING_FAILED) else log.info
+        tell("workers load the model themselves", **self._facts, reason=model.refusal)
         return None
