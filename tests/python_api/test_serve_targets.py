@@ -78,6 +78,19 @@ def test_later_cells_are_not_of_the_file_that_ran_before_them(monkeypatch):
     assert file_target(double) == f"{__file__}:double"
 
 
+def test_what_a_script_defines_under_its_guard_is_not_there_when_it_is_imported(tmp_path, monkeypatch):
+    file = tmp_path / "script.py"
+    file.write_text(
+        "def plain(x):\n    return x\n\nif __name__ == '__main__':\n    def guarded(x):\n        return x\n"
+    )
+    main = types.ModuleType("__main__")
+    main.__file__ = str(file)
+    exec(compile(file.read_text(), str(file), "exec"), main.__dict__)
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    assert file_target(main.plain) == f"{file}:plain"
+    assert file_target(main.guarded) == ""
+
+
 def test_names_of_models_are_those_of_functions():
     assert name_of(double) == "double"
     assert name_of(functools.partial(double, x=1)) == "double"

@@ -8,6 +8,7 @@ An object that is callable is pickled, too. One that only has a method ``infer``
 object, and its ``load`` is called there, so that the class is what to give.
 """
 
+import ast
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +17,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from mooring.backends.pickled_object import MODEL_FILE, NAME, write_object
+from mooring.repository.python_source import SourceUnreadable, may_define, read_source
 
 LAMBDA = "lambda"
 
@@ -90,10 +92,17 @@ def file_target(served: Any) -> str:
         return ""
     if not name.isidentifier() or vars(module).get(name) is not served or vars(module).get("__package__"):
         return ""
-    # IPython's %run leaves the name of a file in __main__, where later cells define more.
-    if module.__name__ == "__main__" and not _is_defined_in(served, Path(file)):
+    if module.__name__ == "__main__" and not _is_of_script(served, name, Path(file)):
         return ""
     return f"{Path(file).absolute()}:{name}"
+
+
+def _is_of_script(served: Any, name: str, file: Path) -> bool:
+    """Whether a worker that imports the script finds this very object there.
+
+    IPython's %run leaves the name of a file in __main__, where later cells define more.
+    """
+    return _is_defined_in(served, file) and _is_bound_by_import(name, file)
 
 
 def _is_defined_in(served: Any, file: Path) -> bool:
@@ -105,3 +114,15 @@ def _is_defined_in(served: Any, file: Path) -> bool:
             if not source.is_file() or not source.samefile(file):
                 return False
     return True
+
+
+def _is_bound_by_import(name: str, file: Path) -> bool:
+    """Whether a script defines a name when it is imported, too, and not only under its guard."""
+    try:
+        tree = read_source(file)
+    except SourceUnreadable:
+        return True
+    tree.body = [
+        each for each in tree.body if not (isinstance(each, ast.If) and "__name__" in ast.unparse(each.test))
+    ]
+    return may_define(tree, name)
