@@ -1,10 +1,12 @@
 """mooring.Client and mooring.AsyncClient at a real server, over REST and gRPC."""
 
+import asyncio
 import inspect
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import pytest
@@ -126,6 +128,30 @@ async def test_a_stream_that_fails_raises_after_its_pieces(client):
         await client.pieces("steps", {"n": np.array([3], np.int32)}, parameters={"fails": 1})
     with pytest.raises(mooring.MooringError, match="nobody"):
         await client.pieces("nobody", {"n": np.array([3], np.int32)})
+
+
+async def test_leaving_the_loop_of_a_stream_ends_what_the_model_does(client, tmp_path):
+    note = tmp_path / "ended"
+    stream = client.client.stream("endless", {"x": X}, parameters={"pause": 0.01, "note": str(note)})
+    if hasattr(stream, "__aiter__"):
+        async for _ in stream:
+            break
+    else:
+        for _ in stream:
+            break
+    del stream
+    for _ in range(500):
+        if note.exists():
+            break
+        await asyncio.sleep(0.02)
+    assert note.exists()
+
+
+async def test_a_stream_whose_next_piece_does_not_come_in_time_ends(client, tmp_path):
+    how = {"parameters": {"pause": 1.5, "note": str(tmp_path / "ended")}, "timeout": 0.5}
+    with pytest.raises(mooring.DeadlineExceeded):
+        await client.pieces("endless", {"x": X}, **how)
+    assert len(await client.pieces("steps", 3, timeout=0.5)) == 3
 
 
 async def test_leaving_a_stream_early_leaves_the_client_usable(client):
@@ -251,6 +277,22 @@ async def test_a_wrong_port_or_scheme_is_said_with_the_right_one(tensors, make, 
         await client.do("infer", "sums", SUMS)
     assert said.format(**names) in raised.value.message
     await client.do("close")
+
+
+@pytest.mark.parametrize("scheme", ["http", "grpc"])
+@pytest.mark.parametrize("make", [mooring.Client, mooring.AsyncClient])
+async def test_a_connection_that_nobody_accepts_is_given_up_before_the_call_is(make, scheme):
+    with socket.socket() as full, ExitStack() as waiting:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(2):  # all that the kernel keeps
+            other = waiting.enter_context(socket.socket())
+            other.setblocking(False)
+            other.connect_ex(full.getsockname())
+        client = Waiting(make(f"{scheme}://127.0.0.1:{full.getsockname()[1]}", connect_timeout=0.3))
+        with pytest.raises(mooring.ServerUnreachable, match="did not accept a connection"):
+            await client.do("live")
+        await client.do("close")
 
 
 def test_a_url_without_a_scheme_is_rest(tensors):

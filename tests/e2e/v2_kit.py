@@ -88,6 +88,18 @@ name = "step"
 datatype = "INT32"
 shape = [1]
 """,
+    # Goes on until nobody reads it any more, and then writes the file ``note``.
+    "endless/1/model.py": """
+import time
+from pathlib import Path
+def infer(inputs, parameters):
+    try:
+        for step in range(10_000):
+            yield {"step": [step]}
+            time.sleep(float(parameters["pause"]))
+    finally:
+        Path(parameters["note"]).touch()
+""",
     "slow/1/model.py": """
 import time
 def infer(inputs, parameters):

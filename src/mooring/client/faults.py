@@ -79,8 +79,11 @@ def _explain(address: Address, lower: str, text: str, *, refused: bool) -> str:
     for words, explanation in rules:
         if any(word in lower for word in words):
             return explanation
-    hint = "" if address.secure else f", or speaks TLS: {address.other('grpcs' if address.grpc else 'https')}"
-    return f"the connection to {at} broke ({_first_line(text)}); the server may have ended{hint}"
+    if address.secure:
+        hint = "it may have ended, or ask for a certificate of the client (certificate=FILE, key=FILE)"
+    else:
+        hint = f"it may have ended, or speak TLS ({address.other('grpcs' if address.grpc else 'https')})"
+    return f"the connection to {at} broke ({_first_line(text)}); {hint}"
 
 
 def _reason(text: str) -> str:
