@@ -62,6 +62,11 @@ def test_every_status_is_an_error_of_a_kind(status, kind):
     assert (error.message, error.code, error.model, error.version) == ("why", status, "m", "1")
 
 
+def test_a_conflict_that_a_model_answers_with_is_no_model_that_exists():
+    assert type(error_of(409, {}, b"")) is errors.ModelExists
+    assert type(error_of(409, {}, b"", inference=True)) is errors.ModelFailed
+
+
 def test_503_with_a_time_to_come_again_is_a_full_queue():
     assert type(error_of(503, {"retry-after": "1"}, b"")) is errors.QueueFull
 
@@ -103,6 +108,7 @@ def test_outputs_that_hold_json_are_the_values_that_it_says():
 def test_the_value_of_an_output_of_one_element_is_the_element(tensor, shape, value):
     response = InferenceResponse([tensor], model="m", version="1")
     assert Result(response, [TensorSpec("y", tensor.datatype, shape)]).value == value
+    assert Result(response, [TensorSpec("y", "", [], unknown_rank=True)]).value == value
     for open_shape in ([TensorSpec("y", tensor.datatype, [-1])], []):
         assert Result(response, open_shape).value.shape == (1,)
 

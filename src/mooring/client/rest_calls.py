@@ -106,10 +106,18 @@ def load_parameters(
 
 
 def error_of(
-    status: int, headers: Mapping[str, str], body: bytes, *, model: str = "", version: str = ""
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    model: str = "",
+    version: str = "",
+    inference: bool = False,
 ) -> MooringError:
-    """Build the error that a status other than 200 means."""
+    """Build the error that a status other than 200 means, of an ``inference`` or of another call."""
     kind = _KINDS.get(status, errors.InvalidInput if status < 500 else errors.ModelFailed)
+    if inference and status == 409:  # chosen by the model, or its sequence is lost: as ABORTED over gRPC
+        kind = errors.ModelFailed
     if status == 503 and "retry-after" in headers:
         kind = errors.QueueFull
     text = f"the server answered {status}"

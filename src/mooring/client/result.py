@@ -30,9 +30,9 @@ class Result(dict[str, Any]):
 
     @property
     def value(self) -> Any:
-        """The only output; where the model declares it as of shape [1], and this is known, its only element.
+        """The only output; where the model declares it as of shape [1], or of no known shape, its only element.
 
-        Such a text is a ``str``. Raises ``ValueError`` where there are several outputs, or none.
+        This is known once the client has converted an input. Such a text is a ``str``. Raises ``ValueError`` where there are several outputs, or none.
         """
         if len(self) != 1:
             raise ValueError(
@@ -40,7 +40,7 @@ class Result(dict[str, Any]):
                 f"{', '.join(map(repr, self))}; take one by its name"
             )
         ((name, value),) = self.items()
-        lone = any(spec.name == name and spec.shape == [1] for spec in self._declared)
+        lone = any(each.name == name and (each.shape == [1] or not each.datatype) for each in self._declared)
         return _element_of(value) if lone and isinstance(value, np.ndarray) and value.shape == (1,) else value
 
     def __repr__(self) -> str:

@@ -25,6 +25,8 @@ from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.service import ModelMetadata, ModelUsage
 from mooring.core.tensors import Parameter
 
+_INFERENCE = ("/infer", "/generate_stream")
+
 
 class AsyncRest:
     """The calls of the protocol as requests to a server. Connections are kept and used again."""
@@ -181,7 +183,9 @@ class AsyncRest:
     def _refusal(self, answer: httpx.Response, path: str, model: str, version: str) -> MooringError:
         status, headers, body = answer.status_code, answer.headers, answer.content
         elsewhere = misdirected(self._address, path, status, headers, body)
-        return elsewhere or error_of(status, headers, _strip_event_prefix(body), model=model, version=version)
+        inference = path.endswith(_INFERENCE)
+        text = _strip_event_prefix(body)
+        return elsewhere or error_of(status, headers, text, model=model, version=version, inference=inference)
 
     def _connection_error(self, error: httpx.HTTPError, timeout: float) -> MooringError:
         if isinstance(error, httpx.ConnectTimeout):
