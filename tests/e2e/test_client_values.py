@@ -128,7 +128,7 @@ async def test_what_a_function_does_not_take_is_said(ask, model, inputs, kind, r
 @pytest.mark.parametrize("way", ["rest", "grpc"])
 def test_the_command_asks_with_json_and_prints_the_value(server, way, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "chat.json").write_text('{"messages": [1]}')
+    (tmp_path / "chat.json").write_text('{"messages": [{}]}')
     (tmp_path / "note.txt").write_text("a note")
 
     def infer(*args, stdin=None):
@@ -137,10 +137,10 @@ def test_the_command_asks_with_json_and_prints_the_value(server, way, tmp_path, 
         assert done.exit_code == 0, done.output
         return done.output.rstrip("\n")
 
-    expected = {"n": 1, "last": 1}
-    for args in (["-i", "chat.json"], ["-i", "messages=[1]"], ["-i", '{"messages": [1]}']):
+    expected = {"n": 1, "last": {}}
+    for args in (["-i", "chat.json"], ["-i", "messages=[{}]"], ["-i", '{"messages": [{}]}']):
         assert json.loads(infer("chat", *args)) == expected
-    assert json.loads(infer("chat", stdin='{"messages": [1]}')) == expected
+    assert json.loads(infer("chat", stdin='{"messages": [{}]}')) == expected
     assert json.loads(infer("add", "-i", "x=2")) == {"output": [3]}
     assert json.loads(infer("upper", "-i", "note.txt")) == {"output": ["A NOTE"]}
     assert infer("facts", "-i", "2", "--stream") == '{"number": 0}\n{"number": 1}'
