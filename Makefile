@@ -112,7 +112,7 @@ $(SERVING): pyproject.toml constraints.txt
 
 # The tests' tools are added to what serves. Where they are there already, they are brought up to date together.
 $(INSTALLED): pyproject.toml constraints.txt | $(if $(wildcard $(INSTALLED)),,$(SERVING))
-	@echo "Installing the tools of the tests into $(VENV): some 90 packages, 0.6 GB, a few minutes ..."
+	@echo "Installing the tools of the tests into $(VENV): some 100 packages, 0.7 GB, a few minutes ..."
 	$(PIP) torch==2.13.0
 	$(PIP) --constraint constraints.txt --editable .[dev]
 	@echo "Installed $$(ls -d $(VENV)/lib/python3*/site-packages/*.dist-info | wc -l) packages, $$(du -sm $(VENV) | cut -f1) MB."

@@ -25,9 +25,16 @@ def test_the_usual_options_come_first_and_the_others_in_the_groups_of_the_guide(
     groups = [name for name in shown if not name.startswith("Usage")]
     assert groups == [*GROUPS, "Other"]
     assert flags(shown[USUAL])[:2] == ["--host", "--port"]
-    assert {"--workers", "--device", "--reload", "--access-log", "--log-format", "--config"} <= {
-        *flags(shown[USUAL])
-    }
+    assert {
+        "--workers",
+        "--device",
+        "--reload",
+        "--keep-going",
+        "--show-errors",
+        "--access-log",
+        "--log-format",
+        "--config",
+    } <= {*flags(shown[USUAL])}
     assert flags(shown["Other"]) == ["--help"]
     for group, names in GROUPS.items():
         expected = [

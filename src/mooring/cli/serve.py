@@ -1,15 +1,17 @@
 """``mooring serve``: every setting of ``Config`` as a flag."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from click.shell_completion import CompletionItem
 
 from mooring.cli.help import GroupedCommand
 from mooring.cli.launch import drop_unset, launch
 from mooring.config.setting_groups import GROUPS, USUAL, choices_of, word_of
 from mooring.config.settings import DEFAULTS, SETTINGS, is_list, is_secret, is_switch
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 # What uvicorn and others call it, beside the setting's own name.
 _SHORT_FLAGS: Mapping[str, tuple[str, ...]] = {"default_workers_per_model": ("--workers",)}
@@ -50,8 +52,10 @@ def _default_text(name: str) -> str:
 
 def _complete_value(
     _context: click.Context, parameter: click.Parameter, incomplete: str
-) -> list[CompletionItem]:
+) -> "list[CompletionItem]":
     """Complete a setting's value in a shell: by its choices, or with files or folders."""
+    from click.shell_completion import CompletionItem
+
     assert parameter.name is not None
     word = word_of(parameter.name)
     if word in ("FILE", "FOLDER"):
@@ -61,7 +65,9 @@ def _complete_value(
 
 def _complete_file(
     _context: click.Context, _parameter: click.Parameter, incomplete: str
-) -> list[CompletionItem]:
+) -> "list[CompletionItem]":
+    from click.shell_completion import CompletionItem
+
     return [CompletionItem(incomplete, type="file")]
 
 

@@ -8,7 +8,7 @@ from mooring.config.settings import KINDS, SETTINGS, TYPES, Address, Folder, Fol
 USUAL = "Usual"
 GROUPS: Mapping[str, tuple[str, ...]] = {
     USUAL: (
-        "targets", "host", "port", "default_workers_per_model", "device", "reload", "show_errors",
+        "targets", "host", "port", "default_workers_per_model", "device", "reload", "keep_going", "show_errors",
         "access_log", "log_format", "model_store", "models", "model_repository",
     ),
     "Addresses": (
@@ -32,7 +32,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     ),
     "Models": (
         "repository_load_existing", "startup_models", "repository_monitoring", "repository_polling", "workflow_store",
-        "require_models", "exit_on_error", "keep_going", "strict_readiness", "model_settings", "model_snapshot", "snapshot_folder",
+        "require_models", "exit_on_error", "strict_readiness", "model_settings", "model_snapshot", "snapshot_folder",
         "default_service_handler", "service_envelope", "decode_input_request", "limit_max_image_pixels",
         "install_py_dep_per_model", "cache_folder",
     ),

@@ -2,7 +2,7 @@
 
 ``mooring serve --port 9000`` serves inference at 9000, and management, metrics, gRPC and the management over gRPC at the
 next free ports. An address that has a setting of its own stays as it is, but for the port of the inference address:
-there the later source wins, as everywhere (a flag over the file).
+there the later source wins, as everywhere (a flag over the file) (decision 55).
 """
 
 import errno
