@@ -9,9 +9,11 @@ from mooring.codecs.images import open_image
 from mooring.core.errors import InvalidInput
 
 
-@pytest.mark.parametrize("data", [b"", b"x", b"%PDF-1.7"])
-def test_what_is_no_image_is_refused_with_the_kinds_that_are(data):
-    with pytest.raises(InvalidInput, match=r"^this is no image of a kind that is read here: PNG, JPEG, "):
+@pytest.mark.parametrize(("data", "what"), [(b"", "empty"), (b"x", "text"), (b"%PDF-1.7", "a PDF document")])
+def test_what_is_not_an_image_is_refused_with_the_kinds_that_are(data, what):
+    with pytest.raises(
+        InvalidInput, match=rf"^the body is {what}; send an image of one of these formats: PNG, JPEG, "
+    ):
         open_image(data)
 
 

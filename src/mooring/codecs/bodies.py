@@ -20,6 +20,7 @@ import numpy as np
 import orjson
 
 from mooring.codecs import npy
+from mooring.codecs.content_types import SEND_JSON, describe_data, explain_not_json
 from mooring.codecs.images import looks_like_image
 from mooring.codecs.instances import find_instances
 from mooring.codecs.packed import with_plain_data
@@ -154,10 +155,36 @@ def _decode_whole(tensor: Tensor, signature: Signature) -> Body:
         return _bytes_or_json(data, signature)
     if media == "application/x-npz" or bytes(data[:4]) == npy.ZIP:
         return _from_npz(data, signature)
+    if not len(data):
+        raise InvalidInput(f"{_explain_empty(tensor)}; the model takes {signature.described()}")
     array = _from_binary(data, media, signature.lone, signature)
     if array is not None:
         return Body({signature.only(): array})
-    return _from_json(decode_json(data), signature)
+    try:
+        value = decode_json(data)
+    except InvalidInput as error:
+        raise InvalidInput(_explain_unread(data, media, signature, error)) from None
+    return _from_json(value, signature)
+
+
+def _explain_empty(tensor: Tensor) -> str:
+    if tensor.name in ("body", "data"):
+        return "the body is empty"
+    return (
+        f"the body is a form with the field '{tensor.name}' and no value; the model has no such input: "
+        f"send JSON with {SEND_JSON}"
+    )
+
+
+def _explain_unread(data: bytes | memoryview, media: str, signature: Signature, error: InvalidInput) -> str:
+    """Return why a body of no known type cannot be read, with what the model takes."""
+    what = describe_data(data)
+    if signature.image is not None and what == "text" and bytes(data[:1]) not in b"{[":
+        return (
+            f"the body is text, not an image; the model takes an image, or JSON with {signature.described()}"
+        )
+    reason = error.message if what == "text" else explain_not_json(data, "", media)
+    return f"{reason}; the model takes JSON or a tensor (application/x-npy): {signature.described()}"
 
 
 def _decode_field(tensor: Tensor, signature: Signature) -> Array:
@@ -187,7 +214,8 @@ def _from_binary(data: bytes | memoryview, media: str, name: str, signature: Sig
     if media.startswith("image/") or (signature.image is not None and looks_like_image(head)):
         if signature.image is None:
             raise InvalidInput(
-                "the model takes no images; send a tensor, or set image_height and image_width for it"
+                f"the body is {describe_data(data)} ({media}); the model takes JSON or a tensor (application/x-npy): "
+                f"{signature.described()}; to take images, set image_height and image_width among its parameters"
             )
         return signature.image.decode(data)
     spec = signature.specs.get(name)

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from mooring.codecs.content_types import describe_data, image_format
 from mooring.core.errors import InvalidInput, ModelLoadFailed, Unsupported
 from mooring.core.missing_packages import missing_package
 from mooring.core.tensors import Array, Parameter
 
-_SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 # Not every format Pillow knows: some start other programs.
 _FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP")
 _MODES = {"L": 1, "RGB": 3, "RGBA": 4}
@@ -21,7 +21,7 @@ _MAX_PIXELS = 50_000_000
 
 def looks_like_image(head: bytes) -> bool:
     """Whether bytes begin as an encoded image does."""
-    return head.startswith(_SIGNATURES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+    return bool(image_format(head))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,10 @@ def open_image(data: bytes | memoryview) -> Any:
             )
         image.load()
     except UnidentifiedImageError:  # its own text is an address in memory
-        raise InvalidInput(f"this is no image of a kind that is read here: {', '.join(_FORMATS)}") from None
+        what = describe_data(data)
+        raise InvalidInput(
+            f"the body is {what}; send an image of one of these formats: {', '.join(_FORMATS)}"
+        ) from None
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise InvalidInput(f"the image cannot be read: {error}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):

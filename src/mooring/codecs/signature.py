@@ -53,6 +53,18 @@ class Signature:
             raise InvalidInput(f"name the inputs: the model takes {self.listed()}")
         return self.lone
 
+    def described(self) -> str:
+        """The names with types and shapes, for an error text: what a client may send."""
+        if not self.names:
+            return 'inputs by name, as in {"x": [1, 2]}'
+        shown = [name for name in self.names if name not in self.aliases]
+        return ", ".join(
+            f"'{name}' ({spec.datatype} {list(spec.shape)})"
+            if (spec := self.specs.get(name))
+            else f"'{name}'"
+            for name in shown
+        )
+
     def listed(self) -> str:
         """The names, for an error text."""
         return ", ".join(f"'{name}'" for name in self.names if name not in self.aliases)

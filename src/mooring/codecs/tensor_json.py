@@ -23,6 +23,7 @@ import numpy as np
 import orjson
 import simdjson
 
+from mooring.codecs.content_types import explain_not_json
 from mooring.core.errors import InvalidInput
 from mooring.core.tensors import NUMPY_TYPES, Array
 
@@ -99,7 +100,7 @@ def _decode_with_tokens(document: bytes, reason: str) -> Any:
             return value
         except (ValueError, TypeError, RecursionError):
             pass
-    raise InvalidInput(f"the body is not JSON: {reason}")
+    raise InvalidInput(explain_not_json(document, reason))
 
 
 def _parse_integer(text: str) -> int | float:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from urllib.parse import parse_qsl
 
+from mooring.codecs.content_types import JSON_IN_FORM, is_json_in_form
 from mooring.core.buffers import Buffer, Payload, Share
 from mooring.core.errors import InvalidInput
 from mooring.core.tensors import ESCAPED, PLAIN, Parameter, Tensor
@@ -68,6 +69,8 @@ def form_fields(body: Payload, content_type: bytes) -> list[Tensor]:
     Takes over the body. Raises ``InvalidInput``.
     """
     try:
+        if is_json_in_form(body.view if isinstance(body, Buffer) else body, content_type.decode("latin-1")):
+            raise InvalidInput(JSON_IN_FORM)
         fields = parse_form(body.view if isinstance(body, Buffer) else body, content_type.decode("latin-1"))
     except InvalidInput:
         if isinstance(body, Buffer):
