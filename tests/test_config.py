@@ -118,7 +118,7 @@ def test_every_setting_reads_the_same_from_file_environment_and_flag(tmp_path, n
 
 
 def test_an_allowed_url_that_is_no_regular_expression_is_refused():
-    assert "'(' is no regular expression" in refusal({"allowed_urls": "https://a/.*,("}, {})
+    assert "'(' is not a regular expression" in refusal({"allowed_urls": "https://a/.*,("}, {})
 
 
 def test_every_setting_is_in_one_group_of_the_help_and_the_guide():

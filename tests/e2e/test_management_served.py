@@ -89,7 +89,10 @@ def curl(*arguments):
         capture_output=True, text=True, timeout=PATIENCE, check=True,
     )  # fmt: skip
     body, _, code = done.stdout.rpartition("\n")
-    return int(code), json.loads(body)
+    document = json.loads(body)
+    if int(code) >= 400:
+        assert document.pop("requestId")  # beside TorchServe's own keys
+    return int(code), document
 
 
 def status(text):

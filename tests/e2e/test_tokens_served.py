@@ -706,7 +706,10 @@ def test_a_wrong_token_gets_torchserves_answer_in_a_drop_in_start(dropped, wrong
         places.append(f"{dropped.url}/predictions/rows")
     for place in places:
         answer = requests.get(place, headers=header, timeout=30)
-        assert (answer.status_code, answer.json()) == (400, REFUSED)
+        assert (answer.status_code, answer.json()) == (
+            400,
+            REFUSED | {"requestId": answer.headers["x-request-id"]},
+        )
         assert "error_description=" in answer.headers["WWW-Authenticate"]
     for service, name, port in (
         ("org.pytorch.serve.grpc.management.ManagementAPIsService", "ListModels", dropped.managing),
@@ -733,7 +736,10 @@ def test_a_renewal_asks_for_its_key_and_for_a_type_also_on_loopback(dropped):
         ({"Authorization": f"Bearer {old['management']}"}, "?type=inference"),
     ):
         answer = requests.get(url + query, headers=headers, timeout=30)
-        assert (answer.status_code, answer.json()) == (400, unrenewed)
+        assert (answer.status_code, answer.json()) == (
+            400,
+            unrenewed | {"requestId": answer.headers["x-request-id"]},
+        )
     for query in ("", "?type=", "?type=token"):
         answer = requests.get(url + query, headers=api, timeout=30)
         assert (answer.status_code, answer.json()["type"]) == (400, "InvalidKeyException")
@@ -743,7 +749,7 @@ def test_a_renewal_asks_for_its_key_and_for_a_type_also_on_loopback(dropped):
     stale = requests.post(
         f"{dropped.url}/predictions/rows", headers={"Authorization": f"Bearer {old['inference']}"}, timeout=30
     )
-    assert (stale.status_code, stale.json()) == (400, REFUSED)
+    assert (stale.status_code, stale.json()) == (400, REFUSED | {"requestId": stale.headers["x-request-id"]})
 
 
 @pytest.mark.parametrize(("switch", "plain", "wrong"), [("false", 400, 400), ("true", 200, 200)])

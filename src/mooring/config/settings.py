@@ -61,8 +61,11 @@ class Address(msgspec.Struct, frozen=True):
             or parts.netloc.endswith(":")
         )
         if parts.scheme not in ("", "http", "https") or not parts.hostname or beyond:
-            raise ValueError("expected http://HOST:PORT, https://HOST:PORT or unix:/path")
-        chosen = port if parts.port is None else parts.port
+            raise ValueError("must be http://HOST:PORT, https://HOST:PORT or unix:/path")
+        try:
+            chosen = port if parts.port is None else parts.port
+        except ValueError:
+            raise ValueError("the port must be a number from 0 to 65535") from None
         return cls(parts.hostname, chosen, secure=parts.scheme == "https")
 
     def __str__(self) -> str:

@@ -114,6 +114,7 @@ def _read_own(config: Config) -> tuple[bytes, bytes]:
     if config.certificate_file is not None and config.private_key_file is not None:
         chain = _read_file("certificate_file", config.certificate_file)
         key = _read_file("private_key_file", config.private_key_file)
+        _check_pem(config.certificate_file, chain, config.private_key_file, key)
         if b"ENCRYPTED" in key:
             raise ConfigError(
                 f"private_key_file {config.private_key_file} is encrypted, and nobody is there to be asked:"
@@ -122,6 +123,24 @@ def _read_own(config: Config) -> tuple[bytes, bytes]:
         return chain, key
     assert config.keystore is not None  # the settings are checked for one of the two
     return _read_from_keystore(config, config.keystore)
+
+
+_CERTIFICATE, _KEY = b"CERTIFICATE-----", b"PRIVATE KEY-----"
+
+
+def _check_pem(certificate_file: Path, chain: bytes, key_file: Path, key: bytes) -> None:
+    """Raise ``ConfigError`` where a file does not hold what its setting says; either may hold both."""
+    if _CERTIFICATE not in chain and _KEY not in key and _KEY in chain and _CERTIFICATE in key:
+        raise ConfigError(
+            f"certificate_file {certificate_file} holds the private key, and private_key_file {key_file} the certificate:"
+            " swap them"
+        )
+    for setting, file, content, mark, what in (
+        ("certificate_file", certificate_file, chain, _CERTIFICATE, "certificate"),
+        ("private_key_file", key_file, key, _KEY, "private key"),
+    ):
+        if mark not in content:
+            raise ConfigError(f"{setting} {file} holds no {what} in PEM")
 
 
 def _read_from_keystore(config: Config, file: Path) -> tuple[bytes, bytes]:
@@ -157,20 +176,13 @@ def _make_context(label: str, chain: bytes, key: bytes, protocol: str) -> ssl.SS
         try:
             context.load_cert_chain(file.name, password=lambda: b"")
         except ssl.SSLError as error:
-            raise ConfigError(f"{label}: {_reason(error, chain, key)}") from error
+            reason = (
+                "the private key is not that of the certificate"
+                if error.reason == "KEY_VALUES_MISMATCH"
+                else f"they cannot be used ({error.reason or error})"
+            )
+            raise ConfigError(f"{label}: {reason}") from error
     return context
-
-
-def _reason(error: ssl.SSLError, chain: bytes, key: bytes) -> str:
-    if error.reason == "KEY_VALUES_MISMATCH":
-        return "the private key is not that of the certificate"
-    for name, content, mark in (
-        ("certificate", chain, b"CERTIFICATE-----"),
-        ("key", key, b"PRIVATE KEY-----"),
-    ):
-        if mark not in content:
-            return f"there is no {name} in PEM in it"
-    return f"it cannot be used ({error.reason or error})"
 
 
 def _require_client_certificate(context: ssl.SSLContext, authorities: bytes, file: Path) -> None:

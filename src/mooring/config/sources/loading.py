@@ -65,8 +65,11 @@ def _read_file(path: Path, environ: Mapping[str, str], warn: Callable[[str], obj
         table = tomllib.loads(text.decode())
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}: line {line} is not UTF-8 text") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {_lower_first(str(error))}") from error
     for name in table:
         if name not in SETTINGS:
             raise ConfigError(f"{path}: unknown setting '{name}'{suggest_name(name, SETTINGS)}")
@@ -153,6 +156,10 @@ def _check_management(config: Config) -> None:
                 " MOORING_MANAGEMENT_TOKEN or token_authorization = on) or for certificates (client_ca_file),"
                 " or set insecure = true (--insecure) to allow it"
             )
+
+
+def _lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:]
 
 
 def _flag_name(name: str) -> str:

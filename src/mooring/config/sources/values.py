@@ -87,7 +87,7 @@ def _check_patterns(
         try:
             compile_pattern(text)
         except re.error as error:
-            raise ValueError(f"'{text}' is no regular expression: {error}") from None
+            raise ValueError(f"'{text}' is not a regular expression: {error}") from None
         yield text
 
 
@@ -95,14 +95,16 @@ def _check_origins(texts: Iterable[str]) -> Iterator[str]:
     for text in texts:
         parts = urlsplit(text)
         if text != "*" and (text != f"{parts.scheme}://{parts.netloc}" or not parts.hostname):
-            raise ValueError(f"'{text}' is no origin, such as https://example.com, with nothing behind")
+            raise ValueError(
+                f"'{text}' is not an origin, which is a scheme and a host, such as https://example.com"
+            )
         yield text.lower()
 
 
 def _check_tokens(texts: Iterable[str]) -> Iterator[str]:
     for text in texts:
         if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", text):
-            raise ValueError(f"'{text}' is no name of a method or a header")
+            raise ValueError(f"'{text}' is not the name of a method or a header")
         yield text
 
 
