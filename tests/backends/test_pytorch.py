@@ -416,14 +416,19 @@ def test_safetensors_are_weights(weights, load, reply, ask):
 
 def test_a_whole_model_that_was_pickled_is_called_so(weights, load):
     torch.save(torch.nn.Sequential(torch.nn.Linear(2, 1)), weights)
-    with pytest.raises(ModelLoadFailed, match=r"weights\.pt is a whole model that torch\.save pickled"):
+    with pytest.raises(
+        ModelLoadFailed, match=r"weights\.pt is a whole model that torch\.save pickled"
+    ) as caught:
         load(weights)
+    text = caught.value.message
+    assert 'torch.export.save(torch.export.export(model, inputs), "weights.pt2")' in text
+    assert 'in config.toml platform = "pytorch_eager" and [parameters] module = "model.py:Net"' in text
 
 
 @pytest.mark.parametrize(
     ("module", "match"),
     [
-        ("", r'weights\.pt holds weights alone: .* module = "model\.py:Net"'),
+        ("", r'weights\.pt holds weights without the class of the model\. .* module = "model\.py:Net"'),
         ("gone.py:Net", r"no file 'gone\.py' beside"),
         ("../net.py:Net", r"no file '\.\./net\.py' beside"),
         ("net.py:Other", "module class 'Other'; it has Net"),

@@ -61,6 +61,15 @@ def test_of_a_file_alone_the_only_thing_that_can_be_a_model_is_served(here, tmp_
     assert spec.entry == ("app.py:" + function if function else "app.py")
 
 
+@pytest.mark.parametrize("name", ["config.properties", "mooring.toml", "startup.cfg"])
+def test_a_file_of_settings_is_not_a_model(here, name):
+    Path(name).write_text("")
+    with pytest.raises(
+        ModelLoadFailed, match=f"'{name}' is a file of settings.*: mooring serve --config {name}"
+    ):
+        find_target(name)
+
+
 def test_several_functions_of_a_file_are_listed(here):
     (here / "app.py").write_text(BOOM + "def double(x): ...\ndef half(x): ...\n")
     with pytest.raises(ModelLoadFailed, match=r"double, half; name the one to serve, as in app\.py:double"):

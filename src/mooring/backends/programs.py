@@ -295,17 +295,27 @@ def _forget_weights(module: Any) -> None:
             node.t_("value", torch.empty(0))
 
 
+def _explain_formats(file: Path) -> str:
+    """Say how a model that is not a program can be saved or laid out so that it is loaded."""
+    name = file.stem if file.stem != "model" else "NAME"
+    return (
+        f'Save the model as a program, torch.export.save(torch.export.export(model, inputs), "{name}.pt2") or'
+        f' torch.jit.script(model).save("{name}.pt"); or serve a folder {name} with its class in 1/model.py, its'
+        f' state_dict in 1/model.pt, and in config.toml platform = "pytorch_eager" and [parameters] module ='
+        ' "model.py:Net", where Net is the class'
+    )
+
+
 def _load_eager(file: Path, spec: ModelSpec, device: torch.device) -> Program:
     path, _, name = str(spec.parameters.get("module", "")).partition(":")
     if not path:
         if detect_file_kind(file) == "whole model":
             raise ModelLoadFailed(
-                f"{file} is a whole model that torch.save pickled, which is not loaded, since that may run any code:"
-                " save it with torch.export, or its state_dict beside a file with its class"
+                f"{file} is a whole model that torch.save pickled. It is not loaded, because a pickle can run any code."
+                f" {_explain_formats(file)}"
             )
         raise ModelLoadFailed(
-            f"{file} holds weights alone: name the class they are for, as in "
-            '[parameters] module = "model.py:Net", or save the model with torch.export'
+            f"{file} holds weights without the class of the model. {_explain_formats(file)}"
         )
     source = file.parent / path
     if leads_out(path) or not source.is_file():

@@ -49,6 +49,7 @@ from mooring.repository.python_source import (
 # Files that are fetched: archives, and models that run no code of their own.
 FETCHED_SUFFIXES = (*ARCHIVE_SUFFIXES, ".onnx", ".pt2")
 _MODEL_SUFFIXES = tuple(suffix for backend in LIBRARIES for suffix in SUFFIXES[backend])
+_SETTINGS_SUFFIXES = (".toml", ".properties", ".cfg")
 _SERVED_SUFFIXES = (".py", *_MODEL_SUFFIXES, *ARCHIVE_SUFFIXES)
 # How an address of such a kind is copied to this machine.
 _BUCKETS = {
@@ -122,6 +123,10 @@ def find_target(target: str) -> Target:
         kind = TargetKind.FOLDER
     elif place.suffix == ".py":
         return _function_target(name, text, place, "")
+    elif place.suffix in _SETTINGS_SUFFIXES:
+        raise ModelLoadFailed(
+            f"'{text}' is a file of settings, not a model: mooring serve --config {text} starts with it"
+        )
     else:
         kind = TargetKind.FILE if backend_of(place) else TargetKind.ARCHIVE
     return Target(kind=kind, text=text, place=place, name=name)
