@@ -7,12 +7,12 @@ from mooring.config.settings import Address, Config
 from mooring.core.buffers import Allocator
 from mooring.observability.metrics import Metrics
 from mooring.protocols.access import Gate
-from mooring.protocols.application import Application, OverloadCheck, https_only
+from mooring.protocols.application import Application, NotFound, OverloadCheck, https_only
 from mooring.protocols.cors import Cors
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.inflater import Inflater
 from mooring.protocols.responses import Responses
-from mooring.protocols.status import FaultWords
+from mooring.protocols.status import NOT_FOUND, FaultWords
 from mooring.tokens import TokenTable
 from mooring.web.certificates import Certificates
 from mooring.web.http1 import App, HttpServer, Limits
@@ -87,10 +87,11 @@ class Listeners:
         fallback_app: App | None = None,
         internal: bool = False,
         shared: bool = False,
+        not_found: NotFound = lambda _target: NOT_FOUND,
     ) -> HttpServer:
         """Make a listener that serves these, and hands what they do not cover to ``fallback_app``. It is not started.
 
-        An ``internal`` one is asked by another process of the server: it speaks no TLS and tells pages nothing, since
+        ``not_found`` makes the 404 for a target that nothing here serves. An ``internal`` one is asked by another process of the server: it speaks no TLS and tells pages nothing, since
         the one before it does. The address of a ``shared`` one is served by several processes.
         """
         application = Application(
@@ -102,6 +103,7 @@ class Listeners:
             overload_error=overload_error,
             fallback_app=fallback_app,
             inflater=Inflater(self.responses, self._allocator, self._limits),
+            not_found=not_found,
         )
         certificates = self._certificates
         return HttpServer(

@@ -20,6 +20,7 @@ from mooring.web.routing import Handler, Match, Route, Router
 log = get_logger(__name__)
 
 OverloadCheck = Callable[[str, str], MooringError | None]
+NotFound = Callable[[bytes], Refusal]
 
 _PREFLIGHT = b"access-control-request-method"
 
@@ -35,7 +36,7 @@ class Application:
     ``gate`` has the token checks. ``loopback`` says that only this machine reaches the listener: a page that changes
     models must then be of this machine, too. Pages of ``trusted_origins`` count as the server's own.
     ``overload_error`` returns the error with which a request to a model and version would be refused now, so that
-    large bodies are not received in vain. ``fallback_app`` answers paths and methods without an endpoint, and OPTIONS.
+    large bodies are not received in vain. ``not_found`` makes the 404 for a target. ``fallback_app`` answers paths and methods without an endpoint, and OPTIONS.
     With CORS headers set, preflights are answered on every path.
     """
 
@@ -50,7 +51,9 @@ class Application:
         overload_error: OverloadCheck | None = None,
         fallback_app: App | None = None,
         inflater: Inflater | None = None,
+        not_found: NotFound = lambda _target: statuses.NOT_FOUND,
     ) -> None:
+        self._not_found = not_found
         self._responses = responses
         self._inflater = inflater or Inflater(responses)
         self._fallback_app = fallback_app
@@ -83,7 +86,7 @@ class Application:
                 return
             if match is None:
                 if self._fallback_app is None:
-                    self._responses.send_refusal(exchange, statuses.NOT_FOUND)
+                    self._responses.send_refusal(exchange, self._not_found(exchange.target))
                 else:
                     self._fallback_app(exchange)
             elif ENCODING in exchange.fields:

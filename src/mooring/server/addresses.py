@@ -30,10 +30,13 @@ from mooring.mount.routes import (
 )
 from mooring.observability.logs import get_logger
 from mooring.protocols.amd.metrics import count_requests
+from mooring.protocols.application import NotFound
+from mooring.protocols.elsewhere import Elsewhere
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.kserve.shared_memory import SharedMemory
 from mooring.protocols.openapi import ApiDescription
 from mooring.protocols.options_endpoints import options_endpoints
+from mooring.protocols.status import NOT_FOUND
 from mooring.server.reservation import Reservation, manages_separately
 from mooring.web.http1 import HttpServer
 
@@ -41,6 +44,13 @@ if TYPE_CHECKING:
     from mooring.protocols.grpc_server import GrpcServer
 
 log = get_logger(__name__)
+
+_SERVES = {
+    "inference_address": "inference is",
+    "management_address": "management is",
+    "metrics_address": "metrics are",
+}
+"""What each address has, for the text about a path that another one serves."""
 
 
 class Listener(Protocol):
@@ -81,6 +91,7 @@ class Addresses:
         self._frontends = frontends
         self._arena = arena
         self._relay_socket = relay_socket  # where frontend processes relay calls to
+        self._not_found: NotFound = lambda _target: NOT_FOUND
         self._memory = SharedMemory(arena) if SharedMemory.available() else None
         self._extensions: list[str] = []  # of v2, which ServerMetadata lists
         self._listeners: list[Listener] = []
@@ -126,6 +137,17 @@ class Addresses:
             own.add(metrics)
             if management is inference and own is not inference:  # one port shows all, as in TorchServe
                 inference.add(metrics)
+        if (
+            self._http.responses.faults.shown
+        ):  # else TorchServe's own text is told, or addresses would be told to strangers
+            self._not_found = Elsewhere(
+                (
+                    _SERVES[each.setting],
+                    f"{getattr(self.listening, each.setting)}{self._http.root}",
+                    each.endpoints,
+                )
+                for each in mounts
+            ).refusal
         return mounts
 
     def _mount_management(self, mounts: list[Mount]) -> Mount:
@@ -222,7 +244,9 @@ class Addresses:
             else endpoints
         )
         shared = mount.setting == "inference_address" and self._config.frontends > 1
-        listener = self._http.listener(address, counted, self._engine.overload_error, shared=shared)
+        listener = self._http.listener(
+            address, counted, self._engine.overload_error, shared=shared, not_found=self._not_found
+        )
         await self._start(listener, mount.setting)
         if not address.path and not address.port:
             log.info("listening", host=address.host, port=listener.port)
@@ -240,7 +264,9 @@ class Addresses:
             each for each, where in zip(listeners, addresses, strict=True) if spread or where.path
         ]  # the others are bound by every process for itself
         self._balancer = ConnectionBalancer(self._frontends, listeners, shared=shared, by_load=spread)
-        internal = self._http.listener(address, endpoints, self._engine.overload_error, internal=True)
+        internal = self._http.listener(
+            address, endpoints, self._engine.overload_error, internal=True, not_found=self._not_found
+        )
         with _naming(f"temporary_folder, of which {self._relay_socket} is made"):
             await internal.start_unix(str(self._relay_socket))
         self._stack.push_async_callback(internal.close)
