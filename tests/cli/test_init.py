@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from packaging.requirements import Requirement
 
-from mooring.cli.init import KINDS, TEMPLATES, init
+from mooring.cli.init import KINDS, TEMPLATES, init, write_project
 from mooring.core.missing_packages import install_command
 from mooring.repository.targets import find_target
 
@@ -115,3 +115,15 @@ def test_the_command_needs_nothing_but_the_base_installation(tmp_path):
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=60)
     assert (tmp_path / "here" / "app.py").is_file()
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("template", ["function", "onnx"])
+def test_the_test_of_a_project_passes(tmp_path, template):
+    """Those of the other two need torch, which takes long: their models are asked where they are served."""
+    write_project(tmp_path / "here", template)
+    command = [sys.executable, "-W", "ignore", "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_app.py"]
+    done = subprocess.run(
+        command, cwd=tmp_path / "here", capture_output=True, text=True, timeout=90, check=False
+    )
+    assert done.returncode == 0, done.stdout
