@@ -3,6 +3,7 @@
 import asyncio
 import sys
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -10,7 +11,7 @@ import mooring
 from mooring.testing import Client
 
 
-def double(x):
+def double(x: np.ndarray):
     return {"doubled": x * 2}
 
 
@@ -20,7 +21,7 @@ class Scaler:
     def load(self, context):
         self.factor = 3
 
-    def infer(self, x):
+    def infer(self, x: np.ndarray):
         if x.ndim > 1:
             raise ValueError("too many dimensions")
         return x * self.factor
@@ -29,25 +30,58 @@ class Scaler:
         type(self).closed += 1
 
 
-async def slowly(x):
+async def slowly(x: np.ndarray):
     await asyncio.sleep(0)
     return x + 1
 
 
-def count(n):
+def count(n: np.ndarray):
     for number in range(int(n)):
         yield {"n": np.array(number)}
 
 
 class Explained:
-    def infer(self, x):
+    def infer(self, x: np.ndarray):
         return x
 
-    def explain(self, x):
+    def explain(self, x: np.ndarray):
         return {"x": x * 0.5}
 
 
-TARGET = {"double": double, "scaler": Scaler, "slowly": slowly, "count": count, "explained": Explained}
+class Order(msgspec.Struct):
+    item: str
+    count: int = 1
+
+
+def order(order: Order) -> Order:
+    return Order(order.item.upper(), order.count * 2)
+
+
+def refuse(x: int) -> int:
+    raise mooring.Refused(402, f"{x} must be paid")
+
+
+def spell(text: str):
+    yield from text
+
+
+def number_letters(text: str):
+    for number, letter in enumerate(text):
+        yield {letter: number}
+
+
+def greet(name: str, request: mooring.Request) -> str:
+    return f"{name} of {request.headers['x-place']}"
+
+
+VALUES = {each.__name__: each for each in (order, refuse, spell, number_letters, greet)}
+TARGET = VALUES | {
+    "double": double,
+    "scaler": Scaler,
+    "slowly": slowly,
+    "count": count,
+    "explained": Explained,
+}
 
 
 @pytest.fixture(
@@ -84,6 +118,28 @@ def test_tensors_are_asked_as_by_the_client_of_a_server(client):
     assert list(client.infer({"x": [1, 2]}, model="double")["doubled"]) == [2, 4]
     with pytest.raises(mooring.InvalidInput, match="unexpected input 'y'; the model takes 'x'"):
         client.infer({"y": [1]}, model="scaler")
+
+
+def test_functions_of_values_take_what_their_hints_say(client):
+    assert client.predict({"item": "tea", "count": 2}, model="order") == {"item": "TEA", "count": 4}
+    result = client.infer({"item": "tea"}, model="order")
+    assert (result.model, result["output"]) == ("order", {"item": "TEA", "count": 2})
+    with pytest.raises(mooring.InvalidInput, match=r"order\.count must be a whole number, not a string"):
+        client.predict({"item": "tea", "count": "two"}, model="order")
+    assert client.predict("Ada", model="greet", headers={"x-place": "London"}) == "Ada of London"
+
+
+def test_functions_refuse_with_their_status(client):
+    with pytest.raises(mooring.Refused, match="3 must be paid") as refused:
+        client.predict(3, model="refuse")
+    assert refused.value.code == 402
+
+
+def test_pieces_of_text_and_of_json_are_values(client):
+    assert list(client.stream("abc", model="spell")) == ["a", "b", "c"]
+    assert client.predict("abc", model="spell") == "abc"
+    assert list(client.stream("ab", model="number_letters")) == [{"a": 0}, {"b": 1}]
+    assert client.predict("ab", model="number_letters") == [{"a": 0}, {"b": 1}]
 
 
 def test_explanations_are_asked(client):
@@ -133,7 +189,7 @@ def test_files_are_targets(tmp_path):
     (tmp_path / "plus.py").write_text("import beside\n\ndef plus(x):\n    return x + beside.one\n")
     (tmp_path / "beside.py").write_text("one = 1\n")
     with Client(tmp_path / "plus.py") as client:
-        assert client.predict({"x": 1}) == {"output": 2}
+        assert client.predict({"x": 1}) == 2
 
 
 def test_the_next_model_may_have_files_of_the_same_names(tmp_path):
@@ -144,7 +200,7 @@ def test_the_next_model_may_have_files_of_the_same_names(tmp_path):
         (folder / "beside.py").write_text(f"amount = {number}\n")
         path, hooks = list(sys.path), list(sys.path_hooks)
         with Client(f"{folder}/add.py:add") as client:
-            assert client.predict({"x": 0}) == {"output": number}
+            assert client.predict({"x": 0}) == number
         assert (sys.path, sys.path_hooks) == (path, hooks)
 
 
@@ -179,5 +235,5 @@ async def test_it_works_in_a_running_event_loop():
 
 def test_a_model_alone_needs_no_name_and_says_where_it_is():
     with Client(lambda x: x) as client:
-        assert client.predict({"x": "text"}) == {"output": "text"}
+        assert client.predict({"x": "text"}) == "text"
         assert repr(client) == "<mooring.testing.Client of lambda in this process>"

@@ -1,4 +1,4 @@
-"""Serves a function and a class from Python, asks them, and stops the server. In a notebook these are cells.
+"""Serves a function of Python values and a class of arrays from Python, asks them, and stops the server. In a notebook these are cells.
 
 python examples/from_python/serve.py
 """
@@ -8,8 +8,8 @@ import numpy as np
 import mooring
 
 
-def scale(x: np.ndarray) -> dict:
-    return {"scaled": x * 2}
+def greet(name: str, times: int = 1) -> list[str]:
+    return [f"Hello, {name}"] * times
 
 
 class Distance:
@@ -23,10 +23,10 @@ class Distance:
 
 
 def main():
-    with mooring.serve({"scale": scale, "distance": Distance}, port=0, workers=2, quiet=True) as server:
+    with mooring.serve({"greet": greet, "distance": Distance}, port=0, workers=2, quiet=True) as server:
         print("models:", *sorted(server.models))
         with server.client() as client:
-            print("scaled:", client.infer("scale", {"x": [1, 2, 3]})["scaled"])
+            print("greeting:", client.infer("greet", {"name": "Ada", "times": 2})["output"])
         with mooring.Client(server.grpc_url) as client:
             print("distance:", client.infer("distance", {"points": [[1.0, 1.0], [4.0, 5.0]]})["distance"])
     print("running:", server.running)

@@ -1,15 +1,20 @@
 """Tests of the models of serve.py, without a server: pytest examples/from_python"""
 
 import pytest
-from serve import Distance, scale
+from serve import Distance, greet
 
 import mooring
 from mooring.testing import Client
 
 
-def test_numbers_are_scaled():
-    with Client(scale) as client:
-        assert client.predict({"x": [1, 2]}) == {"scaled": [2, 4]}
+def test_names_are_greeted():
+    with Client(greet) as client:
+        assert client.predict({"name": "Ada", "times": 2}) == ["Hello, Ada", "Hello, Ada"]
+
+
+def test_numbers_are_no_names():
+    with Client(greet) as client, pytest.raises(mooring.InvalidInput, match="name must be a string"):
+        client.predict({"name": 3})
 
 
 def test_the_center_has_no_distance():

@@ -16,7 +16,7 @@ import orjson
 from mooring.client.rest_calls import error_of
 from mooring.client.result import Result
 from mooring.client.sync.client import Client as ServerClient
-from mooring.core.errors import DeadlineExceeded, ServerUnreachable
+from mooring.core.errors import DeadlineExceeded, Refused, ServerUnreachable
 from mooring.core.requests import BODY, EXPLAIN, INFER, InferenceRequest, InferenceResponse, Operation
 from mooring.core.tensors import Parameter, Tensor
 from mooring.protocols.torchserve.forms import body_parameters, form_fields, is_form
@@ -27,8 +27,12 @@ from mooring.python_api.settings import check_names
 __all__ = ["Client"]
 
 _JSON = "application/json"
+_LINES = "application/x-ndjson"
 # Arguments of mooring.serve that mean nothing without a server.
 _OF_SERVER = ("port", "host", "workers", "log", "quiet")
+# What /predictions says of the faults of a model, and with any other status of its refusals.
+_FAULTS = (500, 503, 507)
+_REFUSED = '"InternalServerException"'
 _PATHS = {INFER: "predictions", EXPLAIN: "explanations"}
 
 
@@ -106,7 +110,10 @@ class Client:
         asked = _Asked(INFER, self._choose(model), *_encode(body, content_type), headers or {})
         with closing(self._source.stream(asked)) as pieces:
             for kind, data in pieces:
-                yield _decode(kind, data)
+                if _bare(kind) == _LINES:
+                    yield from _decode(kind, data)
+                else:
+                    yield _decode(kind, data)
 
     def infer(
         self,
@@ -200,7 +207,10 @@ class _InProcess:
         self.client._transport = self._models  # type: ignore[assignment]  # noqa: SLF001 - without the calls of repositories
 
     def ask(self, asked: _Asked) -> tuple[str, bytes]:
-        return _body_of(self._models.find(asked.model).ask(_request_of(asked)))
+        pieces: list[InferenceResponse] = []
+        last = self._models.find(asked.model).ask(_request_of(asked), pieces.append)
+        bodies = [_body_of(piece) for piece in (*pieces, last)]
+        return bodies[0][0], b"".join(data for _, data in bodies)
 
     def stream(self, asked: _Asked) -> Generator[tuple[str, bytes], None, None]:
         kind = ""
@@ -274,8 +284,12 @@ def _path_of(asked: _Asked) -> str:
 
 
 def _check_answer(answer: httpx.Response, asked: _Asked) -> None:
-    if answer.status_code >= 400:
-        raise error_of(answer.status_code, answer.headers, answer.content, model=asked.model)
+    if answer.status_code < 400:
+        return
+    error = error_of(answer.status_code, answer.headers, answer.content, model=asked.model)
+    if answer.status_code not in _FAULTS and _REFUSED in answer.text:
+        raise Refused(answer.status_code, error.message)
+    raise error
 
 
 def _unreachable(error: httpx.HTTPError) -> DeadlineExceeded | ServerUnreachable:
@@ -287,9 +301,14 @@ def _unreachable(error: httpx.HTTPError) -> DeadlineExceeded | ServerUnreachable
 def _whole_pieces(content_type: str, chunks: Iterator[bytes]) -> Iterator[bytes]:
     """Yield the pieces of an answer that came in these chunks: a large piece of JSON may come in several."""
     waiting = b""
+    kind = _bare(content_type)
     for chunk in chunks:
         waiting += chunk
-        if not content_type.startswith(_JSON) or _is_json(waiting):
+        if kind == _LINES:
+            whole, _, waiting = waiting.rpartition(b"\n")
+            if whole:
+                yield whole
+        elif kind != _JSON or _is_json(waiting):
             yield waiting
             waiting = b""
     if waiting:
@@ -312,11 +331,17 @@ def _encode(body: Any, content_type: str) -> tuple[bytes, str]:
     return data, content_type or _JSON
 
 
+def _bare(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
+
+
 def _decode(content_type: str, data: bytes) -> Any:
     """Return a body as a Python value. Without a content type, as handlers leave it, the first form is taken that fits."""
-    kind = content_type.partition(";")[0].strip().lower()
+    kind = _bare(content_type)
     if kind == _JSON or kind.endswith("+json"):
         return orjson.loads(data)
+    if kind == _LINES:
+        return [orjson.loads(line) for line in data.splitlines()]
     if kind.startswith("text/"):
         return data.decode()
     if kind:

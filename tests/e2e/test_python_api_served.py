@@ -12,6 +12,7 @@ import threading
 import time
 from contextlib import suppress
 
+import numpy as np
 import psutil
 import pytest
 from e2e_kit import PATIENCE, assert_gone, until
@@ -24,8 +25,9 @@ pytestmark = pytest.mark.processes
 SCRIPT = """
 import sys
 import mooring
+import numpy as np
 
-def double(x):
+def double(x: np.ndarray):
     return {"doubled": x * 2}
 
 if __name__ == "__main__":
@@ -34,13 +36,15 @@ if __name__ == "__main__":
 """
 
 
-def double(x):
+def double(x: np.ndarray):
     return {"doubled": x * 2}
 
 
 @pytest.fixture(scope="module")
 def server():
-    with mooring.serve({"double": double, "triple": lambda x: x * 3}, port=0, quiet=True) as server:
+    with mooring.serve(
+        {"double": double, "triple": lambda inputs: {"output": inputs["x"] * 3}}, port=0, quiet=True
+    ) as server:
         yield server
     assert not server.running
 
@@ -158,7 +162,7 @@ def test_cells_of_a_notebook_are_served_in_a_running_event_loop(monkeypatch):
     monkeypatch.setattr(sys, "stderr", shown)
     monkeypatch.setattr(sys, "stdout", shown)
     cells = [
-        "from __future__ import annotations\nimport mooring, numpy as np\noffset = 10",
+        "from __future__ import annotations\nimport dataclasses, mooring, numpy as np\noffset = 10",
         """
 class Adder:
     def load(self, context):
@@ -167,8 +171,20 @@ class Adder:
         print("asked")
         return x + self.step
 """,
-        "server = mooring.serve({'adder': Adder}, port=0)",
-        "with server, server.client() as client:\n    answer = list(client.infer('adder', {'x': [1, 2]})['output'])",
+        """
+@dataclasses.dataclass
+class Order:
+    item: str
+    tags: list[str] = dataclasses.field(default_factory=list)
+def order(order: Order, count: int = 1) -> list[Order]:
+    return [order] * count
+""",
+        "server = mooring.serve({'adder': Adder, 'order': order}, port=0)",
+        """
+with server, server.client() as client:
+    answer = list(client.infer("adder", {"x": [1, 2]})["output"])
+    orders = client.infer("order", {"order": {"item": "tea"}, "count": 2})["output"]
+""",
     ]
     notebook = {"__name__": "__main__"}
 
@@ -178,6 +194,7 @@ class Adder:
 
     asyncio.run(run_cells())
     assert notebook["answer"] == [11, 12]
+    assert notebook["orders"] == [{"item": "tea", "tags": []}] * 2
     assert "Mooring is up." in shown.getvalue()
     assert "asked" in shown.getvalue()
 

@@ -16,8 +16,8 @@ def test_the_script_serves_asks_and_stops(tmp_path):
     done = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=100)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        "models: distance scale",
-        "scaled: [2 4 6]",
+        "models: distance greet",
+        "greeting: [b'Hello, Ada' b'Hello, Ada']",
         "distance: [0. 5.]",
         "running: False",
     ]
@@ -27,7 +27,7 @@ def test_its_own_tests_pass(monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
     tests = runpy.run_path(str(FOLDER / "test_serve.py"))
     names = [name for name in tests if name.startswith("test_")]
-    assert len(names) == 3
+    assert len(names) == 4
     for name in names:
         tests[name]()
     del sys.modules["serve"]

@@ -78,6 +78,7 @@ class InProcessModel:
             raise failure_of(error) from error
         if isinstance(outcome, MooringError):
             raise outcome
+        outcome.model, outcome.version = self.spec.name, self.spec.version  # as the engine does
         return outcome
 
     def _infer(self, request: InferenceRequest, reply: Reply) -> Sequence[Outcome]:

@@ -17,7 +17,9 @@ from mooring.backends.model_source import imported_file
 from mooring.backends.pickled_object import MODEL_FILE
 from mooring.child_server import CALLER, CallerNotice, ReportChannel, ServerProcess, StartReport
 from mooring.config.settings import Address, ConfigError
+from mooring.config.sources.loading import PREFIX
 from mooring.config.sources.ports import can_listen
+from mooring.config.sources.values import parse_setting
 from mooring.core.errors import ModelLoadFailed, MooringError
 from mooring.python_api.environment import child_environment
 from mooring.python_api.ports import choose_port, names_a_place
@@ -233,7 +235,8 @@ class _Start:
         self._target = target
         self._settings = settings
         self._output = output
-        self._drain = float(settings.get("drain_timeout") or _DRAIN)
+        given = settings.get("drain_timeout") or os.environ.get(f"{PREFIX}DRAIN_TIMEOUT") or _DRAIN
+        self._drain: float = parse_setting("drain_timeout", given, "drain_timeout")
         self._token = str(settings.get("management_token") or settings.get("inference_token") or "")
 
     def run(self, port: int | None) -> RunningServer:
@@ -252,7 +255,7 @@ class _Start:
         return self._try_port(0)
 
     def _try_port(self, port: int | None) -> RunningServer:
-        settings = {"drain_timeout": self._drain, **self._settings} | ({} if port is None else {"port": port})
+        settings = {**self._settings, "drain_timeout": self._drain} | ({} if port is None else {"port": port})
         with ExitStack() as stack:
             folder = _PrivateFolder(settings.get("temporary_folder"), stack)
             targets = to_targets(self._target, folder.make)
