@@ -177,8 +177,8 @@ class FakeService(InferenceService, ModelAdministration):
     def healthy(self) -> bool:
         return self.alive
 
-    def metadata(self, model: str, version: str = ""):
-        raise AssertionError("no protocol here asks for it")
+    def metadata(self, model: str, version: str = "") -> ModelMetadata:
+        return self.described.get(model) or ModelMetadata(model)
 
     def models(self) -> list[ModelState]:
         return self.states

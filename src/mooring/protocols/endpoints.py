@@ -1,5 +1,6 @@
 """Endpoints and their descriptions: every protocol lists its own; the router and the OpenAPI document are made of them."""
 
+import enum
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,13 +11,22 @@ from mooring.web.http1 import Exchange
 from mooring.web.routing import Handler, Match
 
 
+class CallForm(enum.Enum):
+    """What a call to a model is made of, and its answer."""
+
+    BODY = "body"
+    INSTANCES = "instances"
+    TENSORS = "tensors"
+
+
 class Body(msgspec.Struct, frozen=True):
-    """The content of a request or of a response."""
+    """The content of a request or of a response. ``also`` has the schemas of other content types that are as good."""
 
     content_type: str
     schema: Mapping[str, Any]
     description: str
     required: bool = True
+    also: Mapping[str, Mapping[str, Any]] = {}
 
 
 class Query(msgspec.Struct, frozen=True):
@@ -36,7 +46,7 @@ class AlternativeCall(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
-    """The OpenAPI description of one call."""
+    """The OpenAPI description of one call. ``form`` is there for calls that a model of Python values describes by its own schemas."""
 
     id: str
     method: str
@@ -49,6 +59,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     # The description of 202, where an answer may come before the work is done.
     accepted: str = ""
     alternatives: tuple["AlternativeCall", ...] = ()
+    form: CallForm | None = None
 
 
 Prepare = Callable[[Exchange, Match], Callable[[Exchange], None] | None]

@@ -1,7 +1,7 @@
 """The OpenAPI 3.0.1 document of the mounted endpoints.
 
 It is valid without exceptions, so that client generators work with their defaults; an operation has one body argument
-at most.
+at most. Models of Python values describe their calls by their own schemas (``value_operations``).
 """
 
 import re
@@ -11,14 +11,19 @@ from urllib.parse import quote
 
 import msgspec
 
+from mooring.core.errors import MooringError
+from mooring.core.service import InferenceService, ModelMetadata
 from mooring.protocols.access import Gate
 from mooring.protocols.endpoints import Body, Endpoint, Operation
+from mooring.protocols.openapi_schemas import Components
 from mooring.protocols.responses import JSON, Responses, to_pretty_json
+from mooring.protocols.value_operations import describe_call, name_prefix
 from mooring.tokens import Access, allowing
 from mooring.web.http1 import Exchange
 from mooring.web.routing import Match
 
 _MAX_MODELS = 256
+_SCHEMAS = ("Error", "OpenInferenceError")  # of every document
 _PARAMETER = re.compile(r"{(\w+)}")
 
 _MEANINGS: Mapping[int, str] = {
@@ -109,7 +114,9 @@ _GET_OR_HEAD = frozenset({"GET", "HEAD"})
 class ApiDescription:
     """The OpenAPI documents of one listener and of its models. ``add_endpoints`` is called before the first request.
 
-    ``root`` is the prefix that clients behind a proxy put before every path.
+    ``root`` is the prefix that clients behind a proxy put before every path. Where ``service`` is given the document of the
+    listener has the calls to each model of Python values that is ready, unless a call to them needs a token: anybody may ask
+    for the document.
     """
 
     def __init__(
@@ -120,8 +127,10 @@ class ApiDescription:
         *,
         gate: Gate | None = None,
         root: str = "",
+        service: InferenceService | None = None,
     ) -> None:
         self._responses = responses
+        self._service = service
         self._gate = gate or Gate()
         self._root = root
         self._info = {
@@ -132,7 +141,9 @@ class ApiDescription:
         }
         self._operations: list[_MountedCall] = []
         self._document = b""
-        self._models: dict[str, bytes] = {}
+        # What the documents that are kept were made of: loaded models, which are compared by identity.
+        self._described: list[ModelMetadata] = []
+        self._models: dict[str, tuple[ModelMetadata | None, bytes]] = {}
 
     def endpoints(self) -> list[Endpoint]:
         """Return the endpoints of the document."""
@@ -161,26 +172,74 @@ class ApiDescription:
 
     def to_json(self) -> bytes:
         """Return the document of the listener as JSON."""
-        self._document = self._document or to_pretty_json(
-            _build_document(self._info, self._operations, self._root, self._gate.status)
-        )
+        models = self._value_models()
+        if not self._document or [*map(id, models)] != [*map(id, self._described)]:
+            components = Components(_SCHEMAS)
+            calls = [*self._operations, *self._calls_of_models(models, components)]
+            self._document = self._build(self._info, calls, components)
+            self._described = models
         return self._document
 
-    def model_document(self, model: str) -> bytes:
-        """Return the document of the calls to one model, with its name in the paths, as JSON."""
-        document = self._models.get(model)
-        if document is None:
-            name = quote(model, safe="")
+    def _value_models(self) -> list[ModelMetadata]:
+        """Return the models of Python values that are ready, in their default versions."""
+        if self._service is None or self._gate.needs_token(Access.INFERENCE):
+            return []
+        found: list[ModelMetadata] = []
+        for state in self._service.models():
+            if state.ready and state.is_default and state.listed and len(found) < _MAX_MODELS:
+                metadata = loaded_metadata(self._service, state.name)
+                if metadata is not None and metadata.values is not None:
+                    found.append(metadata)
+        return found
+
+    def _calls_of_models(
+        self, models: Iterable[ModelMetadata], components: Components
+    ) -> Iterator["_MountedCall"]:
+        taken = {operation.id for _, operation, _ in self._operations}
+        for model in models:
+            prefix = name_prefix(model.name)
+            for path, operation, token in self._operations:
+                if operation.form is None or "{model_version}" in path or operation.method != "POST":
+                    continue
+                described = describe_call(operation, model, components, prefix=prefix)
+                name = f"{operation.id}{prefix}"
+                while name in taken:
+                    name += "_"
+                taken.add(name)
+                yield (
+                    _path_of(path, model.name),
+                    msgspec.structs.replace(described, id=name),
+                    token,
+                )
+
+    def model_document(self, model: str, metadata: ModelMetadata | None = None) -> bytes:
+        """Return the document of the calls to one model, with its name in the paths, as JSON.
+
+        ``metadata`` is that of the version which is asked for, None where it is not loaded.
+        """
+        kept = self._models.get(model)
+        if kept is None or kept[0] is not metadata:
+            components = Components(_SCHEMAS)
+            values = metadata is not None and metadata.values is not None
             operations = [
-                (path.replace("{model_name}", name), operation, token)
+                (
+                    _path_of(path, model),
+                    describe_call(operation, metadata, components)
+                    if metadata is not None and values
+                    else operation,
+                    token,
+                )
                 for path, operation, token in self._operations
                 if "{model_name}" in path and not operation.deprecated
             ]
             info = self._info | {"title": f"RESTful API for: {model}"}
-            document = to_pretty_json(_build_document(info, operations, self._root, self._gate.status))
-            if len(self._models) < _MAX_MODELS:
-                self._models[model] = document
-        return document
+            kept = metadata, self._build(info, operations, components)
+            if model in self._models or len(self._models) < _MAX_MODELS:
+                self._models[model] = kept
+        return kept[1]
+
+    def _build(self, info: Mapping[str, Any], calls: list["_MountedCall"], components: Components) -> bytes:
+        return to_pretty_json(_build_document(info, calls, self._root, self._gate.status, components))
 
     def _list_calls(self, endpoints: Iterable[Endpoint]) -> Iterator["_MountedCall"]:
         for endpoint in endpoints:
@@ -197,8 +256,24 @@ _MountedCall = tuple[str, Operation, Access]
 """A path, its operation, and the token that a call needs."""
 
 
+def loaded_metadata(service: InferenceService, model: str, version: str = "") -> ModelMetadata | None:
+    """Return the metadata of a loaded model; None where it is not loaded, or not there."""
+    try:
+        return service.metadata(model, version)
+    except MooringError:
+        return None
+
+
+def _path_of(path: str, model: str) -> str:
+    return path.replace("{model_name}", quote(model, safe=""))
+
+
 def _build_document(
-    info: Mapping[str, Any], operations: Iterable[_MountedCall], root: str, unauthorized: int
+    info: Mapping[str, Any],
+    operations: Iterable[_MountedCall],
+    root: str,
+    unauthorized: int,
+    components: Components,
 ) -> dict[str, Any]:
     """Return the document; ``unauthorized`` is the status of a missing or wrong token."""
     paths: dict[str, Any] = {}
@@ -209,12 +284,12 @@ def _build_document(
         )
         for name in (name for either in call.get("security", ()) for name in either):
             schemes[name] = {"type": "http", "scheme": "bearer", "description": f"The {name} token"}
-    schemas = {"Error": _ERROR}
+    schemas: dict[str, Any] = {"Error": _ERROR}
     if any(_is_v2(path) for path in paths):
         schemas["OpenInferenceError"] = _OPEN_INFERENCE_ERROR
-    components = {"schemas": schemas} | ({"securitySchemes": schemes} if schemes else {})
+    parts = {"schemas": schemas | components.schemas} | ({"securitySchemes": schemes} if schemes else {})
     servers = {"servers": [{"url": root}, {"url": "/"}]} if root else {}
-    return {"openapi": "3.0.1", "info": info, **servers, "paths": paths, "components": components}
+    return {"openapi": "3.0.1", "info": info, **servers, "paths": paths, "components": parts}
 
 
 def _is_v2(path: str) -> bool:
@@ -253,7 +328,11 @@ def _describe_operation(path: str, operation: Operation, token: Access, unauthor
 
 
 def _describe_content(body: Body) -> dict[str, Any]:
-    return {"description": body.description, "content": {body.content_type: {"schema": body.schema}}}
+    kinds = {body.content_type: body.schema, **body.also}
+    return {
+        "description": body.description,
+        "content": {kind: {"schema": schema} for kind, schema in kinds.items()},
+    }
 
 
 def _path_parameters(path: str) -> Iterator[dict[str, Any]]:

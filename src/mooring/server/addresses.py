@@ -229,7 +229,11 @@ class Addresses:
             if mount.address == address and (address.path or address.port):  # port 0 is a new one every time
                 return mount
         description = ApiDescription(
-            self._services.responses, __version__, gate=self._http.gate(address), root=self._http.root
+            self._services.responses,
+            __version__,
+            gate=self._http.gate(address),
+            root=self._http.root,
+            service=self._services.inference,
         )
         mounts.append(Mount(setting, address, description))
         return mounts[-1]

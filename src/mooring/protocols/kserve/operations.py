@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mooring.protocols.endpoints import AlternativeCall, Body, Operation
+from mooring.protocols.endpoints import AlternativeCall, Body, CallForm, Operation
 from mooring.protocols.openapi import BIG, NUMBER, TEXT, object_schema
 from mooring.protocols.responses import JSON
 
@@ -56,9 +56,16 @@ def _get(
 
 
 def _post(
-    id_: str, description: str, answer: Body, errors: tuple[int, ...], body: Body | None = None
+    id_: str,
+    description: str,
+    answer: Body,
+    errors: tuple[int, ...],
+    body: Body | None = None,
+    form: CallForm | None = None,
 ) -> Operation:
-    return Operation(id=id_, method="POST", description=description, body=body, answer=answer, errors=errors)
+    return Operation(
+        id=id_, method="POST", description=description, body=body, answer=answer, errors=errors, form=form
+    )
 
 
 SERVER = _get(
@@ -99,8 +106,10 @@ MODEL_VERSION = _get("versionMetadata", "What a version of a model takes and giv
 _IS_READY = Body(JSON, object_schema(("name", "ready"), name=TEXT, ready=_FLAG), "It can")
 MODEL_READY = _get("modelReady", "Whether a model can answer", _IS_READY, _MODEL)
 MODEL_VERSION_READY = _get("versionReady", "Whether a version of a model can answer", _IS_READY, _MODEL)
-INFER = _post("infer", "Infer with the default version of a model", _INFER_ANSWER, _INFER, _INFER_BODY)
-INFER_VERSION = _post("versionInfer", "Infer with a version of a model", _INFER_ANSWER, _INFER, _INFER_BODY)
+INFER, INFER_VERSION = (
+    _post(id_, f"Infer with {what} of a model", _INFER_ANSWER, _INFER, _INFER_BODY, CallForm.TENSORS)
+    for id_, what in (("infer", "the default version"), ("versionInfer", "a version"))
+)
 EXPLAIN = _post("explain", "Explain the prediction of a model", _INFER_ANSWER, _INFER, _INFER_BODY)
 EXPLAIN_VERSION = _post(
     "versionExplain", "Explain the prediction of a version of a model", _INFER_ANSWER, _INFER, _INFER_BODY

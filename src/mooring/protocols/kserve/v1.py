@@ -24,7 +24,7 @@ from mooring.core.requests import (
 from mooring.core.service import InferenceService
 from mooring.core.tensors import Tensor, release
 from mooring.protocols.answers import Answer
-from mooring.protocols.endpoints import Body, Endpoint
+from mooring.protocols.endpoints import Body, CallForm, Endpoint
 from mooring.protocols.endpoints import Operation as Call
 from mooring.protocols.kserve import cloudevents
 from mooring.protocols.missing_model import prefer_not_found
@@ -221,7 +221,7 @@ class KServeV1:
         exchange.on_abandoned = self._service.submit(request, answer.done).cancel
 
 
-def _describe_call(id_: str, description: str, key: str) -> Call:
+def _describe_call(id_: str, description: str, key: str, form: CallForm | None = None) -> Call:
     anything: dict[str, Any] = {}
     return Call(
         id=id_,
@@ -236,10 +236,11 @@ def _describe_call(id_: str, description: str, key: str) -> Call:
             JSON, object_schema((key,), **{key: {"type": "array", "items": anything}}), f"The {key}, in order"
         ),
         errors=(*MODEL_ERRORS, 501),
+        form=form,
     )
 
 
-_PREDICT = _describe_call("v1Predict", "Predict every instance of a list", "predictions")
+_PREDICT = _describe_call("v1Predict", "Predict every instance of a list", "predictions", CallForm.INSTANCES)
 _EXPLAIN = _describe_call("v1Explain", "Explain the prediction of every instance of a list", "explanations")
 _MODELS = Call(
     id="v1Models",

@@ -13,7 +13,7 @@ from mooring.core.tensors import Tensor, release
 from mooring.protocols.answers import Answer
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.missing_model import prefer_not_found
-from mooring.protocols.openapi import ApiDescription
+from mooring.protocols.openapi import ApiDescription, loaded_metadata
 from mooring.protocols.responses import JSON, Responses, to_pretty_json
 from mooring.protocols.scheduling import TIMEOUT_HEADER, read_deadline
 from mooring.protocols.status import NOT_FOUND, Target, torchserve
@@ -248,4 +248,7 @@ class TorchServeInference:
         except ModelNotFound as error:
             self._responses.send_refusal(exchange, torchserve(error, target))
         else:
-            self._responses.send_body(exchange, self._description.model_document(target.model), JSON)
+            metadata = loaded_metadata(self._service, target.model, target.version)
+            self._responses.send_body(
+                exchange, self._description.model_document(target.model, metadata), JSON
+            )

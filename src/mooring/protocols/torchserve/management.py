@@ -23,7 +23,7 @@ from mooring.core.tensors import Tensor, release
 from mooring.protocols.answer_tasks import AnswerTasks
 from mooring.protocols.answers import read_payload
 from mooring.protocols.endpoints import Endpoint
-from mooring.protocols.openapi import ApiDescription
+from mooring.protocols.openapi import ApiDescription, loaded_metadata
 from mooring.protocols.responses import JSON, Responses
 from mooring.protocols.status import (
     NOT_ALLOWED,
@@ -239,7 +239,10 @@ class TorchServeManagement:
         except ModelNotFound as error:
             self._responses.send_refusal(exchange, torchserve(error, target))
         else:
-            self._responses.send_body(exchange, self._description.model_document(target.model), JSON)
+            metadata = loaded_metadata(self._service, target.model, target.version)
+            self._responses.send_body(
+                exchange, self._description.model_document(target.model, metadata), JSON
+            )
 
 
 def _read_target(match: Match) -> Target:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mooring.protocols.endpoints import AlternativeCall, Body, Operation, Query
+from mooring.protocols.endpoints import AlternativeCall, Body, CallForm, Operation, Query
 from mooring.protocols.openapi import (
     ANY_INPUT,
     ANY_OUTPUT,
@@ -29,16 +29,22 @@ PING = Operation(
 )
 
 
-def _model_call(id_: str, description: str, *, deprecated: bool = False, put: bool = False) -> Operation:
+def _model_call(
+    id_: str, description: str, *, deprecated: bool = False, put: bool = False, form: CallForm | None = None
+) -> Operation:
     return Operation(
         id=id_, method="POST", description=description, body=ANY_INPUT, answer=ANY_OUTPUT, errors=MODEL_ERRORS,
-        deprecated=deprecated, alternatives=(AlternativeCall(id=f"put_{id_}", method="PUT"),) if put else (),
+        deprecated=deprecated, alternatives=(AlternativeCall(id=f"put_{id_}", method="PUT"),) if put else (), form=form,
     )  # fmt: skip
 
 
 # With PUT, too: that is what curl -T sends.
-PREDICT = _model_call("predictions", "Predict with the default version of a model", put=True)
-PREDICT_VERSION = _model_call("version_predictions", "Predict with a version of a model", put=True)
+PREDICT = _model_call(
+    "predictions", "Predict with the default version of a model", put=True, form=CallForm.BODY
+)
+PREDICT_VERSION = _model_call(
+    "version_predictions", "Predict with a version of a model", put=True, form=CallForm.BODY
+)
 EXPLAIN = _model_call("explanations", "Explain a prediction of the default version of a model")
 EXPLAIN_VERSION = _model_call("version_explanations", "Explain a prediction of a version of a model")
 INVOKE = Operation(
