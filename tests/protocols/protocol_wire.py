@@ -15,6 +15,7 @@ from mooring.core.service import (
     InferenceService,
     ModelAdministration,
     ModelDescription,
+    ModelMetadata,
     ModelState,
     Outcome,
     Registration,
@@ -142,6 +143,7 @@ class FakeService(InferenceService, ModelAdministration):
         self.alive = True
         self.changes: list[tuple[object, ...]] = []
         self.outcome: Scaled | MooringError = Scaled("echo", "1.0", 1)
+        self.described: dict[str, ModelMetadata] = {}
         self.states = [
             ModelState("echo", "1.0", "READY", ready=True, is_default=True),
             ModelState("echo", "2.0", "READY", ready=True, is_default=False),
@@ -269,7 +271,7 @@ async def listening(
     """A server with the endpoints of one port, in the words of a start in TorchServe's place."""
     metrics = Metrics()
     responses = Responses(metrics.responses, cors=cors, faults=FaultWords(status=503))
-    description = ApiDescription(responses, "0.0.1")
+    description = ApiDescription(responses, "0.0.1", service=service)
     v1 = KServeV1(service, responses)
     endpoints = {
         "inference": lambda: [*TorchServeInference(service, responses, description).endpoints(), *v1.endpoints()],

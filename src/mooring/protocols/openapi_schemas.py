@@ -66,14 +66,10 @@ def _convert(schema: Any, names: Mapping[str, str]) -> Schema:
             return _one_of(choice, schema[choice], beside, names)
     kinds = schema.get("type")
     if isinstance(kinds, list):
-        arms = (
-            [{"type": kind} for kind in kinds]
-            if len(kinds) > 2
-            else [{**schema, "type": kind} for kind in kinds]
-        )
-        beside = {key: value for key, value in schema.items() if key in _NOTES}
-        return _one_of("anyOf", arms, beside, names)
-    converted = {key: value for key, value in schema.items() if key in _KEPT and value is not False}
+        limits = {key: value for key, value in schema.items() if key not in _NOTES}
+        arms = [{"type": kind} if kind == "null" else {**limits, "type": kind} for kind in kinds]
+        return _one_of("anyOf", arms, {key: schema[key] for key in _NOTES & schema.keys()}, names)
+    converted = {key: value for key, value in schema.items() if key in _KEPT}
     if kinds == "null":
         del converted["type"]
         return converted | _NULL
