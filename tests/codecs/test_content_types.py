@@ -105,7 +105,7 @@ def test_what_is_not_json_is_called_what_it_is(data, content_type, text):
             b"# Read me",
             "image/png",
             IMAGES,
-            "the body is text; send an image of one of these formats: PNG",
+            "this is text; send an image in one of these formats: PNG",
         ),
         (
             "body",

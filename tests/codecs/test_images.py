@@ -12,7 +12,7 @@ from mooring.core.errors import InvalidInput
 @pytest.mark.parametrize(("data", "what"), [(b"", "empty"), (b"x", "text"), (b"%PDF-1.7", "a PDF document")])
 def test_what_is_not_an_image_is_refused_with_the_kinds_that_are(data, what):
     with pytest.raises(
-        InvalidInput, match=rf"^the body is {what}; send an image of one of these formats: PNG, JPEG, "
+        InvalidInput, match=rf"^this is {what}; send an image in one of these formats: PNG, JPEG, "
     ):
         open_image(data)
 

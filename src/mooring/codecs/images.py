@@ -110,7 +110,7 @@ def open_image(data: bytes | memoryview) -> Any:
     except UnidentifiedImageError:  # its own text is an address in memory
         what = describe_data(data)
         raise InvalidInput(
-            f"the body is {what}; send an image of one of these formats: {', '.join(_FORMATS)}"
+            f"this is {what}; send an image in one of these formats: {', '.join(_FORMATS)}"
         ) from None
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise InvalidInput(f"the image cannot be read: {error}") from None

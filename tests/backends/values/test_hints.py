@@ -231,7 +231,7 @@ def test_nan_and_infinity_are_read_as_python_and_triton_write_them():
         (Everything, {"rows": [[1], ["a"]]}, "x.rows[1] holds strings, which are no FP32"),
         (Everything, {"image": "#"}, "x.image must be an image in base64"),
         (Image.Image, 5, "x must be an image: a string in base64"),
-        (Image.Image, "aaaa", "x must be an image: this is no image of a kind that is read here"),
+        (Image.Image, "aaaa", "x must be an image: this is binary data; send an image in one of these formats"),
         (np.int8, 300, "x holds 300, which is no INT8"),
         (np.int8, [3], "x must be one value"),
         (Point | Shape, {}, "x fits none of its types (Point: x is missing; Shape: points is missing)"),
@@ -249,7 +249,7 @@ def test_a_body_that_is_no_json_is_called_so():
     for hint in (dict, User):
         with pytest.raises(InvalidInput, match="the body is not JSON"):
             value_type(hint, where="x").decode_json(b'{"age": ')
-    with pytest.raises(InvalidInput, match="the body is not JSON"):
+    with pytest.raises(InvalidInput, match="the body is binary data, not JSON"):
         value_type(str, where="x").decode_json(b'"\xff"')
     with pytest.raises(InvalidInput):
         value_type(list, where="x").decode_json(b"[" * 100_000)
@@ -371,7 +371,7 @@ def test_an_image_comes_from_a_tensor_a_body_or_a_field():
         assert image.size == (2, 1)
     many = value_type(list[Image.Image], where="x").from_tensor(tensor([PNG, png((3, 3))], object))
     assert [each.size for each in many] == [(2, 1), (3, 3)]
-    with pytest.raises(InvalidInput, match="x must be an image: this is no image"):
+    with pytest.raises(InvalidInput, match="x must be an image: this is text; send an image"):
         kind.from_bytes(b"no image", "image/png")
 
 

@@ -214,7 +214,7 @@ def test_a_body_without_a_content_type_is_read_as_json_or_the_header_is_named(se
     model = served("def infer(x: int): return x")
     assert read(model(plain("5"))) == 5
     for request in (plain("five"), plain("five", "text/plain"), form()):
-        assert "with the header 'content-type: application/json'" in model(request).message
+        assert "send JSON with -H 'content-type: application/json'" in model(request).message
 
 
 def test_fields_of_a_form_are_inputs_and_a_lone_one_the_body(served):

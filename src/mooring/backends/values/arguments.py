@@ -24,6 +24,7 @@ from mooring.backends.user_function import name_of
 from mooring.backends.values.hints import ValueType, arguments_type, value_type
 from mooring.backends.values.tensor_forms import Leaf, plain_hint, tensor_form
 from mooring.backends.values.value_schemas import gather_definitions
+from mooring.codecs.content_types import SEND_JSON, describe_data, explain_not_json
 from mooring.codecs.packed import unpack_tensor, with_plain_data
 from mooring.core.buffers import view_of
 from mooring.core.errors import InvalidInput, ModelLoadFailed
@@ -288,18 +289,16 @@ class Arguments:
         try:
             return self.read_json(data)
         except InvalidInput as error:
-            if is_json or not error.message.startswith("the body is not JSON"):
+            if not error.message.startswith("the body is ") or describe_data(data) == "empty":
                 raise
-            sent = f"of the type {media}" if media else "without a content type"
+            reason = error.message if describe_data(data) == "text" else explain_not_json(data, "", media)
             raise InvalidInput(
-                f"{error.message}; it came {sent}: send JSON, with the header 'content-type: application/json'"
+                f"{reason}; the model takes{self._listed()}: send JSON with {SEND_JSON}"
             ) from None
 
     def _read_empty(self, reason: str) -> Values:
         if self._required:
-            raise InvalidInput(
-                f"{reason}, and the model takes{self._listed()}: send JSON, with the header 'content-type: application/json'"
-            )
+            raise InvalidInput(f"{reason}; the model takes{self._listed()}: send JSON with {SEND_JSON}")
         return dict(self._defaults)
 
     # Tensors
