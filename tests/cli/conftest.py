@@ -18,12 +18,13 @@ def server(monkeypatch):
     fake.config = None
     fake.models = []
     fake.fails = None
+    fake.example = None
 
-    def run(config, startup, *, started):
+    def run(config, startup, *, started, view):
         fake.config = config
         if fake.fails is not None:
             raise fake.fails
-        started(config, fake.models)
+        started(config, fake.models, fake.example)
         return 3
 
     fake.run = run

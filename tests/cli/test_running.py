@@ -66,7 +66,13 @@ def folder(tmp_path):
 
 def test_a_function_is_served_and_a_signal_ends_the_server(folder):
     with served(folder, "double.py:double") as process:
-        assert process.stdout.readline() == "Mooring is up.\n"
+        told = [process.stdout.readline() for _ in range(8)]
+        assert (told[0], told[5], told[7]) == (
+            "Mooring is starting.\n",
+            "loading double 1 ...\n",
+            "Mooring is up.\n",
+        )
+        assert told[6].startswith("double 1 is ready after ")
         assert answer(folder, "POST", "/predictions/double", '{"x": [1, 2.5]}') == (
             200,
             {"doubled": [2.0, 5.0]},
@@ -79,7 +85,8 @@ def test_a_function_is_served_and_a_signal_ends_the_server(folder):
 def test_with_keep_going_a_function_that_is_not_there_leaves_a_server_that_says_so(folder):
     (folder / "double.py").write_text("import no_such_package\n" + DOUBLE + "treble = double\n")
     with served(folder, "--keep-going", "double.py:treble") as process:
-        greeting = [process.stdout.readline() for _ in range(6)][-1]
-        assert greeting.startswith("  model       treble 1 failed: ")
-        assert "treble" in greeting
+        told = [process.stdout.readline() for _ in range(7)]
+        assert told[5].startswith("treble 1 failed: ")
+        assert "no_such_package" in told[5]
+        assert told[6] == "Mooring is up.\n"
         assert answer(folder, "GET", "/ping")[0] == 500

@@ -1,9 +1,11 @@
 """``mooring serve``: what the user typed reaches the server as one Config, and mistakes end in one line."""
 
+import json
 from pathlib import Path
 
 from mooring.config.settings import SETTINGS, Address, is_secret
 from mooring.core.errors import ModelLoadFailed
+from mooring.core.example_requests import ExampleRequest
 from mooring.core.service import ModelState
 
 
@@ -76,23 +78,40 @@ def test_an_open_management_address_is_refused_until_the_user_insists(mooring, s
     assert mooring("serve", "--management-address", "http://0.0.0.0:8081", "--insecure").exit_code == 3
 
 
-def test_the_greeting_names_addresses_models_and_lines_to_try(mooring, server):
+def test_the_addresses_come_first_and_models_and_lines_to_try_at_the_end(mooring, server):
     server.models = [
         ModelState("bad", "1.0", "FAILED", ready=False, is_default=True, reason="no weights"),
         ModelState("digits", "1.0", "READY", ready=True, is_default=True),
     ]
+    server.example = ExampleRequest("/predictions/digits", "/v2/models/digits", '{"x": ["it\'s"]}')
     assert mooring("serve", "--inference-address", "http://0.0.0.0:80").stdout.splitlines() == [
-        "Mooring is up.",
+        "Mooring is starting.",
         "  inference   http://0.0.0.0:80",
         "  gRPC        127.0.0.1:7070",
         "  management  http://127.0.0.1:8081, gRPC 127.0.0.1:7071",
         "  metrics     http://127.0.0.1:8082",
-        "  model       bad 1.0 failed: no weights",
-        "  model       digits 1.0 ready",
+        "Mooring is up.",
         "Try:",
         "  curl http://127.0.0.1:80/ping",
-        "  curl http://127.0.0.1:80/predictions/digits -T FILE",
+        """  curl http://127.0.0.1:80/predictions/digits -H "content-type: application/json" -d '{"x": ["it'"'"'s"]}'""",
     ]
+
+
+def test_a_file_to_send_is_explained(mooring, server):
+    server.example = ExampleRequest(
+        "/predictions/m", "/v2/models/m", file="FILE", note="FILE is what it reads"
+    )
+    (line,) = [line for line in mooring("serve").stdout.splitlines() if "predictions" in line]
+    assert line == "  curl http://127.0.0.1:8080/predictions/m -T FILE  # FILE is what it reads"
+
+
+def test_a_start_in_json_is_events(mooring, server):
+    done = mooring("serve", "--log-format", "json")
+    assert done.stdout == ""
+    first, last = map(json.loads, done.stderr.splitlines())
+    assert [first["message"], last["message"]] == ["Mooring is starting.", "Mooring is up."]
+    assert first["fields"] == last["fields"]
+    assert first["fields"]["metrics"] == "http://127.0.0.1:8082"
 
 
 def test_the_greeting_in_a_dialect_of_v2_tries_v2(mooring, server):
@@ -100,6 +119,7 @@ def test_the_greeting_in_a_dialect_of_v2_tries_v2(mooring, server):
         ModelState("f__step", "1.0", "READY", ready=True, is_default=True, listed=False),
         ModelState("m", "1.0", "READY", ready=True, is_default=True),
     ]
+    server.example = ExampleRequest("/predictions/m", "/v2/models/m", "{}")
     lines = mooring("serve", "--dialect", "triton").stdout.splitlines()
     assert lines[-2:] == [
         "  curl http://127.0.0.1:8080/v2/health/ready",
@@ -109,21 +129,9 @@ def test_the_greeting_in_a_dialect_of_v2_tries_v2(mooring, server):
 
 
 def test_the_greeting_reaches_a_unix_socket_too(mooring, server):
-    server.models = [ModelState("m", "1.0", "READY", ready=True, is_default=True)]
+    server.example = ExampleRequest("/predictions/m", "/v2/models/m")
     done = mooring("serve", "--inference-address", "unix:/tmp/s")
     assert "  curl --unix-socket /tmp/s http://localhost/ping" in done.stdout.splitlines()
-
-
-def test_the_greeting_of_a_large_store_stays_short(mooring, server):
-    server.models = [ModelState(f"m{n}", "1.0", "READY", ready=True, is_default=True) for n in range(100)]
-    lines = mooring("serve").stdout.splitlines()
-    assert len(lines) < 20
-    assert "  and 92 more models" in lines
-
-
-def test_the_greeting_says_what_was_left_out(mooring, server):
-    server.models = [ModelState("m", "", "UNAVAILABLE", ready=False, is_default=False, reason="it is empty")]
-    assert "  model       m unavailable: it is empty" in mooring("serve").stdout.splitlines()
 
 
 def test_the_greeting_says_when_there_is_nothing_to_serve(mooring, server):

@@ -231,7 +231,7 @@ def test_a_model_that_cannot_be_loaded_says_why_and_keeps_nobody_from_being_serv
     (tmp_path / "models/broken/1").mkdir(parents=True)
     (tmp_path / "models/broken/1/model.py").write_text("raise RuntimeError('no such weights')\n")
     server = start(ping=500)
-    assert "model       broken 1 failed: " in server.log
+    assert "model       broken 1 failed\n" in server.log
     assert "no such weights" in server.log
     answer = server.predict("broken", ASLEEP)
     assert (answer.status, answer.json()["type"]) == (

@@ -1,14 +1,22 @@
 """How a server starts: what its models seem to need is begun before they are read, and ended where they do not."""
 
+import fcntl
 import json
 import os
+import pty
+import re
 import shutil
+import signal
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
-from e2e_kit import PATIENCE, Server, until
+from e2e_kit import DIGITS, PATIENCE, SAMPLES, Server, until
+from onnx_kit import write_model
+from terminal_kit import shown_lines
 
 
 class Limited(Server):
@@ -152,3 +160,110 @@ def test_where_the_log_is_json_the_reason_of_a_failed_start_is_an_event_of_it(tm
     assert last["message"] == "server not started"
     assert last["fields"]["reason"].startswith("model 'f' cannot be loaded: ")
     assert "SyntaxError" in last["traceback"]
+
+
+def write_onnx(folder):
+    write_model(folder / "neg.onnx")
+    return ["neg.onnx"]
+
+
+def write_torchscript(folder):
+    import torch
+
+    torch.jit.script(torch.nn.Linear(3, 2)).save(folder / "linear.pt")
+    return ["linear.pt"]
+
+
+def write_function(folder):
+    (folder / "greet.py").write_text(
+        "def greet(name: str, times: int = 1) -> str:\n    return name * times\n"
+    )
+    return ["greet.py:greet"]
+
+
+def write_declared(folder):
+    (folder / "model.py").write_text("def infer(inputs):\n    return {'y': inputs['x'] + 1}\n")
+    declared = '[[inputs]]\nname = "x"\ndatatype = "FP32"\nshape = [-1, 2]\n[[outputs]]\nname = "y"\ndatatype = "FP32"\nshape = [-1, 2]\n'
+    (folder / "config.toml").write_text(f'platform = "python"\nentry = "model.py:infer"\n{declared}')
+    return [f"declared={folder}"]
+
+
+def write_builtin(folder):
+    (folder / "config.toml").write_text('platform = "builtin"\nentry = "echo"\n')
+    return [f"echo={folder}"]
+
+
+def name_digits(_folder):
+    return [DIGITS]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+@pytest.mark.parametrize(
+    ("write", "asks"),
+    [
+        (write_onnx, "/predictions/neg "),
+        (write_torchscript, ""),
+        (write_function, ""),
+        (write_declared, "/predictions/declared "),
+        (write_builtin, "/predictions/echo "),
+        (name_digits, "/predictions/digits -T FILE"),
+    ],
+)
+def test_the_command_of_the_greeting_is_answered(tmp_path, write, asks):
+    (tmp_path / "model").mkdir()
+    targets = write(tmp_path / "model")
+    server = Server(
+        tmp_path, *(each if "=" in str(each) or each == DIGITS else f"model/{each}" for each in targets)
+    )
+    try:
+        server.started()
+        command = server.log.partition("Try:\n")[2].splitlines()[1]
+        assert asks in command
+        command = command.replace("FILE", str(SAMPLES[0]), 1)
+        code = ["bash", "-c", f"{command.partition('#')[0]} -sS -o body -w '%{{http_code}}'"]
+        done = subprocess.run(code, cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert done.stdout == "200", (command, (tmp_path / "body").read_text())
+    finally:
+        server.stop()
+
+
+def test_a_terminal_shows_the_models_while_they_are_loaded_and_the_log_above_them(tmp_path):
+    (tmp_path / "slow.py").write_text(
+        "import time\nprint('reading weights', flush=True)\ntime.sleep(1)\ndef slow(x): ...\ndef quick(x): ...\n"
+    )
+    (tmp_path / "bad.py").write_text("import no_such_package\ndef bad(x): ...\n")
+    words = [
+        sys.executable,
+        "-m",
+        "mooring",
+        "serve",
+        "--port=0",
+        "--keep-going",
+        "slow.py:slow",
+        "bad.py:bad",
+    ]
+    pid, terminal = pty.fork()
+    if not pid:
+        os.chdir(tmp_path)
+        os.environ.update(TERM="xterm", NO_COLOR="1")
+        os.execv(words[0], words)
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+    data = b""
+    try:
+        while b"Mooring is up." not in data:
+            data += os.read(terminal, 65536)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    *begun, _up = shown_lines(data.partition(b"Mooring is up.")[0])
+    assert begun[0] == "Mooring is starting."
+    assert begun[1].startswith("  inference   http://127.0.0.1:")
+    assert begun[-3] == "  bad 1   failed"
+    assert begun[-2].startswith(
+        "      bad.py:1 imports 'no_such_package', which is not installed: pip install "
+    )
+    assert begun[-1].startswith("  slow 1  ready    1.")
+    above = begun[:-3]
+    assert len([line for line in above if "reading weights" in line]) == 1
+    assert not [line for line in above if "bad" in line or "model ready" in line]
+    assert any(re.fullmatch(r"  slow 1  loading  0\.\d s", line) for line in data.decode().split("\r\n"))

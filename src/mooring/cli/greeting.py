@@ -3,11 +3,13 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 
 import msgspec
 
 from mooring.cli.standard_streams import redirect_to_null, takes_text
 from mooring.config.settings import Address, Config
+from mooring.core.example_requests import ExampleRequest
 from mooring.core.service import ModelState
 from mooring.observability.logs import get_logger
 from mooring.tokens import KEY_FILE
@@ -18,7 +20,25 @@ log = get_logger(__name__)
 _MOST_MODELS = 8
 
 
-def print_greeting(config: Config, models: Sequence[ModelState], *, up: str) -> None:
+class Shown(msgspec.Struct, frozen=True):
+    """What the user has seen before the greeting, which leaves it out then: addresses, models, reasons of those that failed."""
+
+    addresses: bool = False
+    models: bool = False
+    reasons: bool = False
+
+
+NOTHING = Shown()
+
+
+def print_greeting(
+    config: Config,
+    models: Sequence[ModelState],
+    example: ExampleRequest | None,
+    *,
+    up: str,
+    shown: Shown = NOTHING,
+) -> None:
     """Print the greeting, in color on a terminal. If stdout cannot be written, it is replaced by the null device.
 
     Where the log is JSON the greeting is an event of it.
@@ -30,7 +50,7 @@ def print_greeting(config: Config, models: Sequence[ModelState], *, up: str) -> 
         log.warning("greeting not printed", reason="nobody reads standard output")
         return
     try:
-        _print_lines(format_greeting(config, models, up=up))
+        _print_lines(format_greeting(config, models, example, up=up, shown=shown))
     except OSError as error:  # a full disk, or a reader that has gone
         log.warning("greeting not printed", reason=error.strerror)
         redirect_to_null(sys.stdout)
@@ -38,14 +58,19 @@ def print_greeting(config: Config, models: Sequence[ModelState], *, up: str) -> 
 
 def log_greeting(config: Config, *, up: str) -> None:
     """Log the greeting with the addresses."""
-    log.info(
-        up,
-        inference=str(config.inference_address),
-        grpc=str(config.grpc_address),
-        management=str(config.management_address),
-        grpc_management=str(config.grpc_management_address),
-        **({"metrics": str(config.metrics_address)} if config.enable_metrics_api else {}),
-    )
+    log.info(up, detail="", **address_facts(config))
+
+
+def address_facts(config: Config) -> dict[str, str]:
+    """Return the addresses as facts of an event."""
+    facts = {
+        "inference": config.inference_address,
+        "grpc": config.grpc_address,
+        "management": config.management_address,
+        "grpc_management": config.grpc_management_address,
+        **({"metrics": config.metrics_address} if config.enable_metrics_api else {}),
+    }
+    return {name: str(address) for name, address in facts.items()}
 
 
 def _print_lines(lines: Sequence[str]) -> None:
@@ -59,26 +84,36 @@ def _print_lines(lines: Sequence[str]) -> None:
     console.print("\n".join(lines[1:]), markup=False)
 
 
-def format_greeting(config: Config, models: Sequence[ModelState], *, up: str) -> list[str]:
+def format_greeting(
+    config: Config,
+    models: Sequence[ModelState],
+    example: ExampleRequest | None,
+    *,
+    up: str,
+    shown: Shown = NOTHING,
+) -> list[str]:
     """Return the lines of the greeting. Models that no list has (functions of workflows) are named only where they failed."""
     models = [state for state in models if state.listed or not state.ready]
-    lines = [
-        up,
+    lines = [up, *([] if shown.addresses else address_lines(config)), *_token_lines(config)]
+    if not models:
+        lines.append(f"  no models: {_how_to_load(config)}")
+    elif not shown.models:
+        lines += (_model_line(state, reason=not shown.reasons) for state in models[:_MOST_MODELS])
+        if len(models) > _MOST_MODELS:
+            lines.append(f"  and {len(models) - _MOST_MODELS} more models")
+    if example is not None:
+        lines += ["Try:", *_curl_lines(config, example)]
+    return lines
+
+
+def address_lines(config: Config) -> list[str]:
+    """Return a line for each address."""
+    return [
         f"  inference   {config.inference_address}",
         f"  gRPC        {_grpc_text(config.grpc_address)}",
         *_management_lines(config),
         *([f"  metrics     {config.metrics_address}"] if config.enable_metrics_api else []),
-        *_token_lines(config),
-        *(_model_line(state) for state in models[:_MOST_MODELS]),
     ]
-    if len(models) > _MOST_MODELS:
-        lines.append(f"  and {len(models) - _MOST_MODELS} more models")
-    if not models:
-        lines.append(f"  no models: {_how_to_load(config)}")
-    ready = [state for state in models if state.ready]
-    if ready:
-        lines += ["Try:", *_curl_lines(config, ready[0].name)]
-    return lines
 
 
 def _how_to_load(config: Config) -> str:
@@ -127,21 +162,31 @@ def _grpc_text(address: Address) -> str:
     return str(address).removeprefix("http://").replace("https://", "grpcs://")
 
 
-def _model_line(state: ModelState) -> str:
-    how = "ready" if state.ready else f"{state.state.lower()}: {state.reason}".removesuffix(": ")
+def _model_line(state: ModelState, *, reason: bool) -> str:
+    why = f": {state.reason}" if reason and state.reason else ""
+    how = "ready" if state.ready else f"{state.state.lower()}{why}"
     return " ".join(filter(None, ("  model      ", state.name, state.version, how)))
 
 
-def _curl_lines(config: Config, model: str) -> list[str]:
+def _curl_lines(config: Config, example: ExampleRequest) -> list[str]:
+    """Return commands for a shell: whether the server is there, and a request that the model can answer."""
     address = config.inference_address
-    where = f"--unix-socket {address.path} http://localhost" if address.path else _reachable_url(address)
+    where = (
+        f"--unix-socket {quote(address.path)} http://localhost" if address.path else _reachable_url(address)
+    )
     if address.secure and config.client_ca_file is not None:
         where = f"--cert CERTIFICATE --key KEY {where}"
     guarded = config.demands_tokens(address) or config.inference_token or config.inference_token_file
     token = ' -H "Authorization: Bearer $TOKEN"' if guarded else ""
     if config.dialect != "v2":  # Triton's and AMD's users know /v2, where a model says what it takes
-        return [f"  curl {where}/v2/health/ready", f"  curl {where}/v2/models/{model}{token}"]
-    return [f"  curl {where}/ping", f"  curl {where}/predictions/{model} -T FILE{token}"]
+        return [f"  curl {where}/v2/health/ready", f"  curl {where}{example.metadata_path}{token}"]
+    ask = f"  curl {where}{example.path}"
+    if example.body:
+        ask += f' -H "content-type: application/json" -d {quote(example.body)}'
+    elif example.file:
+        ask += f" -T {example.file}"
+    note = f"  # {example.note}" if example.note else ""
+    return [f"  curl {where}/ping", f"{ask}{token}{note}"]
 
 
 def _reachable_url(address: Address) -> str:

@@ -21,8 +21,11 @@ from mooring.observability.logs import get_logger, truncate_text
 from mooring.signals import exit_on_signal
 
 if TYPE_CHECKING:
+    from mooring.cli.start_view import StartView
+    from mooring.core.example_requests import ExampleRequest
     from mooring.core.service import ModelState
     from mooring.server.reservation import Reservation
+    from mooring.server.server import Started
 
 log = get_logger(__name__)
 
@@ -38,7 +41,10 @@ def launch(
     """Serve until the server ends, then exit with its status. A user's mistake is reported in one line, status 1."""
     warnings = list(warnings)
     config = read_config(flags, file, warnings, defaults=defaults)
-    sys.exit(serve_until_stopped(config, warnings, greeting_printer(up)))
+    from mooring.cli.start_view import StartView
+
+    view = StartView(up)
+    sys.exit(serve_until_stopped(config, warnings, view.started, view=view))
 
 
 def read_config(
@@ -63,15 +69,17 @@ def read_config(
 def serve_until_stopped(
     config: Config,
     warnings: Iterable[str],
-    started: "Callable[[Config, Sequence[ModelState]], None]",
+    started: "Started",
     *,
+    view: "StartView | None" = None,
     address_flags: Mapping[str, str] = MappingProxyType({}),
     while_serving: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> int:
     """Serve until the server ends; return its exit status. Raises ``ClickException`` if it cannot start.
 
     ``address_flags`` says for each setting of an address how this command's user chooses another one. ``while_serving`` is
-    entered once the addresses are bound: what it writes is not written by a start that cannot have them.
+    entered once the addresses are bound: what it writes is not written by a start that cannot have them. ``view`` shows how
+    far the start is; ``started`` shows that it is done.
     """
     try:
         warnings = [*warnings, *setup_logging(config)]
@@ -81,8 +89,10 @@ def serve_until_stopped(
     for warning in warnings:
         log.warning(warning)
 
-    def report_started(listening: Config, models: "Sequence[ModelState]") -> None:
-        started(listening, models)
+    def report_started(
+        listening: Config, models: "Sequence[ModelState]", example: "ExampleRequest | None"
+    ) -> None:
+        started(listening, models, example)
         caller = _begun().caller
         if caller is not None:
             caller.report_start(listening, models)
@@ -91,7 +101,9 @@ def serve_until_stopped(
         with ExitStack() as stack:
             reservation = _reserve_addresses(config, address_flags, stack)
             stack.enter_context(while_serving())
-            return _prepare_server(config, reservation, stack)(started=report_started)
+            if view is not None:
+                view.begin(reservation.listening)
+            return _prepare_server(config, reservation, stack)(started=report_started, view=view)
     except (MooringError, ConfigError, OSError) as error:
         raise _report_failure(config, error) from error
 
@@ -153,13 +165,13 @@ def _begun() -> Begun:
     return begun or Begun()
 
 
-def greeting_printer(up: str) -> "Callable[[Config, Sequence[ModelState]], None]":
+def greeting_printer(up: str) -> "Started":
     """Return a function that prints the greeting, which is imported only then."""
 
-    def started(listening: Config, models: "Sequence[ModelState]") -> None:
+    def started(listening: Config, models: "Sequence[ModelState]", example: "ExampleRequest | None") -> None:
         from mooring.cli.greeting import print_greeting
 
-        print_greeting(listening, models, up=up)
+        print_greeting(listening, models, example, up=up)
 
     return started
 

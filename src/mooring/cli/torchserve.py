@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,9 @@ from mooring.config.sources.torchserve import TORCHSERVE_DEFAULTS
 from mooring.config.torchserve_keys import log_config_file
 
 if TYPE_CHECKING:
+    from mooring.core.example_requests import ExampleRequest
     from mooring.core.service import ModelState
+    from mooring.server.server import Started
 
 # The file that TorchServe reads if none is named.
 _DEFAULT_FILE = "config.properties"
@@ -148,19 +150,17 @@ def torchserve(
 def _serve_in_background(config: Config, warnings: Sequence[str], ready: Ready) -> int:
     from mooring.cli.greeting import format_greeting, log_greeting
 
-    def started(listening: Config, models: "Sequence[ModelState]") -> None:
+    def started(listening: Config, models: "Sequence[ModelState]", example: "ExampleRequest | None") -> None:
         if listening.log_format == "json":
             log_greeting(listening, up=_UP)
             ready("")
         else:
-            ready("\n".join(format_greeting(listening, models, up=_UP)))
+            ready("\n".join(format_greeting(listening, models, example, up=_UP)))
 
     return _serve(config, warnings, started)
 
 
-def _serve(
-    config: Config, warnings: Sequence[str], started: "Callable[[Config, Sequence[ModelState]], None]"
-) -> int:
+def _serve(config: Config, warnings: Sequence[str], started: "Started") -> int:
     return serve_until_stopped(
         config, warnings, started, address_flags=_ADDRESS_KEYS, while_serving=hold_pid_file
     )

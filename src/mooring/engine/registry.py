@@ -70,6 +70,7 @@ class ModelVersion:
         # Whether the start ends where it cannot be loaded, and says why: the log does not then.
         self.ends_start = False
         self.ever_loaded = False  # by any of its workers
+        self.load_seconds = 0.0  # from the start of the load until it was ready, the last time
         # The graph of a chain, of a workflow or of a model with followers, or the plan of an ensemble; and the requests on
         # their way through it.
         self.graph: Graph | EnsemblePlan | None = (
@@ -236,7 +237,7 @@ class ModelVersion:
         previous, self.error = self.error, error
         pool = self.pool
         assert pool is not None
-        if self._fails_start:
+        if self.fails_start:
             pool.start(0)  # no second try
         else:
             self._log_failure(error, previous, pool.failures.in_a_row)
@@ -248,7 +249,7 @@ class ModelVersion:
             self._lifecycle.move_to(State.LOADING)
 
     @property
-    def _fails_start(self) -> bool:
+    def fails_start(self) -> bool:
         """Whether a failure now ends the start, which says why."""
         return self.ends_start and not self.ever_loaded
 
@@ -273,12 +274,11 @@ class ModelVersion:
         name, version = self.spec.name, self.spec.version
         if state is State.READY:
             self.error = None
-            log.info(
-                "model ready", model=name, version=version, seconds=round(time.monotonic() - self._began, 3)
-            )
+            self.load_seconds = round(time.monotonic() - self._began, 3)
+            log.info("model ready", model=name, version=version, seconds=self.load_seconds)
         elif state is State.LOADING:
             self._began = time.monotonic()
-        elif state is State.FAILED and not self._fails_start:
+        elif state is State.FAILED and not self.fails_start:
             facts = {"model": name, "version": version}
             if self.error is not None and self.error is not self._logged:
                 facts["reason"] = self.error.reason

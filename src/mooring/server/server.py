@@ -6,8 +6,8 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import uvloop
@@ -15,6 +15,7 @@ import uvloop
 from mooring.config.settings import Config, ConfigError
 from mooring.config.sources.torchserve import to_properties
 from mooring.core.errors import ModelNotFound
+from mooring.core.example_requests import ExampleRequest
 from mooring.core.memory import BodyMemory
 from mooring.core.service import ModelState
 from mooring.descriptors import highest_limit, raise_limit
@@ -50,6 +51,8 @@ from mooring.repository.source_files import source_files
 from mooring.repository.spec import ModelSpec
 from mooring.repository.workflows import WorkflowCatalog
 from mooring.server.addresses import Addresses
+from mooring.server.examples import example_of
+from mooring.server.progress import ModelProgress, ProgressView, find_progress
 from mooring.server.start_failure import check_all_loaded, start_failure
 from mooring.server.startup import Startup
 from mooring.signals import STOP, asking_to_stop, stop_was_asked
@@ -62,38 +65,49 @@ log = get_logger(__name__)
 
 # Seconds between two looks at the files of tokens, where frontend processes must be told.
 _TOKENS_EVERY = 1.0
+# Seconds between two looks at how far the models of a start are.
+_PROGRESS_EVERY = 0.1
 # Seconds after a stop signal in which another one is the same one, sent in another way.
 _ECHO = 0.5
 _NO_CALL = "no call, since only this machine reaches the addresses"
 
-Started = Callable[[Config, Sequence[ModelState]], None]
+Started = Callable[[Config, Sequence[ModelState], ExampleRequest | None], None]
 
 
-def run(config: Config, startup: Startup, *, started: Started = lambda _listening, _models: None) -> int:
+def _show_nothing(_listening: Config, _models: Sequence[ModelState], _example: ExampleRequest | None) -> None:
+    """Show nothing when the server is up."""
+
+
+def run(
+    config: Config, startup: Startup, *, started: Started = _show_nothing, view: ProgressView | None = None
+) -> int:
     """Serve what ``startup`` has found until a signal ends it; the exit status.
 
     ``started`` is called once, when every model asked for is loaded or has failed to, with the settings as they came
-    to be: with the ports that were found where they say 0. Raises ``MooringError`` for a model that cannot be found,
+    to be, with the ports that were found where they say 0, and with a request to try. The ``view`` shows how far the models
+    are until then. Raises ``MooringError`` for a model that cannot be found,
     opened or, where the start depends on it, loaded, and ``OSError`` for an address that cannot be had; nothing runs on then.
     """
     raise_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
-            return runner.run(_serve(config, startup, started))
+            return runner.run(_serve(config, startup, started, view))
         finally:
             # The loop lets go of its handlers when it closes, and there is a folder still to be removed.
             signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
 
 
-async def _serve(config: Config, startup: Startup, started: Started) -> int:
+async def _serve(config: Config, startup: Startup, started: Started, view: ProgressView | None) -> int:
     # First of all: whoever finds an address open may want the server to stop.
     ended = _end_signals()
     async with AsyncExitStack() as stack:
         server = Server(config, stack, startup)
-        await server.start()
-        if await _run_until(ended, server.load()):
+        async with _shown(server, view):
+            await server.start()
+            loaded = await _run_until(ended, server.load())
+        if loaded:
             _settle()
-            started(server.addresses.listening, server.list_models())
+            started(server.addresses.listening, server.list_models(), server.example_request())
             await ended.wait()
         ended.clear()
         log.info("stopping", drain_seconds=config.drain_timeout, serving_on_for_seconds=config.pre_stop_delay)
@@ -102,6 +116,20 @@ async def _serve(config: Config, startup: Startup, started: Started) -> int:
             log.warning("stopping at once", reason="a second signal came")
     log.info("stopped")
     return 0
+
+
+@asynccontextmanager
+async def _shown(server: "Server", view: ProgressView | None) -> AsyncIterator[None]:
+    """Show how far the models are for as long as they are being loaded."""
+    if view is None:
+        yield
+        return
+    showing = asyncio.ensure_future(_every(lambda: view.show(server.list_progress()), _PROGRESS_EVERY))
+    try:
+        yield
+    finally:
+        showing.cancel()
+        view.finish(server.list_progress())
 
 
 def _end_signals() -> asyncio.Event:
@@ -355,6 +383,18 @@ class Server:
     def list_models(self) -> list[ModelState]:
         """List what could not be loaded, and then every model."""
         return [*self.engine.list_missing(), *self._workflows.missing, *self.engine.models()]
+
+    def list_progress(self) -> list[ModelProgress]:
+        """List how far the models are, those that could not be found first."""
+        missing = [*self.engine.list_missing(), *self._workflows.missing]
+        return find_progress(self.engine.registry, missing)
+
+    def example_request(self) -> ExampleRequest | None:
+        """Return a request that the first model which is ready can answer; None where none is."""
+        for version in self.engine.registry:
+            if version.ready and not version.spec.function and not version.spec.chain:
+                return example_of(version)
+        return None
 
     def snapshot(self, kind: Kind) -> None:
         """Write down what is served, if it is to be and was loaded at all."""

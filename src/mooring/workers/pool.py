@@ -78,6 +78,8 @@ class WorkerPool:
         self.overlapping = False
         # From the start of the worker that loaded last until it had the model; 0 until there is one.
         self.start_seconds = 0.0
+        # When the first worker was begun, on the monotonic clock; None before.
+        self.loading_since: float | None = None
         self.failures = FailureHistory()
         self._sharing = sharing
         self._record_metrics = record_metrics
@@ -474,6 +476,9 @@ class WorkerPool:
     async def _start_process(self, permit: StartPermit) -> OwnedWorker | None:
         """A worker that is about to load the model; None, and a reported failure, where no process could be started."""
         begun = time.monotonic()
+        if self.loading_since is None:
+            self.loading_since = begun
+            log.info("loading model", model=self.spec.name, version=self.spec.version)
         try:
             process = await self._spawner.start_worker()
         except ModelLoadFailed as error:

@@ -5,7 +5,7 @@ import logging
 import os
 import select
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TextIO
 
 from mooring.observability.logs import Event
@@ -27,11 +27,12 @@ class Console(logging.Handler):
         super().__init__()
         self._stream = stream
         self._left_out = 0
+        self._interlude: Callable[[], contextlib.AbstractContextManager[None]] | None = None
         # Whether the last line was written only in part; whether ``_fd`` was opened here.
         self._cut_off = self._owned = False
         self._poll, self._poll_for_many = select.poll(), select.poll()
         try:
-            self._fd, self._owned = _open_again(self._stream.fileno())
+            self._fd, self._owned = open_again(self._stream.fileno())
             for poll in (self._poll, self._poll_for_many):
                 poll.register(self._fd, select.POLLOUT)
         except (OSError, ValueError, AttributeError):
@@ -68,7 +69,19 @@ class Console(logging.Handler):
             if self._left_out > left_out:
                 self._left_out += len(lines) - 1
 
+    def set_interlude(self, interlude: Callable[[], contextlib.AbstractContextManager[None]] | None) -> None:
+        """Write every line within such a context, as where something else is drawn at the end of a terminal."""
+        with self.lock or contextlib.nullcontext():
+            self._interlude = interlude
+
     def _write_line(self, line: str, patience: int = _PATIENCE) -> None:
+        if self._interlude is None:
+            self._write_now(line, patience)
+            return
+        with self._interlude():
+            self._write_now(line, patience)
+
+    def _write_now(self, line: str, patience: int) -> None:
         if self._fd < 0:
             print(line, file=self._stream, flush=True)
             return
@@ -84,7 +97,7 @@ class Console(logging.Handler):
         rest = memoryview(head + data)
         whole = len(rest)
         while rest:
-            written = _write_piece(self._fd, rest[:_PIECE])
+            written = write_piece(self._fd, rest[:_PIECE])
             rest = rest[written:]
             if rest and (not written or not self._poll.poll(_PATIENCE)):
                 begun = len(rest) < whole
@@ -102,7 +115,7 @@ class Console(logging.Handler):
         super().close()
 
 
-def _open_again(fd: int) -> tuple[int, bool]:
+def open_again(fd: int) -> tuple[int, bool]:
     """Open a pipe or a terminal once more, so that writing to it never waits.
 
     Returns that descriptor and True, or ``fd`` and False for anything else. A terminal says that it takes bytes, and then
@@ -117,7 +130,7 @@ def _open_again(fd: int) -> tuple[int, bool]:
     return fd, False
 
 
-def _write_piece(fd: int, data: memoryview) -> int:
+def write_piece(fd: int, data: memoryview) -> int:
     """Write what has room and return how many bytes that is."""
     try:
         return os.write(fd, data)
