@@ -9,6 +9,7 @@ from mooring.core import missing_packages
 from mooring.core.missing_packages import (
     explain_missing_module,
     install_command,
+    install_hint,
     missing_package,
     package_of,
 )
@@ -86,3 +87,13 @@ def test_of_a_handler_of_ours_no_line_is_named(tmp_path):
         exec(compile("import gone_for_good", str(ours), "exec"), {})
     said = explain_missing_module(raised.value, tmp_path)
     assert said == "the model needs gone_for_good, which is not installed: pip install gone_for_good"
+
+
+def test_a_call_whose_import_is_not_found_is_told_how_it_is_installed():
+    assert (
+        install_hint(ModuleNotFoundError("No module named 'cv2'", name="cv2"))
+        == "; pip install opencv-python"
+    )
+    assert install_hint(ModuleNotFoundError("No module named 'tkinter'", name="tkinter")) == ""
+    assert install_hint(ModuleNotFoundError("raised by hand")) == ""
+    assert install_hint(ImportError("cannot import name 'x'", name="cv2")) == ""

@@ -67,3 +67,22 @@ def test_a_module_that_is_missing_is_one_sentence_without_a_traceback(tmp_path):
         assert server.stop() == 0
     finally:
         server.kill()
+
+
+def test_a_module_that_is_missing_ends_the_start_of_its_target(tmp_path):
+    (tmp_path / "live.py").write_text("import os\n\nimport gone_for_good\ndef live(x): return x\n")
+    assert refused(tmp_path, "live.py:live", "--port", "0") == (
+        "Error: model 'live' cannot be loaded: live.py:3 imports 'gone_for_good', which is not installed: "
+        "pip install gone_for_good"
+    )
+
+
+def test_a_module_that_is_missing_while_a_model_answers_is_told_with_its_command(tmp_path):
+    (tmp_path / "lazy.py").write_text("def lazy(x: int) -> int:\n    import sklern_gone\n    return x\n")
+    with serving(tmp_path, "lazy.py:lazy") as server:
+        asked = server.ask("POST", "/v2/models/lazy/infer", LAZY, "Content-Type: application/json")
+        assert asked.code == 500
+        assert "No module named 'sklern_gone'; pip install sklern_gone" in asked.json()["error"]
+
+
+LAZY = b'{"inputs": [{"name": "x", "shape": [1], "datatype": "INT64", "data": [1]}]}'

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from typing import Any
 
 from mooring.core.errors import ModelFailed, MooringError, OutOfResources, RequestCancelled
+from mooring.core.missing_packages import install_hint
 
 
 def to_model_failure(error: BaseException) -> ModelFailed:
@@ -13,7 +14,9 @@ def to_model_failure(error: BaseException) -> ModelFailed:
     # torch names its own error so, and it is no MemoryError.
     out_of_memory = isinstance(error, MemoryError) or kind == "OutOfMemoryError"
     detail = "".join(traceback.format_exception(error))
-    return (OutOfResources if out_of_memory else ModelFailed)(f"{kind}: {error}", detail=detail)
+    return (OutOfResources if out_of_memory else ModelFailed)(
+        f"{kind}: {error}{install_hint(error)}", detail=detail
+    )
 
 
 def is_stream(returned: Any) -> bool:

@@ -97,6 +97,15 @@ def missing_package(what: str, module: str) -> str:
     return f"{what} needs {title}, which is not installed: {command}"
 
 
+def install_hint(error: BaseException) -> str:
+    """Return what to write behind an error of a model's call whose import was not found; empty for any other error."""
+    if not isinstance(error, ModuleNotFoundError) or not error.name:
+        return ""
+    if error.name.partition(".")[0] in sys.stdlib_module_names:
+        return ""
+    return f"; {install_command(error.name)}"
+
+
 def explain_missing_module(error: ModuleNotFoundError, folder: Path) -> str:
     """Say which line of a model's code imports what is not there, and what to do.
 

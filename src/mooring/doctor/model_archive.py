@@ -11,6 +11,7 @@ import msgspec
 from mooring.backends.handler.absent import REASONS
 from mooring.backends.handler.entry import DEFAULT_HANDLERS
 from mooring.core.errors import ModelLoadFailed
+from mooring.core.missing_packages import install_command
 from mooring.core.options import Parallel
 from mooring.doctor.findings import Finding, Verdict, at, change, differs, line_of, runs
 from mooring.doctor.libraries import Requirements, library_findings
@@ -197,7 +198,7 @@ def _parallel_findings(parallel: Parallel, config: dict[str, Any], where: str) -
         yield change(where, GROUPS_TAKE_NO_STEPS, "take continuousBatching out")
     elif find_spec("torch") is None:
         text = f"each worker is a parallel group of {parallel.level} processes, which need torch; it is not installed here"
-        yield change(where, text, 'pip install "mooring[torchserve]"')
+        yield change(where, text, install_command("torch"))
     else:
         text = f"each worker is a parallel group of {parallel.level} processes on this machine, under torchrun's environment"
         yield differs(

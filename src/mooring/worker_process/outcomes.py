@@ -13,7 +13,7 @@ from mooring.core.errors import (
     OutOfResources,
     PackageMissing,
 )
-from mooring.core.missing_packages import explain_missing_module
+from mooring.core.missing_packages import explain_missing_module, install_hint
 from mooring.core.requests import TENSORS, InferenceRequest, InferenceResponse
 from mooring.core.service import Outcome
 
@@ -111,4 +111,4 @@ def failure_of(error: Exception, client_errors: frozenset[str] = frozenset()) ->
     detail = traceback.format_exc()
     if isinstance(error, MemoryError):
         return OutOfResources(line_of(error), detail=detail)
-    return ModelFailed(line_of(error), detail=detail)
+    return ModelFailed(line_of(error) + install_hint(error), detail=detail)

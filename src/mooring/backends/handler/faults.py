@@ -4,6 +4,7 @@ import traceback
 
 from mooring.backends.client_errors import find_client_error
 from mooring.core.errors import ModelFailed, ModelRefused, MooringError, OutOfResources
+from mooring.core.missing_packages import install_hint
 
 
 class PredictionException(Exception):
@@ -30,7 +31,7 @@ def fault_of(error: Exception, client_errors: frozenset[str] = frozenset()) -> M
     detail = traceback.format_exc()
     if isinstance(error, PredictionException):
         return ModelRefused(str(error.message), code=error.error_code, detail=detail)
-    text = summarize_error(error)
+    text = summarize_error(error) + install_hint(error)
     # TorchServe answers 507 for out of memory, which it knows by this word, and clients test for it.
     kind = OutOfResources if isinstance(error, MemoryError) or "CUDA" in text else ModelFailed
     return kind(text, detail=detail)

@@ -35,6 +35,7 @@ from mooring.backends.values.value_schemas import schema_of, takes_object
 from mooring.codecs.tensor_json import decode_to_python
 from mooring.core.buffers import view_of
 from mooring.core.errors import InvalidInput, ModelLoadFailed
+from mooring.core.missing_packages import install_command
 from mooring.core.tensors import Tensor, TensorSpec
 from mooring.core.validation import explain_validation
 
@@ -546,7 +547,7 @@ def _refuse_hint(hint: Any, where: str, error: Exception) -> ModelLoadFailed:
         )
     if isinstance(error, NameError | AttributeError):
         pillow = "image" in text.lower() and "PIL" not in sys.modules
-        way_out = 'pip install "pillow"' if pillow else "import it where the model's file is loaded"
+        way_out = install_command("PIL") if pillow else "import it where the model's file is loaded"
         return ModelLoadFailed(f"{place} has a hint that cannot be understood: {text}; {way_out}")
     if found := re.search(r"Type unions .* - type `(.+)` is not supported", text, re.DOTALL):
         return ModelLoadFailed(
