@@ -254,6 +254,8 @@ def test_a_model_that_cannot_be_loaded_is_refused_with_its_reason():
     ):
         mooring.serve(Broken, port=0, quiet=True)
     assert_gone(set(psutil.Process().children(recursive=True)) - before)
+    with mooring.serve({"broken": Broken, "double": double}, port=0, quiet=True, keep_going=True) as server:
+        assert server.models == ["double"]
 
 
 def test_what_is_wrong_with_the_arguments_is_said_before_anything_starts(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from mooring.config.settings import Address, ConfigError
 from mooring.python_api.environment import child_environment
 from mooring.python_api.ports import choose_port, names_a_place
+from mooring.python_api.server import in_python_terms
 from mooring.python_api.settings import check_names, to_flags, to_variables
 
 
@@ -73,3 +74,10 @@ def test_workers_import_what_the_caller_does(tmp_path):
     found = child_environment({"HOME": "/root", "PYTHONPATH": "/own"}, path)
     assert found == {"HOME": "/root", "PYTHONPATH": os.pathsep.join(["/own", str(Path.cwd()), str(tmp_path)])}
     assert child_environment({"A": "b"}, []) == {"A": "b"}
+
+
+def test_errors_of_the_command_are_told_in_terms_of_python():
+    told = in_python_terms(
+        "/tmp/mooring-x/f/_mooring_served_object.py, line 5: KeyError: 1; --keep-going or --no-such"
+    )
+    assert told == "KeyError: 1; keep_going= or --no-such"

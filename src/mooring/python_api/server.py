@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from mooring.backends.model_source import imported_file
 from mooring.backends.pickled_object import MODEL_FILE
 from mooring.child_server import CALLER, CallerNotice, ReportChannel, ServerProcess, StartReport
-from mooring.config.settings import Address, ConfigError
+from mooring.config.settings import SETTINGS, Address, ConfigError
 from mooring.config.sources.loading import PREFIX
 from mooring.config.sources.ports import can_listen
 from mooring.config.sources.values import parse_setting
@@ -67,7 +67,7 @@ def serve(
     last lines are in ``RunningServer.output``). The server ends with this process, however that ends. With ``block``
     the call returns when the server has ended, and Ctrl-C ends it.
 
-    Raises ``ModelLoadFailed`` with the reason for a model that cannot be loaded, ``ModelNotFound`` for a target that is
+    Raises ``ModelLoadFailed`` with the reason for a model that cannot be loaded (``keep_going=True`` serves the others), ``ModelNotFound`` for a target that is
     not there, ``TypeError`` for an unknown keyword argument or an object that cannot be served, ``ConfigError`` for a
     setting that cannot be used, and ``OSError`` for an address that cannot be had. No server is left then.
     """
@@ -291,10 +291,6 @@ class _Start:
             )
         if report.error:
             raise _error_of(report)
-        failed = [each for each in report.models if not each.ready]
-        if failed and self._target is not None:
-            reasons = "; ".join(f"model '{each.name}': {_without_place(each.reason)}" for each in failed)
-            raise ModelLoadFailed(reasons, model=failed[0].name)
         return RunningServer(process, report, self._drain, self._token)
 
 
@@ -328,20 +324,33 @@ class _PrivateFolder:
             remove_folder(self.path)
 
 
-def _without_place(reason: str) -> str:
-    """Return a reason without the file that stands for a pickled object, which says nothing to the user."""
-    return re.sub(rf"\S*{re.escape(MODEL_FILE)}(, line \d+)?: ", "", reason)
+def in_python_terms(reason: str) -> str:
+    """Return an error of the command as one of ``serve``: with arguments for flags.
+
+    Without the file that stands for a pickled object, which says nothing to the user.
+
+    >>> in_python_terms("127.0.0.1:80 is in use; choose another with --port or --inference-address")
+    '127.0.0.1:80 is in use; choose another with port= or inference_address='
+    """
+    reason = re.sub(rf"\S*{re.escape(MODEL_FILE)}(, line \d+)?: ", "", reason)
+    return re.sub(r"--([a-z][a-z-]*[a-z])", _to_argument, reason)
+
+
+def _to_argument(flag: re.Match[str]) -> str:
+    name = flag[1].replace("-", "_")
+    return f"{name}=" if name in SETTINGS else flag[0]
 
 
 def _error_of(report: StartReport) -> Exception:
     """Return the error that a server reported in place of its addresses."""
+    reason = in_python_terms(report.error)
     kind = MooringError.kinds.get(report.kind)
     if kind is not None:
-        return kind(_without_place(report.error))
+        return kind(reason)
     if report.kind in {"AddressUnavailable", "OSError"}:
-        taken = " in use" in report.error  # reservation.py
-        return OSError(errno.EADDRINUSE, report.error) if taken else OSError(report.error)
-    return ConfigError(report.error)
+        taken = " in use" in reason  # reservation.py
+        return OSError(errno.EADDRINUSE, reason) if taken else OSError(reason)
+    return ConfigError(reason)
 
 
 def _reachable(address: str) -> str:
