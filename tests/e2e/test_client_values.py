@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from click.testing import CliRunner
@@ -12,6 +13,7 @@ from mooring.cli.commands import commands
 
 FUNCTIONS = """
 import dataclasses
+import time
 import mooring
 
 
@@ -47,10 +49,15 @@ def facts(n: int):
         yield {"number": number}
 
 
+def slow(x: int) -> int:
+    time.sleep(0.1)
+    return x
+
+
 def refuse(x: int) -> int:
     raise mooring.Refused(409, "taken")
 """
-NAMES = ("upper", "add", "chat", "point", "words", "facts", "refuse")
+NAMES = ("upper", "add", "chat", "point", "words", "facts", "slow", "refuse")
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +65,9 @@ def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("values")
     (folder / "functions.py").write_text(FUNCTIONS)
     (port,) = free_ports(1)
-    server = Server(folder, *(f"functions.py:{name}" for name in NAMES), f"--grpc-address=127.0.0.1:{port}")
+    server = Server(
+        folder, *(f"functions.py:{name}" for name in NAMES), f"--grpc-address=127.0.0.1:{port}", "--job-queue-size=2"
+    )  # fmt: skip
     server.urls = {"rest": server.url, "grpc": f"grpc://127.0.0.1:{port}"}
     try:
         yield server.started()
@@ -123,6 +132,22 @@ async def test_pieces_are_values(ask):
 async def test_what_a_function_does_not_take_is_said(ask, model, inputs, kind, reason):
     with pytest.raises(kind, match=reason):
         await ask(model, inputs)
+
+
+@pytest.mark.parametrize("way", ["rest", "grpc"])
+def test_who_meets_a_full_queue_comes_back_when_the_server_says(server, way):
+    def ask(number):
+        return client.infer("slow", number).value
+
+    for retries in (0, 9):
+        with mooring.Client(server.urls[way], retries=retries) as client, ThreadPoolExecutor(6) as threads:
+            answers = threads.map(ask, range(6))
+            if retries:
+                assert list(answers) == list(range(6))
+            else:
+                with pytest.raises(mooring.QueueFull) as raised:
+                    list(answers)
+                assert raised.value.repeat_after == 1.0
 
 
 @pytest.mark.parametrize("way", ["rest", "grpc"])
