@@ -5,6 +5,7 @@ import graphlib
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import mooring
@@ -159,3 +160,9 @@ def test_no_modules_import_each_other_in_a_circle_not_even_for_types_or_inside_f
                 names |= {alias.name for alias in node.names}
         imports[module] = names & modules.keys() - {module}
     graphlib.TopologicalSorter(imports).prepare()  # raises CycleError, which names the circle
+
+
+def test_no_two_files_of_tests_have_one_name():
+    """Pytest imports each by its name alone, and cannot collect two of them together."""
+    names = Counter(file.name for file in Path(__file__).parent.rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []

@@ -11,7 +11,7 @@ from terminal_kit import shown_lines
 from mooring.cli.live_table import LiveTable, format_rows
 from mooring.observability.log_output.console import Console
 from mooring.observability.logs import Event
-from mooring.server.progress import ModelProgress, Step
+from mooring.server.start_progress import ModelProgress, Step
 
 READY = ModelProgress("good", "1.0", Step.READY, 2.13)
 LOADING = ModelProgress("slow", "1", Step.LOADING, 61.0)

@@ -1,7 +1,7 @@
 """The lines of a start where there is no terminal."""
 
 from mooring.cli.start_view import StepLines
-from mooring.server.progress import ModelProgress, Step
+from mooring.server.start_progress import ModelProgress, Step
 
 
 def test_each_step_is_a_line_and_told_once():

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from rich.cells import cell_len, set_cell_size
 
 from mooring.observability.log_output.console import Console, open_again, write_piece
-from mooring.server.progress import ModelProgress, Step
+from mooring.server.start_progress import ModelProgress, Step
 
 if TYPE_CHECKING:
     import logging

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mooring.config.settings import Config
     from mooring.core.example_requests import ExampleRequest
     from mooring.core.service import ModelState
-    from mooring.server.progress import ModelProgress
+    from mooring.server.start_progress import ModelProgress
 
 log = get_logger(__name__)
 

@@ -52,8 +52,8 @@ from mooring.repository.spec import ModelSpec
 from mooring.repository.workflows import WorkflowCatalog
 from mooring.server.addresses import Addresses
 from mooring.server.examples import example_of
-from mooring.server.progress import ModelProgress, ProgressView, find_progress
 from mooring.server.start_failure import check_all_loaded, start_failure
+from mooring.server.start_progress import ModelProgress, ProgressView, find_progress
 from mooring.server.startup import Startup
 from mooring.signals import STOP, asking_to_stop, stop_was_asked
 from mooring.tokens import Access, tokens_of

@@ -8,7 +8,7 @@ from model_kit import model_spec
 from mooring.core.errors import ModelLoadFailed
 from mooring.core.service import ModelMetadata, ModelState
 from mooring.engine.registry import ModelVersion, Registry
-from mooring.server.progress import ModelProgress, Step, find_progress
+from mooring.server.start_progress import ModelProgress, Step, find_progress
 
 
 class Queue:
