@@ -69,6 +69,22 @@ class Embed(mooring.Model):
         return [{"text": text[::-1], "most": max(self.sizes)} for text in texts]
 
 
+class Strict(mooring.Model):
+    client_errors = (ValueError,)
+
+    def infer(self, x: int):
+        return 1 // x if x > 1 else int("no number")
+
+
+def halve(inputs):
+    if inputs["x"].any():
+        raise ValueError("not all zero")
+    return inputs
+
+
+halve.client_errors = ["ValueError"]
+
+
 async def waiting(x: int, asked: mooring.Request):
     await asyncio.sleep(0.01)
     return [x, asked.headers["n"]]
@@ -89,7 +105,7 @@ def upper(text: str) -> str:
 def mark(output: str) -> str:
     return output + "!"
 """
-NAMES = ("count", "increase", "rate", "tokens", "numbers", "Embed", "waiting")
+NAMES = ("count", "increase", "rate", "tokens", "numbers", "Embed", "Strict", "halve", "waiting")
 TEXTS = ("Grüße aus Köln", "日本語のテキスト")
 
 
@@ -256,6 +272,14 @@ def test_wrong_tensors_are_refused_with_field_and_reason_over_rest_and_grpc(serv
         pytest.raises(Exception, match="k must be a whole number"),
     ):
         client.infer("count", _triton_inputs({"text": "a", "k": "zwei"}))
+
+
+def test_exceptions_that_a_model_calls_the_clients_are_400_of_values_and_of_tensors(server):
+    answer = post(server, "/predictions/strict", 0)
+    assert (answer.code, "invalid literal" in answer.json()["message"]) == (400, True)
+    assert post(server, "/predictions/strict", 2).body == b"0"
+    answer = post(server, "/predictions/halve", {"x": [1]})
+    assert (answer.code, answer.json()["message"]) == (400, "not all zero")
 
 
 def test_the_header_to_send_is_named_where_curl_sent_a_form(server):

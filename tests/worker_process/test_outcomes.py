@@ -4,11 +4,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mooring.backends.model_calls import to_model_failure
 from mooring.core.buffers import Buffer
 from mooring.core.errors import InvalidInput, InvalidOutput, ModelFailed, ModelLoadFailed, OutOfResources
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse, Operation
 from mooring.core.tensors import Tensor
-from mooring.worker_process.outcomes import enforce_answer_limit, fails_again, failure_of, split_into_calls
+from mooring.worker_process.outcomes import (
+    blame_clients,
+    enforce_answer_limit,
+    fails_again,
+    failure_of,
+    split_into_calls,
+)
 
 
 def request(rows, operation):
@@ -103,3 +110,15 @@ def test_what_the_models_code_raises_is_an_error_with_its_traceback_for_the_log(
         failure = failure_of(error)
     assert (type(failure), failure.message) == (kind, text)
     assert ("Traceback" in failure.detail) == (failure is not raised)
+
+
+def test_a_failure_that_a_backend_made_of_a_clients_mistake_is_the_clients():
+    failure = to_model_failure(ValueError("too short"))
+    answer = InferenceResponse([])
+    for names, kinds in (
+        (frozenset({"ValueError"}), [InvalidInput, InferenceResponse]),
+        (frozenset({"KeyError"}), [ModelFailed, InferenceResponse]),
+        (frozenset(), [ModelFailed, InferenceResponse]),
+    ):
+        assert [type(each) for each in blame_clients([failure, answer], names)] == kinds
+    assert failure_of(failure, frozenset({"ValueError"})).message == "too short"

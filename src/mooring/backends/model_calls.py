@@ -14,9 +14,11 @@ def to_model_failure(error: BaseException) -> ModelFailed:
     # torch names its own error so, and it is no MemoryError.
     out_of_memory = isinstance(error, MemoryError) or kind == "OutOfMemoryError"
     detail = "".join(traceback.format_exception(error))
-    return (OutOfResources if out_of_memory else ModelFailed)(
+    failure = (OutOfResources if out_of_memory else ModelFailed)(
         f"{kind}: {error}{install_hint(error)}", detail=detail
     )
+    failure.__cause__ = error
+    return failure
 
 
 def is_stream(returned: Any) -> bool:

@@ -16,7 +16,12 @@ from mooring.ipc.messages import Batch, Cancel, Load, Loaded
 from mooring.repository.spec import ModelSpec
 from mooring.worker_process.channel import ResponseBuffer
 from mooring.worker_process.model_logging import requests_of_call
-from mooring.worker_process.outcomes import enforce_answer_limit, failure_of, split_into_calls
+from mooring.worker_process.outcomes import (
+    blame_clients,
+    enforce_answer_limit,
+    failure_of,
+    split_into_calls,
+)
 
 
 class ConcurrentServing:
@@ -177,6 +182,7 @@ class _Call:
             if len(rows) == 1 or not spec.limits.retry or self._finished:
                 return [failure_of(error, self._serving.backend.client_errors)] * len(rows)
         else:
+            outcomes = blame_clients(outcomes, self._serving.backend.client_errors)
             return list(enforce_answer_limit(spec.options.limits.max_response_bytes, requests, outcomes))
         return [outcome for (outcome,) in await asyncio.gather(*map(self._once_more, rows))]
 

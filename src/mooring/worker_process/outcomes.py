@@ -105,10 +105,28 @@ def failure_of(error: Exception, client_errors: frozenset[str] = frozenset()) ->
     Of a class with one of the names ``client_errors`` it is the client's mistake.
     """
     if isinstance(error, MooringError):
-        return error
+        return _blame_client(error, client_errors)
     if mistake := find_client_error(error, client_errors):
         return mistake
     detail = traceback.format_exc()
     if isinstance(error, MemoryError):
         return OutOfResources(line_of(error), detail=detail)
     return ModelFailed(line_of(error) + install_hint(error), detail=detail)
+
+
+def blame_clients(outcomes: Sequence[Outcome], client_errors: frozenset[str]) -> Sequence[Outcome]:
+    """Return the outcomes, with the client's mistake in place of each failure whose exception has one of these names."""
+    if not client_errors or all(type(outcome) is InferenceResponse for outcome in outcomes):
+        return outcomes
+    return [
+        outcome if isinstance(outcome, InferenceResponse) else _blame_client(outcome, client_errors)
+        for outcome in outcomes
+    ]
+
+
+def _blame_client(error: MooringError, client_errors: frozenset[str]) -> MooringError:
+    """Return the client's mistake where a backend has made a failure of such an exception already."""
+    cause = error.__cause__
+    if not client_errors or not isinstance(error, ModelFailed) or cause is None:
+        return error
+    return find_client_error(cause, client_errors) or error

@@ -41,6 +41,7 @@ from mooring.repository.spec import ModelSpec
 from mooring.worker_process.channel import Channel, ResponseBuffer
 from mooring.worker_process.model_logging import running, show_debug
 from mooring.worker_process.outcomes import (
+    blame_clients,
     enforce_answer_limit,
     fails_again,
     failure_of,
@@ -422,6 +423,7 @@ class Worker:
                 return [failure_of(error, self._backend.client_errors)] * len(requests)
         else:
             if len(outcomes) == len(requests):
+                outcomes = blame_clients(outcomes, self._backend.client_errors)
                 return enforce_answer_limit(self._spec.options.limits.max_response_bytes, requests, outcomes)
             wrong = ModelFailed(f"the backend gave {len(outcomes)} outcomes for {len(requests)} requests")
             return [wrong] * len(requests)
