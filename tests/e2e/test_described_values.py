@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from e2e_kit import JSON, Server, free_ports
+from e2e_kit import JSON, SCRIPTS, Server, free_ports
 from openapi_schema_validator import OAS30Validator
 from openapi_spec_validator import validate
 
@@ -194,6 +194,18 @@ def test_the_metadata_says_the_same_over_rest_and_grpc(server):
     assert [(each["name"], each["data_type"]) for each in config["input"]][2:] == [
         ("power", "TYPE_INT64"), ("mode", "TYPE_STRING"),
     ]  # fmt: skip
+
+
+def test_the_command_line_says_which_inputs_are_json_and_which_may_be_left_out(server):
+    said = subprocess.run(
+        [SCRIPTS / "mooring", "models", "describe", "distance", "--url", server.url],
+        check=True, capture_output=True, text=True, timeout=60,
+    ).stdout  # fmt: skip
+    rows = [line.split() for line in said.splitlines()]
+    assert ["input", "a", "BYTES", "[1]", "JSON", "text"] in rows
+    assert ["input", "b", "BYTES", "[1]", "JSON", "text,", "optional"] in rows
+    assert ["input", "power", "INT64", "[1]", "optional"] in rows
+    assert ["output", "output", "FP64", "[1]"] in rows
 
 
 def test_the_docstring_and_the_limits_are_in_the_document(documents):

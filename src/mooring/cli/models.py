@@ -74,7 +74,7 @@ def describe(model: str, version: str, server: Server) -> None:
     print_table(["", ""], [*facts, *_model_parameters(config)])
     tensors = [["input", *_tensor_row(spec)] for spec in metadata.inputs]
     tensors += [["output", *_tensor_row(spec)] for spec in metadata.outputs]
-    print_table(["", "NAME", "DATATYPE", "SHAPE"], tensors or [["", "declares no tensors", "", ""]])
+    print_table(["", "NAME", "DATATYPE", "SHAPE", ""], tensors or [["", "declares no tensors", "", "", ""]])
     print_table(
         ["VERSION", "REQUESTS", "FAILED", "ROWS", "CALLS", "MEAN"], [_usage_row(each) for each in usage]
     )
@@ -96,7 +96,10 @@ def _model_parameters(config: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _tensor_row(spec: Any) -> list[str]:
-    return [spec.name, spec.datatype, str(spec.shape)]
+    notes = [{"application/json": "JSON text"}.get(spec.content_type, spec.content_type)]
+    notes += ["optional"] if spec.optional else []
+    shape = "any" if spec.unknown_rank else str(spec.shape)
+    return [spec.name, spec.datatype or "any", shape, ", ".join(filter(None, notes))]
 
 
 def format_seconds(seconds: float) -> str:
