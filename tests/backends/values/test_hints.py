@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pydantic
 import pytest
+import typing_extensions
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -495,6 +496,16 @@ def test_the_schema_describes_fields_limits_and_defaults():
     limited = value_type(Annotated[int, pydantic.Field(gt=0, description="how many")], where="x").schema
     assert limited == {"type": "integer", "exclusiveMinimum": 0, "description": "how many"}
     assert value_type(User, where="x").schema["properties"]["called"]["default"] == "nobody"
+
+
+def test_names_for_types_stand_for_what_they_name():
+    rows = typing_extensions.TypeAliasType("Rows", list[int])
+    item = typing.TypeVar("item")
+    table = typing_extensions.TypeAliasType("Table", list[list[item]], type_params=(item,))
+    assert value_type(rows, where="x").tensor == ("INT64", [-1])
+    assert value_type(rows, where="x").convert([1.0]) == [1]
+    assert value_type(table[float], where="x").tensor == ("FP64", [-1, -1])
+    assert value_type(list[table[int]], where="x").convert([[[1.0]]]) == [[[1]]]
 
 
 def test_the_example_of_an_image_is_one_that_can_be_read():

@@ -59,6 +59,16 @@ _OPEN_LISTS = frozenset(
 UNIONS = (typing.Union, types.UnionType)
 
 
+def alias_target(hint: Any) -> Any:
+    """Return what a name for a type stands for (``type X = ...``, and numpy's ``NDArray[...]``); None for any other hint."""
+    if type(hint).__name__ == "TypeAliasType":
+        return hint.__value__
+    origin = typing.get_origin(hint)
+    if type(origin).__name__ == "TypeAliasType":
+        return origin.__value__[typing.get_args(hint)]
+    return None
+
+
 def plain_hint(hint: Any) -> Any:
     """Return a hint without what does not change the kind of value: limits, names for types, ``None`` beside one type."""
     while True:
@@ -67,8 +77,8 @@ def plain_hint(hint: Any) -> Any:
             hint = typing.get_args(hint)[0]
         elif hasattr(hint, "__supertype__"):
             hint = hint.__supertype__
-        elif type(hint).__name__ == "TypeAliasType":
-            hint = hint.__value__
+        elif (target := alias_target(hint)) is not None:
+            hint = target
         elif (
             origin in UNIONS
             and len(rest := [each for each in typing.get_args(hint) if each is not type(None)]) == 1
