@@ -39,10 +39,10 @@ def test_one_port_and_one_host_move_the_server(mooring, server):
 
 
 def test_a_gpu_that_is_not_there_is_one_line_and_status_1(mooring, server, monkeypatch):
-    monkeypatch.setattr("mooring.workers.libraries.find_devices", lambda: {"CPU": 8})
+    monkeypatch.setattr("mooring.hardware.find_devices", lambda: {"CPU": 8})
     done = mooring("serve", "--device", "gpu")
     expected = "Error: device = 'gpu': there is no GPU on this machine; give cpu, or leave it out\n"
-    assert (done.exit_code, done.stderr) == (1, expected)
+    assert (done.exit_code, done.stdout, done.stderr) == (1, "", expected)
 
 
 def test_every_setting_is_an_option_of_help(mooring):

@@ -116,7 +116,7 @@ def test_what_a_command_has_as_its_own_is_no_reason_to_ignore_a_port():
 
 @pytest.mark.parametrize("text", ["0.0.0.0:80", "http://0.0.0.0", "a/b", "unix:/tmp/s", "user@host", "a b:1"])
 def test_what_is_no_host_is_refused(text):
-    with pytest.raises(ConfigError, match="--host = "):
+    with pytest.raises(ConfigError, match=r"--host = .*: give a host alone, such as"):
         load_config({"host": text}, {})
 
 

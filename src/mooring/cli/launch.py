@@ -99,6 +99,7 @@ def serve_until_stopped(
 
     try:
         with ExitStack() as stack:
+            _check_device(config)
             reservation = _reserve_addresses(config, address_flags, stack)
             stack.enter_context(while_serving())
             if view is not None:
@@ -125,6 +126,15 @@ def _report_failure(config: Config, error: Exception) -> click.ClickException:
         return click.ClickException(str(error))
     log.error("server not started", reason=error, detail=detail)
     return _LoggedError(str(error)) if on_stderr else click.ClickException(str(error))
+
+
+def _check_device(config: Config) -> None:
+    """Raise ``ConfigError`` where GPUs are asked for that are not there. Other servers are spared the look for them."""
+    if config.device not in ("", "cpu"):
+        from mooring.hardware import find_devices
+        from mooring.workers.environment import check_device
+
+        check_device(config.device, os.environ, find_devices())
 
 
 def _reserve_addresses(config: Config, flags: Mapping[str, str], stack: ExitStack) -> "Reservation":

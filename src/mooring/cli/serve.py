@@ -8,13 +8,10 @@ import click
 from mooring.cli.help import GroupedCommand
 from mooring.cli.launch import drop_unset, launch
 from mooring.config.setting_groups import GROUPS, USUAL, choices_of, word_of
-from mooring.config.settings import DEFAULTS, SETTINGS, is_list, is_secret, is_switch
+from mooring.config.settings import DEFAULTS, SETTINGS, SHORT_FLAGS, is_list, is_secret, is_switch
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
-
-# What uvicorn and others call it, beside the setting's own name.
-_SHORT_FLAGS: Mapping[str, tuple[str, ...]] = {"default_workers_per_model": ("--workers",)}
 
 
 class _Serve(GroupedCommand):
@@ -26,7 +23,7 @@ def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
     for name in reversed([name for name in SETTINGS if name != "targets" and not is_secret(name)]):
         flag = name.replace("_", "-")
         option = click.option(
-            *_SHORT_FLAGS.get(name, ()),
+            *([SHORT_FLAGS[name]] if name in SHORT_FLAGS else []),
             f"--{flag}/--no-{flag}" if is_switch(name) else f"--{flag}",
             name,
             default=None,

@@ -782,6 +782,10 @@ SETTINGS: Mapping[str, str] = {name: hint.__metadata__[-1].description for name,
 """The description of every setting, in a line."""
 
 
+SHORT_FLAGS: Mapping[str, str] = {"default_workers_per_model": "--workers"}
+"""Flags that others have for a setting, beside that of its own name."""
+
+
 def is_switch(name: str) -> bool:
     """Whether a setting is either on or off."""
     return KINDS[name] in (bool, Switch)

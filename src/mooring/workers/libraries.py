@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 
 from mooring.config.settings import Config
-from mooring.hardware import find_devices
 from mooring.repository.preloads import guess_modules
-from mooring.workers.environment import check_device, worker_environment
+from mooring.workers.environment import worker_environment
 from mooring.workers.library_process import LibraryProcess
 
 
@@ -64,12 +63,7 @@ class Libraries:
 
 
 def start_libraries(config: Config, first: LibraryProcess | None = None) -> Libraries:
-    """The library processes of a server with these settings; those that file names suggest are started.
-
-    Raises ``ConfigError`` for a device that is not there.
-    """
-    if config.device not in ("", "cpu"):
-        check_device(config.device, os.environ, find_devices())
+    """The library processes of a server with these settings; those that file names suggest are started."""
     environment = worker_environment(
         os.environ, hidden=config.blacklist_env_vars, gpus=config.number_of_gpu, device=config.device
     )

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from mooring.config.properties import parse_properties
-from mooring.config.settings import SETTINGS, Address, Config, ConfigError, Secret
+from mooring.config.settings import SETTINGS, SHORT_FLAGS, Address, Config, ConfigError, Secret
 from mooring.config.sources.ports import apply_base, can_listen, place_listeners
 from mooring.config.sources.torchserve import read_properties, read_variables
 from mooring.config.sources.values import parse_setting, suggest_name
@@ -163,4 +163,4 @@ def _lower_first(text: str) -> str:
 
 
 def _flag_name(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
+    return SHORT_FLAGS.get(name, f"--{name.replace('_', '-')}")

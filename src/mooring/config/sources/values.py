@@ -117,11 +117,15 @@ _CHECKED: Mapping[str, Callable[[Iterable[str]], Iterator[str]]] = {
 
 
 def _check_host(text: str) -> str:
-    host = text.removeprefix("[").removesuffix("]")
+    host = text.removeprefix("[").removesuffix("]").lower()
     shown = f"[{host}]" if ":" in host else host
-    if host and Address.parse(shown, 0) != Address(host.lower(), 0):
-        raise ValueError("give a host alone, such as 0.0.0.0")
-    return host.lower()
+    try:
+        alone = not host or Address.parse(shown, 0) == Address(host, 0)
+    except ValueError:
+        alone = False
+    if not alone:
+        raise ValueError("give a host alone, such as 0.0.0.0, and the port as --port")
+    return host
 
 
 def _check_device(text: str) -> str:
