@@ -6,9 +6,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from model_kit import defaults
 from onnx_kit import write_model
 
+from mooring.cli.doctor import doctor
 from mooring.core.errors import ModelLoadFailed, ModelNotFound, SourceRefused
 from mooring.doctor.examination import examine_place
 from mooring.repository.fetch import Fetcher
@@ -295,3 +297,29 @@ def test_doctor_says_of_a_target_what_serve_says(here):
     with pytest.raises(ModelLoadFailed) as refused:
         find_target(str(here / "live.py"))
     assert finding.what == refused.value.message
+
+
+def test_doctor_judges_a_target_as_serve_reads_it(here):
+    write(
+        here,
+        pkg__in__mod__dot__py="from . import other\nimport gone_for_good\n" + FUNCTION,
+        pkg__in__other__dot__py="",
+    )
+
+    def ask(target):
+        done = CliRunner().invoke(doctor, [target])
+        return done.exit_code, done.output
+
+    status, said = ask("pkg.mod:double")
+    assert (status, "pkg/mod.py:2: imports gone_for_good" in said) == (1, True), said
+    (here / "pkg" / "mod.py").write_text("from . import other\n" + FUNCTION)
+    status, said = ask("pkg.mod:double")
+    assert (status, "can be served: mooring serve pkg.mod:double" in said) == (0, True), said
+    status, said = ask("pkg.mod:dobule")
+    assert (status, "did you mean double?" in said) == (1, True), said
+    status, said = ask("hf://org/name")
+    assert (status, "--template llm" in said) == (1, True), said
+    status, said = ask("https://models.example/a.onnx")
+    assert (status, "--allowed-urls" in said) == (1, True), said
+    status, said = ask("nowhere.py:double")
+    assert (status, "no such file" in said) == (2, True), said

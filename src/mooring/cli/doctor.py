@@ -13,17 +13,22 @@ _COLORS = {"runs": "green", "differs": "yellow", "change": "red"}
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("place", metavar="DIR", type=click.Path(exists=True, path_type=Path))
+@click.argument("target", metavar="DIR|TARGET")
 @click.option("--json", "as_json", is_flag=True, help="write the findings as JSON")
-def doctor(place: Path, as_json: bool) -> None:
+def doctor(target: str, as_json: bool) -> None:
     """Say what of DIR runs as it is, what behaves differently and what needs a change.
 
-    DIR is an installation of TorchServe, a repository of MLServer, Triton or AMD's server, or one archive. None of its
-    code is run. The exit status is 1 where something needs a change.
+    DIR is an installation of TorchServe, a repository of MLServer, Triton or AMD's server, one archive, or a folder with
+    models of your own. A TARGET of mooring serve, such as app.py:Model, is judged, too. No code of theirs is run. The exit
+    status is 1 where something needs a change.
     """
-    from mooring.doctor.examination import examine_place
+    from mooring.core.errors import ModelNotFound
+    from mooring.doctor.examination import examine_place, examine_target
 
-    report = examine_place(place)
+    try:
+        report = examine_place(Path(target)) if Path(target).exists() else examine_target(target)
+    except ModelNotFound as error:
+        raise click.BadParameter(error.message, param_hint="DIR|TARGET") from error
     if as_json:
         import msgspec
 

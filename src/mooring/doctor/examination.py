@@ -35,6 +35,14 @@ def examine_place(place: Path) -> Report:
     return make_report(place, findings)
 
 
+def examine_target(target: str) -> Report:
+    """Return the report of a target of ``mooring serve`` that is no path, such as FILE.py:NAME or a URL.
+
+    Raises ``ModelNotFound`` where there is no such file or module.
+    """
+    return make_report(Path(target), [target_finding(target, target)])
+
+
 def _examine_folder(root: Path, given: Path) -> list[Finding]:
     found: list[Finding] = []
     settings = list(_find_settings(root))
