@@ -2,11 +2,21 @@
 
 import secrets
 import socket
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 _RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _LOWEST = 10_000
+
+
+def free_row(count: int) -> int:
+    """The first of so many ports in a row that nobody listens on now."""
+    while True:
+        (first,) = free_ports(1)
+        with suppress(OSError), ExitStack() as stack:
+            for port in range(first, first + count):
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+            return first
 
 
 def free_ports(count: int) -> list[int]:

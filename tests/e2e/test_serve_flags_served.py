@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from e2e_kit import Server, Wire, frontends, request, until
-from port_kit import free_ports
+from port_kit import free_row
 
 pytestmark = pytest.mark.processes
 
@@ -46,7 +46,7 @@ def addresses(server):
 
 
 def test_one_port_moves_all_addresses_past_those_that_are_taken(start):
-    (port,) = free_ports(1)
+    port = free_row(6)
     with socket.create_server(("127.0.0.1", port + 2)):
         server = start(
             f"--port={port}",
@@ -73,7 +73,7 @@ def test_one_port_moves_all_addresses_past_those_that_are_taken(start):
 
 
 def test_a_second_server_at_the_same_port_ends_and_the_first_goes_on(start):
-    (port,) = free_ports(1)
+    port = free_row(5)
     first = start(f"--port={port}", ports=[port, port + 1, port + 2]).started()
     second = start(f"--port={port}", ports=[port, port + 1, port + 2])
     assert second.process.wait(30) == 1
