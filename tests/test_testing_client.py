@@ -1,13 +1,16 @@
 """Tests of models by ``mooring.testing.Client``: in process and in a real server the same is asked and answered."""
 
 import asyncio
+import os
 import sys
+from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 
 import mooring
+from mooring.core.errors import MooringError
 from mooring.testing import Client
 
 
@@ -202,6 +205,20 @@ def test_the_next_model_may_have_files_of_the_same_names(tmp_path):
         with Client(f"{folder}/add.py:add") as client:
             assert client.predict({"x": 0}) == number
         assert (sys.path, sys.path_hooks) == (path, hooks)
+
+
+def test_a_handler_works_in_its_folder_and_the_test_stays_in_its_own():
+    folder, variables = Path.cwd(), dict(os.environ)
+    digits = Path(__file__).parents[1] / "examples/digits"
+    with Client(digits / "digits.mar") as client:
+        assert Path.cwd() == folder
+        assert (
+            client.predict((digits / "samples/3.png").read_bytes(), content_type="image/png")["class"] == "3"
+        )
+        with pytest.raises(MooringError, match="no image"):
+            client.predict(b"junk", content_type="image/png")
+        assert Path.cwd() == folder
+    assert dict(os.environ) == variables
 
 
 def test_a_form_has_its_fields(client):

@@ -11,7 +11,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, chdir, nullcontext
 from pathlib import Path
 from queue import Queue
 from typing import Any, TypeVar
@@ -54,7 +54,11 @@ class InProcessModel:
         self.spec = spec
         self._backend: Backend = create_backend(spec.backend)
         context = LoadContext(worker="in process", threads=max(1, (os.cpu_count() or 1) // 2))
+        before = Path.cwd()
         self.metadata: ModelMetadata = _outside_loops(lambda: self._backend.load(spec, context))
+        # A handler works in its model's folder, as in TorchServe; None for a model that stays where it is.
+        self._folder = Path.cwd() if Path.cwd() != before else None
+        os.chdir(before)
         self._runner = (
             _LoopThread(self._backend.overlap) if isinstance(self._backend.overlap, Concurrent) else None
         )
@@ -71,7 +75,8 @@ class InProcessModel:
         """
         reply = _Reply(emit, cancelled, self.spec.name)
         try:
-            (outcome,) = self._infer(request, reply)
+            with chdir(self._folder) if self._folder is not None else nullcontext():
+                (outcome,) = self._infer(request, reply)
         except MooringError:
             raise
         except Exception as error:  # user code may raise anything
@@ -177,30 +182,40 @@ class _Reply:
         pass
 
 
-class _Imports:
-    """The folders from which this process imports since models were loaded, and the modules that were found there."""
+class _ProcessState:
+    """What loading a model changes of a process, which in a test is not the model's own: it is undone at the end."""
 
     def __init__(self) -> None:
         self._paths = list(sys.path)
         self._hooks = list(sys.path_hooks)
+        self._variables = dict(os.environ)
+        self._folder = Path.cwd()
         self._new_paths: list[str] = []
         self._new_hooks: list[Any] = []
+        self._changed: dict[str, str] = {}
 
     def note(self) -> None:
-        """Note what is new by now."""
+        """Note what is new by now, and go back to the folder of the test."""
         self._new_paths = [each for each in sys.path if each not in self._paths]
         self._new_hooks = [each for each in sys.path_hooks if each not in self._hooks]
+        self._changed = {
+            name: value for name, value in os.environ.items() if self._variables.get(name) != value
+        }
+        os.chdir(self._folder)
 
     def undo(self) -> None:
-        """Import from none of those folders any more: the next model may have other files of the same names."""
-        if not self._new_paths:
-            self.note()
+        """Take back what is new. The next model may have other files of the same names, so that no module of this one stays."""
         for name, module in list(sys.modules.items()):
             file = getattr(module, "__file__", None)
             if file and any(Path(file).is_relative_to(each) for each in self._new_paths):
                 del sys.modules[name]
         sys.path[:] = [each for each in sys.path if each not in self._new_paths]
         sys.path_hooks[:] = [each for each in sys.path_hooks if each not in self._new_hooks]
+        for name, value in self._changed.items():
+            if os.environ.get(name) == value:
+                os.environ.pop(name)
+                if name in self._variables:
+                    os.environ[name] = self._variables[name]
 
 
 def _outside_loops(function: Callable[[], T]) -> T:
@@ -222,10 +237,11 @@ class InProcessModels:
     def __init__(self, target: Any, settings: Mapping[str, Any]) -> None:
         self._models: dict[str, InProcessModel] = {}
         self._numbers: list[int] = []
-        self._imports = _Imports()
+        self._state = _ProcessState()
         self._stack = ExitStack()
         with ExitStack() as failed:
             failed.callback(self.close)
+            failed.callback(self._state.note)
             self._folder = Path(
                 self._stack.enter_context(tempfile.TemporaryDirectory(prefix="mooring-testing-"))
             )
@@ -240,7 +256,7 @@ class InProcessModels:
             for each in self._targets(target):
                 spec = store.read_target(each)[-1]
                 self._models[spec.name] = InProcessModel(spec)
-            self._imports.note()
+            self._state.note()
             failed.pop_all()
 
     def _targets(self, target: Any) -> list[str]:
@@ -281,7 +297,7 @@ class InProcessModels:
             self._models.popitem()[1].close()
         while self._numbers:
             _objects.pop(self._numbers.pop(), None)
-        self._imports.undo()
+        self._state.undo()
         self._stack.close()
 
     def infer(self, request: InferenceRequest, timeout: float | None = None) -> InferenceResponse:
