@@ -63,6 +63,8 @@ def test_json_in_a_form_is_known_by_its_brackets(body, content_type, expected):
     [
         (b"", "", "the body is empty; send JSON"),
         (b"{oops", "", "the body is not JSON: the reason"),
+        (b" 12,5", "", "the body is not JSON: the reason"),
+        (b"hello", "text/plain", "the body is text (text/plain), not JSON"),
         (PNG, "image/png", "the body is a PNG image (image/png), not JSON"),
     ],
 )
@@ -81,7 +83,7 @@ def test_what_is_not_json_is_called_what_it_is(data, content_type, text):
             b"hello",
             "text/plain",
             DECLARED,
-            f"the body is not JSON: unexpected character.*; {TAKES}",
+            f"the body is text (text/plain), not JSON; {TAKES}",
         ),
         ("body", b"", "", DECLARED, r"the body is empty; the model takes 'x' (FP32 [-1, 4])"),
         ("data", b"", "", DECLARED, r"the body is empty; the model takes 'x' (FP32 [-1, 4])"),

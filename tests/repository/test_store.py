@@ -430,7 +430,7 @@ def test_the_shipped_example_is_a_target(store):
         ("fn.py:not a name", "cannot be the name of a function"),
         ("empty", "folder 'empty' holds no model: there is nothing; expected one of model.onnx"),
         ("repository", "--model-repository"),
-        ("notes.txt", "neither a zip"),
+        ("notes.txt", "files that can be served end in .py, "),
         ("a/b=fn.py", "no such file"),
     ],
 )

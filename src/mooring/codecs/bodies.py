@@ -60,6 +60,10 @@ def decode_body(fields: Sequence[Tensor], signature: Signature) -> Body:
         return _decode_beside(fields, signature)
     if signature.nothing and len(fields) == 1 and not len(_plain_bytes(fields[0])):
         return Body({})
+    if not fields and not signature.nothing:
+        raise InvalidInput(
+            f"the body is a form without a field; the model takes {signature.described()}: send JSON with {SEND_JSON}"
+        )
     if len(fields) == 1 and fields[0].name not in signature.names:
         return _decode_whole(fields[0], signature)
     inputs = {}
@@ -178,12 +182,12 @@ def _explain_empty(tensor: Tensor) -> str:
 
 def _explain_unread(data: bytes | memoryview, media: str, signature: Signature, error: InvalidInput) -> str:
     """Return why a body of no known type cannot be read, with what the model takes."""
-    what = describe_data(data)
-    if signature.image is not None and what == "text" and bytes(data[:1]) not in b"{[":
+    is_like_json = error.message.startswith("the body is not JSON")
+    if signature.image is not None and describe_data(data) == "text" and not is_like_json:
         return (
             f"the body is text, not an image; the model takes an image, or JSON with {signature.described()}"
         )
-    reason = error.message if what == "text" else explain_not_json(data, "", media)
+    reason = error.message if is_like_json else explain_not_json(data, "", media)
     return f"{reason}; the model takes JSON or a tensor (application/x-npy): {signature.described()}"
 
 

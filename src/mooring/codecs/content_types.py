@@ -20,6 +20,8 @@ _LOOKED_AT = 512  # bytes
 _JSON = "application/json"
 _FORM = "application/x-www-form-urlencoded"
 _BRACKETS = {b"{": b"}", b"[": b"]"}
+# With what a JSON document begins; NaN and Infinity are read, too.
+_JSON_STARTS = frozenset(bytes([each]) for each in b'{["-0123456789tfnNI')
 SEND_JSON = f"-H 'content-type: {_JSON}'"
 """The option of curl that says that a body is JSON."""
 
@@ -72,7 +74,7 @@ def explain_not_json(data: bytes | memoryview, reason: str, content_type: str = 
     what = describe_data(data)
     if what == "empty":
         return "the body is empty; send JSON"
-    if what == "text":
+    if what == "text" and bytes(data[:_LOOKED_AT]).lstrip()[:1] in _JSON_STARTS:
         return f"the body is not JSON: {reason}"
     stated = f" ({content_type})" if content_type else ""
     return f"the body is {what}{stated}, not JSON"

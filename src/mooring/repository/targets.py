@@ -127,8 +127,14 @@ def find_target(target: str) -> Target:
         raise ModelLoadFailed(
             f"'{text}' is a file of settings, not a model: mooring serve --config {text} starts with it"
         )
+    elif backend_of(place):
+        kind = TargetKind.FILE
+    elif place.name.endswith(ARCHIVE_SUFFIXES) or _is_packed(place):
+        kind = TargetKind.ARCHIVE
     else:
-        kind = TargetKind.FILE if backend_of(place) else TargetKind.ARCHIVE
+        raise ModelLoadFailed(
+            f"'{text}' is not a model: files that can be served end in {', '.join(_SERVED_SUFFIXES)}"
+        )
     return Target(kind=kind, text=text, place=place, name=name)
 
 
@@ -365,6 +371,15 @@ def _exists(place: Path) -> bool:
         return place.exists()
     except (OSError, ValueError):  # a name too long, or one that no file system can hold
         return False
+
+
+def _is_packed(file: Path) -> bool:
+    """Whether a file is a zip or a gzipped one, whatever it is called; also where it cannot be read, which is told later."""
+    try:
+        with file.open("rb") as opened:
+            return opened.read(2) in (b"PK", b"\x1f\x8b")
+    except OSError:
+        return True
 
 
 def _explain_missing(text: str) -> str:

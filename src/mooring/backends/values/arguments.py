@@ -291,7 +291,8 @@ class Arguments:
         except InvalidInput as error:
             if not error.message.startswith("the body is ") or describe_data(data) == "empty":
                 raise
-            reason = error.message if describe_data(data) == "text" else explain_not_json(data, "", media)
+            is_like_json = error.message.startswith("the body is not JSON")
+            reason = error.message if is_like_json else explain_not_json(data, "", media)
             raise InvalidInput(
                 f"{reason}; the model takes{self._listed()}: send JSON with {SEND_JSON}"
             ) from None
