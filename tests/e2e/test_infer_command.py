@@ -122,6 +122,8 @@ def test_models_are_listed_unloaded_loaded_and_described(mooring):
     for line in (["name", "sums"], ["versions", "1"], ["max", "batch", "size", "8"],
                  ["input", "x", "FP32", "[-1,", "3]"], ["output", "peak", "FP32", "[-1]"]):  # fmt: skip
         assert line in described
+    untold = mooring("models", "describe", "told")
+    assert "It declares no tensors: " in untold
 
 
 def test_a_url_that_contradicts_is_refused(tensors):

@@ -69,12 +69,17 @@ def describe(model: str, version: str, server: Server) -> None:
     facts = [
         ["name", metadata.name],
         ["versions", ", ".join(metadata.versions)],
-        ["platform", metadata.platform],
+        *([["platform", metadata.platform]] if metadata.platform else []),
     ]
     print_table(["", ""], [*facts, *_model_parameters(config)])
     tensors = [["input", *_tensor_row(spec)] for spec in metadata.inputs]
     tensors += [["output", *_tensor_row(spec)] for spec in metadata.outputs]
-    print_table(["", "NAME", "DATATYPE", "SHAPE", ""], tensors or [["", "declares no tensors", "", "", ""]])
+    if tensors:
+        print_table(["", "NAME", "DATATYPE", "SHAPE", ""], tensors)
+    elif config.get("backend") == "handler":
+        click.echo("It declares no tensors: a handler reads the body of a request as it is.")
+    else:
+        click.echo("It declares no tensors: what it takes is known to its code alone.")
     print_table(
         ["VERSION", "REQUESTS", "FAILED", "ROWS", "CALLS", "MEAN"], [_usage_row(each) for each in usage]
     )

@@ -390,11 +390,10 @@ class Server:
         return find_progress(self.engine.registry, missing)
 
     def example_request(self) -> ExampleRequest | None:
-        """Return a request that the first model which is ready can answer; None where none is."""
-        for version in self.engine.registry:
-            if version.ready and not version.spec.function and not version.spec.chain:
-                return example_of(version)
-        return None
+        """Return a request for a model that is ready, one that can be sent as it is where there is one; None without models."""
+        ready = [each for each in self.engine.registry if each.ready]
+        examples = [example_of(each) for each in ready if not each.spec.function and not each.spec.chain]
+        return min(examples, key=lambda example: not example.body, default=None)
 
     def snapshot(self, kind: Kind) -> None:
         """Write down what is served, if it is to be and was loaded at all."""
