@@ -203,7 +203,7 @@ def name_digits(_folder):
     [
         (write_onnx, "/predictions/neg "),
         (write_torchscript, ""),
-        (write_function, ""),
+        (write_function, "/predictions/greet -H"),
         (write_declared, "/predictions/declared "),
         (write_builtin, "/predictions/echo "),
         (name_digits, "/predictions/digits -T FILE"),

@@ -11,16 +11,12 @@ from mooring.core.example_values import example_value
 from mooring.core.service import ModelMetadata
 from mooring.core.tensors import TensorSpec
 
-JSON = "application/json"
 # Elements of an example; what takes more is asked with a file.
 _MOST_ELEMENTS = 64
 # Characters of the JSON of an example.
 _MOST_CHARACTERS = 400
 # The size of an open dimension after the first, which is that of a batch.
 _OPEN = 3
-_DEEPEST = 8
-# The smallest image, 1 x 1, as PNG in base64.
-_PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
 
 
 class ExampleRequest(msgspec.Struct, frozen=True):
