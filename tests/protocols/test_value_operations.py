@@ -112,6 +112,11 @@ def test_tensors_are_described_by_name_with_what_json_text_holds():
             {"shape": [1], "data": [2.5]},
         ),
         (TensorSpec("x", "BYTES", [-1, 1]), {"type": "string"}, {"shape": [1, 1], "data": [["hello"]]}),
+        (
+            TensorSpec("x", "BYTES", [1]),
+            {"type": "string", "contentEncoding": "base64"},
+            {"shape": [1], "data": ["hello"]},
+        ),
     ],
 )
 def test_the_example_of_tensors_has_the_declared_shape(spec, schema, tensor):

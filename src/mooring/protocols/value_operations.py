@@ -156,6 +156,8 @@ class _CallsOfModel:
                 "image/"
             ):
                 return None
+            if self._schema_of(spec.name).get("contentEncoding") == "base64":
+                example = "hello"  # an element of BYTES is the bytes themselves
             tensor: Schema = {"name": spec.name, "datatype": spec.datatype}
             if spec.content_type == _JSON:
                 tensor |= {"shape": [1], "parameters": {"content_type": _JSON}, "data": [json.dumps(example)]}
