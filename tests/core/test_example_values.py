@@ -28,6 +28,8 @@ NODE = {"$ref": "#/$defs/Node", "$defs": {"Node": {
         ({"type": "string", "format": "date"}, "2026-01-31"),
         ({"type": "string", "pattern": "^[A-Z]{3}$"}, "ABC"),
         ({"type": "string", "contentEncoding": "base64"}, "aGVsbG8="),
+        ({"type": "string", "contentEncoding": "base64", "maxLength": 4}, "aGk="),
+        ({"type": "string", "contentEncoding": "base64", "minLength": 10}, "aGVsaGVsaGVs"),
         ({"type": "integer", "minimum": 5}, 5),
         ({"type": "integer", "exclusiveMaximum": 0}, -1),
         ({"type": "number", "exclusiveMinimum": 0, "maximum": 0.5}, 0.5),

@@ -210,10 +210,18 @@ def _beside(schema: Schema, name: str) -> dict[str, Any]:
     }
 
 
+def _base64(least: int, most: float) -> str:
+    """Return base64 text of a length within limits."""
+    for text in ("aGVsbG8=", "aGk=", "", "aGVs" * math.ceil(least / 4)):
+        if least <= len(text) <= most:
+            return text
+    raise ValueError("no base64 text is within the limits of the schema")
+
+
 def _string(schema: Schema) -> str:
-    if schema.get("contentEncoding") == "base64" or schema.get("format") == "byte":
-        return "aGVsbG8="
     least, most = schema.get("minLength", 0), schema.get("maxLength", math.inf)
+    if schema.get("contentEncoding") == "base64" or schema.get("format") == "byte":
+        return _base64(least, most)
     if pattern := schema.get("pattern"):
         for text in _TRIED:
             for each in (text, text * max(1, least)):

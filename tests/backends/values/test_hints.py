@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import datetime as dt
+import decimal
 import enum
 import inspect
 import io
@@ -28,6 +29,7 @@ from PIL import Image
 from mooring.backends.values.hints import arguments_type, value_type
 from mooring.backends.values.results import result_type
 from mooring.core.errors import InvalidInput, ModelLoadFailed
+from mooring.core.example_values import example_value
 from mooring.core.tensors import Tensor
 
 NOTHING = inspect.Parameter.empty
@@ -496,6 +498,29 @@ def test_the_schema_describes_fields_limits_and_defaults():
     limited = value_type(Annotated[int, pydantic.Field(gt=0, description="how many")], where="x").schema
     assert limited == {"type": "integer", "exclusiveMinimum": 0, "description": "how many"}
     assert value_type(User, where="x").schema["properties"]["called"]["default"] == "nobody"
+
+
+class Tagged(msgspec.Struct, array_like=True, tag=True):
+    at: dt.datetime
+
+
+class Times(NamedTuple):
+    at: dt.time
+    rest: "Times | None" = None
+
+
+@pytest.mark.parametrize(
+    "hint",
+    [
+        dt.datetime, dt.time, list[dt.datetime | None], dict[str, dt.time], tuple[int, dt.datetime], Times, Tagged, int | dt.datetime,
+        Point, Shape, Pair, Keys, User, Everything, Checked, Color, Mixed, bytes, Image.Image, uuid.UUID, dt.date, dt.timedelta,
+        decimal.Decimal, Point | Shape, Annotated[dt.datetime, msgspec.Meta(description="when")], Annotated[bytes, msgspec.Meta(max_length=2)],
+        pydantic.HttpUrl, np.int8, set[int], object,
+    ],
+)  # fmt: skip
+def test_the_example_of_a_schema_is_a_value_of_the_hint(hint):
+    kind = value_type(hint, where="x")
+    kind.convert(example_value(kind.schema))
 
 
 def test_names_for_types_stand_for_what_they_name():

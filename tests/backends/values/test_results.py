@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Coroutine, Generator, Iterator
 from typing import Any
 
+import attrs
 import jsonschema
 import msgspec
 import numpy as np
@@ -52,6 +53,11 @@ class User(pydantic.BaseModel):
 
 class Mixed(enum.Enum):
     HALF = 0.5
+
+
+@attrs.define
+class Parcel:
+    size: float
 
 
 class Text(str):
@@ -99,6 +105,7 @@ def test_values_become_json(value, document):
 
 
 def test_nan_is_null_or_a_token():
+    assert ANY.encode_json([Parcel(math.nan)], null=False) == b'[{"size":NaN}]'
     value = {"a": [math.nan, None, np.float32(math.inf)], "u": User(called="ä", weight=-math.inf)}
     assert ANY.encode_json(value, null=False) == (
         '{"a":[NaN,null,Infinity],"u":{"called":"ä","weight":-Infinity,"initial":"ä"}}'.encode()

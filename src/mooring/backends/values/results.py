@@ -59,6 +59,7 @@ _CAN_BE_RETURNED = "return what JSON can say, a dataclass, a msgspec.Struct, a p
 _INT64 = range(-(2**63), 2**63)
 _UNKNOWN = (inspect.Parameter.empty, Any, object)
 _LISTS = (list, tuple, set, frozenset, deque)
+_NUMBERS = frozenset({bool, int, float})
 _CARRIED = "biufSUO"  # kinds of arrays that a datatype holds
 _MOST_DIMENSIONS = 32  # numpy 1.26 has no more
 # What msgspec writes as a string.
@@ -307,8 +308,10 @@ def _regular_array(rows: list[Any], form: TensorForm | None) -> Array | None:
             return None
         datatype = NUMPY_TYPES.get(form.datatype, np.dtype(object))
         return np.empty([0] * len(form.dimensions) if len(shape) < len(form.dimensions) else shape, datatype)
-    elements = [_element(each) for each in flat]
-    kinds = set(map(type, elements))
+    elements, kinds = flat, set(map(type, flat))
+    if not kinds <= _NUMBERS:
+        elements = [_element(each) for each in flat]
+        kinds = set(map(type, elements))
     if kinds == {bool}:
         array: Array = np.array(elements, np.bool_)
     elif kinds == {int}:
@@ -420,6 +423,9 @@ def _plain_of(value: Any, place: str) -> Any:
             raise InvalidOutput(f"{place} cannot be written as JSON: {error}") from None
     if isinstance(value, msgspec.Struct):
         return _plain_of_struct(value, place)
+    if hasattr(type(value), "__attrs_attrs__"):
+        names = [each.name for each in type(value).__attrs_attrs__]
+        return {name: _plain_of(getattr(value, name), f"{place}.{name}") for name in names}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
             field.name: _plain_of(getattr(value, field.name), f"{place}.{field.name}")

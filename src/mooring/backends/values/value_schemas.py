@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -21,9 +22,56 @@ def schema_of(hint: Any, *, answer: bool = False) -> Schema:
         schema_hook=_answer_schema if answer else _custom_schema,
         ref_template=_REFERENCE + "{name}",
     )
+    _add_formats(msgspec.inspect.type_info(hint), schema, definitions, set())
     # Defaults that are tuples or dates become what JSON has for them.
     document = json.loads(msgspec.json.encode({"schema": schema, "definitions": definitions}, enc_hook=str))
     return gather_definitions(document["schema"], document["definitions"])
+
+
+_FORMATS = {msgspec.inspect.DateTimeType: "date-time", msgspec.inspect.TimeType: "time"}
+
+
+def _add_formats(kind: Any, schema: Schema, definitions: Schema, seen: set[str]) -> None:
+    """Say in a schema which strings are times: msgspec leaves that out where they may have no time zone."""
+    if isinstance(kind, msgspec.inspect.Metadata):
+        kind = kind.type
+    if isinstance(kind, msgspec.inspect.CustomType):
+        return  # its schema is its own
+    if (reference := schema.get("$ref")) is not None:
+        name = reference.removeprefix(_REFERENCE)
+        if name in seen:
+            return
+        seen.add(name)
+        schema = definitions[name]
+    if (text := _FORMATS.get(type(kind))) is not None:
+        schema["format"] = text
+    for part, within in _parts(kind, schema):
+        if isinstance(within, dict):
+            _add_formats(part, within, definitions, seen)
+
+
+def _parts(kind: Any, schema: Schema) -> Iterator[tuple[Any, Any]]:
+    """Yield the types within a type, each with its schema within the type's schema."""
+    if isinstance(kind, msgspec.inspect.UnionType):
+        types = [each for each in kind.types if not isinstance(each, msgspec.inspect.NoneType)]
+        arms = [arm for arm in schema.get("anyOf", ()) if arm.get("type") != "null"]
+        if len(types) == len(arms) == 1:
+            yield types[0], arms[0]
+        elif times := [each for each in types if type(each) in _FORMATS]:
+            yield from ((times[0], arm) for arm in arms if arm == {"type": "string"})
+    elif isinstance(kind, msgspec.inspect.DictType):
+        yield kind.value_type, schema.get("additionalProperties")
+    elif isinstance(kind, msgspec.inspect.TupleType):
+        yield from zip(kind.item_types, schema["prefixItems"], strict=True)
+    elif hasattr(kind, "fields") and "prefixItems" in schema:
+        items = schema["prefixItems"]  # of a Struct with a tag before them
+        yield from zip(
+            [field.type for field in kind.fields], items[len(items) - len(kind.fields) :], strict=True
+        )
+    elif hasattr(kind, "fields"):
+        yield from ((field.type, schema["properties"][field.encode_name]) for field in kind.fields)
+    elif hasattr(kind, "item_type"):
+        yield kind.item_type, schema.get("items")
 
 
 def _custom_schema(kind: Any) -> Schema:
