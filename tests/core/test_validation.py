@@ -203,3 +203,15 @@ def test_a_wrong_choice_needs_no_type() -> None:
 def test_a_long_list_of_values_is_cut() -> None:
     kind = Literal[tuple(range(30))]  # type: ignore[valid-type]
     assert explain_validation(fail(kind, "99"), kind).endswith("18, 19 or 10 more, not 99")
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        (int | None, "the value must be a whole number, not a list"),
+        (int | str | None, "the value must be a whole number or a string, not a list"),
+        (int | str | bool | None, "the value must be true or false, a whole number or a string, not a list"),
+    ],
+)
+def test_null_may_be_left_out(kind: Any, text: str) -> None:
+    assert explain_validation(fail(kind, "[]"), kind, null=False) == text

@@ -36,7 +36,7 @@ def test_one_is_declared_in_toml_as_well(tmp_path):
         (steps(("m", "A", "B")).replace("ensemble", "onnx", 1), "is for a model of the platform 'ensemble', and this one is 'onnx'"),
         (steps(("", "A", "B")), "step 0 of the ensemble has no model_name"),
         (steps(("../m", "A", "B")), "step 0 of the ensemble names '../m', which cannot be the name of a model"),
-        (steps(*[("m", "A", f"b{each}") for each in range(1001)]), "ensemble.steps: "),
+        (steps(*[("m", "A", f"b{each}") for each in range(1001)]), "ensemble.steps must have at most 1000 items"),
         (HEAD + '[[ensemble.steps]]\nmodel = "m"\n', "step 0 of the ensemble has no input_map"),
         (HEAD + '[[ensemble.steps]]\nmodel = "m"\ninputs = { x = "A" }\n', "step 0 of the ensemble has no output_map"),
         (steps(("m", "A", "A"), ("m", "A", "B")), "step 0 ('m') writes 'A', which is an input of the ensemble"),

@@ -130,7 +130,7 @@ def test_without_a_configuration_the_latest_version_is_served(model):
         ("config.toml", "[version_policy]\nlatest = 1\nall = true", "one of latest = N"),
         ("config.toml", "[version_policy]\nspecific = []", "one of latest = N"),
         ("config.toml", "[version_policy]\nlatest = 0", "version_policy.latest"),
-        ("config.toml", "[version_policy]\nnewest = 1", "unknown field `newest`"),
+        ("config.toml", "[version_policy]\nnewest = 1", "version_policy.newest is not a known field"),
         ("config.toml", "[version_policy]\nspecific = [9]", "serves .specific 9.; there is 1"),
         (
             "config.pbtxt",

@@ -12,6 +12,7 @@ import msgspec
 from mooring.client.result import IndexEntry, ServerMetadata
 from mooring.core.errors import InvalidOutput
 from mooring.core.service import BatchUsage, Duration, ModelMetadata, ModelUsage
+from mooring.core.validation import explain_validation
 
 T = TypeVar("T")
 
@@ -84,4 +85,4 @@ def _convert(document: Any, kind: type[T]) -> T:
     try:
         return msgspec.convert(document, kind, strict=False)
     except msgspec.ValidationError as error:
-        raise InvalidOutput(f"the server's answer cannot be read: {error}") from None
+        raise InvalidOutput(f"the server's answer cannot be read: {explain_validation(error)}") from None

@@ -48,13 +48,14 @@ _STEP = re.compile(r"\.(?P<field>[^.\[]+)|\[(?P<item>[0-9]+|\.\.\.)\]")
 
 
 def explain_validation(
-    error: msgspec.ValidationError, kind: Any = None, *, name: str = "", came: bool = True
+    error: msgspec.ValidationError, kind: Any = None, *, name: str = "", came: bool = True, null: bool = True
 ) -> str:
     """Return what msgspec says of a wrong value in plain English: "a[0].b must be a whole number, not a string".
 
     ``name`` is what the whole value is called, such as the argument ``texts``: its second item is ``texts[1]`` then.
     With ``kind``, the type that was wanted, the text lists the values or the fields that are allowed. Unless ``came``,
-    the text leaves out what came instead, for callers who show the value itself. A text that is not msgspec's, such as
+    the text leaves out what came instead, for callers who show the value itself. Unless ``null``, it does not say that null is
+    allowed, which TOML and settings do not have. A text that is not msgspec's, such as
     that of a ``ValueError`` in ``__post_init__``, is kept, with its place before it.
     """
     text = str(error)
@@ -65,12 +66,25 @@ def explain_validation(
     for pattern, explain in _RULES:
         if match := pattern.fullmatch(said.strip()):
             reason = explain(match, _Wanted(kind, path, of_key=of_key))
+            if not null:
+                reason = re.sub(r"(,[^,]*)? or null", _leave_null_out, reason)
             if reason.startswith("."):
                 return _named(f"{name}{path}{reason}")
             if not came:
                 reason = reason.partition(", not ")[0]
             return f"{_subject(path, name, of_key=of_key)} {reason}"
     return f"{_subject(path, name)}: {said}" if path or name else said
+
+
+def _leave_null_out(match: re.Match[str]) -> str:
+    return f" or{match[1][1:]}" if match[1] else ""
+
+
+def explain_decoding(error: Exception, kind: Any = None, *, null: bool = True) -> str:
+    """Return why some bytes could not be decoded to a type: ``explain_validation``, or the decoder's own words."""
+    if isinstance(error, msgspec.ValidationError):
+        return explain_validation(error, kind, null=null)
+    return str(error)
 
 
 def _named(path: str) -> str:
@@ -194,10 +208,13 @@ def _unknown_field(match: re.Match[str], wanted: _Wanted) -> str:
     fields = wanted.fields()
     if not fields:
         return f".{match['field']} is not a known field"
-    suggestion = (
-        _suggestion(match["field"], list(fields)) or f": the fields are {', '.join(fields[:_LISTED])}"
-    )
+    suggestion = _suggestion(match["field"], list(fields)) or f": the fields are {_cut(fields)}"
     return f".{match['field']} is not a known field{suggestion}"
+
+
+def _cut(names: list[str]) -> str:
+    more = len(names) - _LISTED
+    return ", ".join(names[:_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _wrong_range(match: re.Match[str], _: _Wanted) -> str:

@@ -49,7 +49,7 @@ def _parse_object(body: bytes) -> dict[str, Any]:
     try:
         document = _decode(body) if body.strip() else None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidInput(f"the body is no JSON: {error}") from None
+        raise InvalidInput(f"the body is not JSON: {error}") from None
     if document is not None and not isinstance(document, dict):
         raise InvalidInput("the body must be a JSON object of parameters")
     return document or {}

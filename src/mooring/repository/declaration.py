@@ -8,7 +8,6 @@ Unknown keys are errors: a typo must not pass for a setting. None leaves an opti
 value that is built in (core/options.py).
 """
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -208,23 +207,3 @@ OWN_KEYS = frozenset(Declaration.__struct_fields__) - {
     "parameters",
     "version_policy",
 }
-
-
-TABLES: Mapping[str, type[Table]] = {
-    "": Declaration,
-    "inputs": InputTable,
-    "outputs": OutputTable,
-    "batching": BatchingTable,
-    "workers": WorkersTable,
-    "queue_policy": QueuePolicyTable,
-    "queue_policy.by_priority": WaitPolicyTable,
-    "ensemble": EnsembleTable,
-    "ensemble.steps": EnsembleStepTable,
-    "sequences": SequencesTable,
-    "sequences.controls": ControlTable,
-    "sequences.states": StateTable,
-    "version_policy": VersionPolicyTable,
-    "warmup": WarmupTable,
-    "warmup.inputs": WarmupInputTable,
-}
-"""The tables of a configuration by their paths; the tables of a chain's stages have the paths of a single model."""

@@ -1,15 +1,14 @@
 """config.toml or config.pbtxt -> ``Declaration``: our keys in TOML, and text protos in Triton's form, AMD's or ours."""
 
-import re
 import tomllib
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from mooring.core.errors import ModelLoadFailed
-from mooring.repository.declaration import OWN_KEYS, TABLES, Declaration, TritonDeclaration
+from mooring.core.validation import explain_decoding
+from mooring.repository.declaration import OWN_KEYS, Declaration, TritonDeclaration
 from mooring.repository.declaration_rules import check_declaration
 from mooring.repository.textproto import Message, parse_textproto
 from mooring.repository.triton import declaration_table, has_keys_of_its_own, is_amd, is_triton
@@ -33,7 +32,7 @@ def read_declaration(file: Path) -> Declaration:
     except OSError as error:
         raise ModelLoadFailed(f"{file}: {error.strerror or error}") from error
     except (ArithmeticError, RecursionError, ValueError) as error:
-        raise ModelLoadFailed(f"{file}: {format_error(str(error))}") from error
+        raise ModelLoadFailed(f"{file}: {explain_decoding(error, Declaration, null=False)}") from error
     return declared
 
 
@@ -104,15 +103,3 @@ def _last_value(values: list[Any]) -> Any:
     if not values:
         raise ValueError("expected a value, got an empty list")
     return values[-1]
-
-
-def format_error(text: str) -> str:
-    """Rewrite an error of msgspec with the path as users write it, ``inputs[0].shape``, and a suggestion for a typo."""
-    reason, _, path = text.partition(" - at `$")
-    path = path.strip("`.")
-    if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", reason):
-        table = re.sub(r"\[[^]]*\]", "", path).removeprefix("models").removeprefix(".")
-        known = TABLES[table].__struct_fields__ if table in TABLES else ()
-        close = get_close_matches(unknown[1], known, 1)
-        reason = f"unknown field `{unknown[1]}`" + (f"; did you mean '{close[0]}'?" if close else "")
-    return f"{path}: {reason[:1].lower()}{reason[1:]}" if path else reason

@@ -70,8 +70,7 @@ def parse_setting(name: str, value: Any, where: str, *, strict: bool = False) ->
 def _explain(error: ValueError, name: str, *, came: bool) -> str:
     """Return what is wrong with the value of a setting, as the end of a text that shows the value."""
     if isinstance(error, msgspec.ValidationError):
-        reason = explain_validation(error, TYPES[name], came=came).removeprefix("the value ")
-        return re.sub("(?<!,) or null", "", reason)  # null is what a setting is that nobody has set
+        return explain_validation(error, TYPES[name], came=came, null=False).removeprefix("the value ")
     return f"must be JSON: {error}" if isinstance(error, json.JSONDecodeError) else str(error)
 
 

@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from mooring.core.errors import InvalidInput, ModelLoadFailed, ModelNotFound, MooringError
 from mooring.core.service import ModelAdministration, ServerAdministration
+from mooring.core.validation import explain_decoding
 from mooring.protocols.amd import operations as calls
 from mooring.protocols.answer_tasks import AnswerTasks
 from mooring.protocols.dialect import resolve_name
@@ -113,7 +114,9 @@ class AmdAdministration:
         try:
             target = _hardware_decoder.decode(bytes(exchange.body))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            refused = InvalidInput(f'the body must be a JSON object with "name" and "num": {error}')
+            refused = InvalidInput(
+                f'the body must be a JSON object with "name" and "num": {explain_decoding(error)}'
+            )
             self._responses.send_refusal(exchange, _to_refusal(refused, Target()))
             return
         count = self._server.devices().get(target.name, 0)

@@ -15,6 +15,7 @@ import orjson
 
 from mooring.core.buffers import Buffer, Payload, view_of
 from mooring.core.errors import InvalidInput
+from mooring.core.validation import explain_decoding
 from mooring.web.http1 import Exchange, header_lines
 
 CONTENT_TYPE = "application/cloudevents+json"
@@ -76,7 +77,7 @@ def _unwrap_event(body: Payload) -> Payload:
         envelope = _envelope.decode(view_of(body))
         data = bytes(envelope.data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidInput(f"the body is no CloudEvent in JSON: {error}") from None
+        raise InvalidInput(f"the body is not a CloudEvent in JSON: {explain_decoding(error)}") from None
     finally:
         if isinstance(body, Buffer):
             body.release()

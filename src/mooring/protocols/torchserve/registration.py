@@ -8,6 +8,7 @@ import msgspec
 from mooring.core.buffers import Buffer, view_of
 from mooring.core.errors import InvalidInput
 from mooring.core.service import Registration, WorkflowRegistration
+from mooring.core.validation import explain_decoding
 from mooring.web.http1 import Exchange
 
 # More processes than any machine has a use for: a typing error must not bring the machine down.
@@ -129,7 +130,7 @@ def _from_json(text: bytes) -> _Parameters:
     try:
         return _decoder.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidInput(f"Failed to parse the JSON body: {error}") from None
+        raise InvalidInput(f"Failed to parse the JSON body: {explain_decoding(error, _Parameters)}") from None
 
 
 def _override(first: _Parameters, second: _Parameters) -> _Parameters:
