@@ -29,7 +29,9 @@ class Writer:
         self.writer = pipeline("text-generation", f"{MODELS}/writer", device=context.gpu)
 
     def infer(self, text: str, tokens: int = 8) -> Iterator[str]:
-        pieces = TextIteratorStreamer(self.writer.tokenizer, skip_prompt=True, timeout=60)
+        pieces = TextIteratorStreamer(
+            self.writer.tokenizer, skip_prompt=True, skip_special_tokens=True, timeout=60
+        )
         Thread(
             target=self.writer, args=(text,), kwargs={"max_new_tokens": tokens, "streamer": pieces}
         ).start()

@@ -51,6 +51,7 @@ def make_models(folder: Path):
             vocab_size=size, n_embd=32, n_layer=2, n_head=2, bos_token_id=2, eos_token_id=2, pad_token_id=1
         )
     )
+    writer.generation_config.suppress_tokens = [0, 1, 2]  # characters alone, and no early end
     for name, model in (("mood", mood), ("writer", writer)):
         tokenizer.save_pretrained(folder / name)
         model.save_pretrained(folder / name)

@@ -18,7 +18,7 @@ from e2e_kit import ROOT, Server, Wire, request
 import mooring
 from mooring.cli.init import KINDS, write_project
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(240)]  # torch is imported by five processes
 
 EXAMPLE = ROOT / "examples" / "text_classification"
 # Where the hub must not be asked; `ts` is importable where Mooring is installed from its wheel.
@@ -146,7 +146,7 @@ def test_tokens_are_streamed_with_their_umlauts_and_kanji(server, text):
     assert len(chunks) > 8
     written = b"".join(chunks).decode()
     assert not written.isascii()
-    assert set(written.replace("[UNK]", "").replace("[PAD]", "")) <= set(CHARACTERS)
+    assert set(written) <= set(CHARACTERS)
 
 
 def test_texts_that_come_together_share_calls(server):

@@ -30,4 +30,5 @@ def make_tiny_model():
     )
     model = GPT2LMHeadModel(config)
     model.generation_config.do_sample = True
+    model.generation_config.suppress_tokens = [0, 1]  # words alone, and no early end
     return tokenizer, model
