@@ -213,6 +213,8 @@ def test_numbers_are_numbers_in_and_out(server):
     assert post(server, "/v1/models/increase:predict", {"instances": [1, {"x": 2}]}).json() == {
         "predictions": [2, 3]
     }
+    many = {"instances": list(range(300))}
+    assert post(server, "/v1/models/increase:predict", many).json() == {"predictions": list(range(1, 301))}
     for shape, data in (([1], [41]), ([1, 1], [[41]]), ([], [41])):
         answer = v2(
             server, "increase", {"name": "x", "datatype": "INT32", "shape": shape, "data": data}
@@ -260,6 +262,13 @@ def test_a_wrong_body_is_refused_with_field_and_reason_in_each_protocols_form(se
     answer = post(server, f"/v1/models/{model}:predict", {"instances": [document]})
     assert answer.code == 400
     assert says in answer.json()["error"]
+
+
+def test_the_wrong_one_of_many_instances_is_named(server):
+    answer = post(server, "/v1/models/increase:predict", {"instances": [1, 2, "drei", 4]})
+    assert answer.json()["error"].startswith("instance 2: x must be a whole number, not a string")
+    answer = post(server, "/v1/models/embed:predict", {"instances": ["a"] * 11 + [5]})
+    assert answer.json()["error"].startswith("instance 11: texts must be a string, not a whole number")
 
 
 def test_wrong_tensors_are_refused_with_field_and_reason_over_rest_and_grpc(server):

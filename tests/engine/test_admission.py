@@ -5,7 +5,7 @@ import json
 import pytest
 from scheduler_kit import Stage
 
-from mooring.core.errors import ModelNotReady, QueueFull, Unsupported
+from mooring.core.errors import ErrorRecord, ModelNotReady, QueueFull, Unsupported
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse
 from mooring.core.tensors import Tensor
 from mooring.engine.admission import admit_request
@@ -71,6 +71,26 @@ def test_once_a_part_is_refused_no_further_ones_are_queued():
     assert [type(outcome) for outcome in caller.outcomes] == [QueueFull]
     caller.stage.finish()
     assert caller.stage.scheduler.idle
+
+
+def test_many_instances_for_a_function_go_in_parts_that_leave_room_in_its_queue():
+    caller = Caller(instances(100), queue_size=10, backend="function")
+    while not caller.outcomes:
+        caller.answer_rows()
+    (answer,) = caller.outcomes
+    assert [json.loads(row) for row in answer.outputs[0].data] == list(range(100))
+    assert len(caller.stage.worker.sent) == 5
+
+
+@pytest.mark.parametrize(
+    ("told", "says"),
+    [("instance 1: no number", "instance 3: no number"), ("no number", "instance 2: no number")],
+)
+def test_what_is_wrong_with_an_instance_is_said_with_its_place_in_the_request(told, says):
+    caller = Caller(instances(5), backend="function")
+    caller.answer_rows()
+    caller.stage.worker.answer(ErrorRecord("InvalidInput", told))
+    assert [outcome.message for outcome in caller.outcomes] == [says]
 
 
 def test_who_withdraws_a_request_of_many_parts_withdraws_all():

@@ -1,6 +1,7 @@
 """Admission of a request to the queue of a version: its deadline, and its split where it has more rows than a batch."""
 
 import asyncio
+import re
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -11,7 +12,10 @@ from mooring.core.errors import InvalidInput, MooringError, Unsupported
 from mooring.core.requests import BODY, INSTANCES, InferenceRequest, InferenceResponse
 from mooring.core.service import Done, Outcome, Ticket
 from mooring.core.tensors import ROWS, Tensor, release
+from mooring.repository.platforms import FUNCTION
 from mooring.repository.spec import ModelSpec
+
+_PLACE = re.compile(r"instance (\d+): ")
 
 
 class RequestScheduler(Protocol):
@@ -66,7 +70,7 @@ def admit_request(scheduler: RequestScheduler, request: InferenceRequest, done: 
         # A handler that goes step by step has a row for each request.
         most = 1 if options.batching.stepwise else options.batching.max_batch_size
         if rows > most and not options.sequence.enabled:
-            return SplitRequest(scheduler, request, done, most)
+            return SplitRequest(scheduler, request, done, max(most, _least_part(scheduler.spec, rows)))
     elif rows == 0:
         spec = scheduler.spec
         done(
@@ -78,6 +82,26 @@ def admit_request(scheduler: RequestScheduler, request: InferenceRequest, done: 
     return scheduler.submit(request, done, rows)
 
 
+def _least_part(spec: ModelSpec, rows: int) -> int:
+    """Return how many rows a part has at least, so that a lone request does not fill the queue by itself.
+
+    A function is called for one row after the other where a request has more than it takes at once.
+    """
+    size = spec.limits.queue_size
+    return -(-rows * 2 // size) if spec.backend == FUNCTION and rows > size > 0 else 1
+
+
+def _with_place(error: MooringError, begin: int) -> MooringError:
+    """Return the error of a part that begins at an instance, with the place that its instance has in the whole request."""
+    if type(error) is not InvalidInput:
+        return error
+    named = _PLACE.match(error.message)
+    place, text = (int(named[1]), error.message[named.end() :]) if named else (0, error.message)
+    return InvalidInput(
+        f"instance {begin + place}: {text}", model=error.model, version=error.version, detail=error.detail
+    )
+
+
 class SplitRequest:
     """A request of more rows than a batch holds: it is split in order, and the answers are joined in order.
 
@@ -87,6 +111,8 @@ class SplitRequest:
     def __init__(self, scheduler: RequestScheduler, request: InferenceRequest, done: Done, most: int) -> None:
         self._done: Done | None = done
         self._request = request
+        self._most = most
+        self._names_places = scheduler.spec.backend == FUNCTION
         elements = request.inputs[0].data
         groups = [elements[begin : begin + most] for begin in range(0, len(elements), most)]
         self._answers: list[InferenceResponse | None] = [None] * len(groups)
@@ -115,7 +141,7 @@ class SplitRequest:
             if isinstance(outcome, MooringError):
                 whole = self._done
                 self.cancel()
-                whole(outcome)
+                whole(_with_place(outcome, index * self._most) if self._names_places else outcome)
             else:
                 self._answers[index] = outcome
                 if None not in self._answers:

@@ -8,7 +8,7 @@ import pytest
 from mooring.core.errors import InvalidInput, InvalidOutput, ModelFailed, ModelLoadFailed, Unsupported
 from mooring.core.requests import BODY, Form, InferenceRequest, Operation, RequestedOutput
 from mooring.core.service import CodeOptions
-from mooring.core.tensors import Tensor
+from mooring.core.tensors import BY_POSITION, Tensor
 
 JSON = "application/json"
 HEAD = "import dataclasses, mooring\nfrom typing import Any, Iterator\n"
@@ -268,6 +268,28 @@ def test_outputs_may_be_asked_for_by_name(served, ask):
     assert ask.read(found) == {"b": [2]}
     wrong = model(ask.tensors({"outputs": [RequestedOutput("c")]}, x=np.int64([1])))
     assert wrong.message == "unexpected inference output 'c' for model 'm'"
+
+
+def test_names_of_tensors_without_one_are_the_inputs_in_their_order(served, ask):
+    model = served("def infer(a: int, b: int): return [a, b]")
+    request = ask.tensors(x=np.int64([1]), y=np.int64([2]))
+    for tensor in request.inputs:
+        tensor.name = BY_POSITION
+    assert model(request).outputs[0].array().tolist() == [1, 2]
+
+
+def test_other_tensors_go_to_kwargs(served, ask):
+    model = served("def infer(a: int, **rest: float): return [a, rest]")
+    assert json.loads(model(ask.tensors(a=np.int64([1]), b=np.float64([2]))).outputs[0].data[0]) == [
+        1,
+        {"b": 2.0},
+    ]
+
+
+def test_forwarded_headers_are_parameters(served, ask):
+    model = served("def infer(x: int, parameters): return parameters", forward_headers="x-.*")
+    request = ask.body(1, headers=[(b"X-User", b"ann"), (b"Accept", b"*/*")], parameters={"k": 1})
+    assert read(model(request)) == {"X-User": "ann", "k": 1}
 
 
 # What the function raises, streams, explanations
