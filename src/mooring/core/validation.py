@@ -41,6 +41,7 @@ _PARTS: Mapping[str, tuple[str, str]] = {
     "object": ("key", "keys"),
     "bytes": ("byte", "bytes"),
 }
+_LONGEST_NAME = 200
 _LISTED = 20  # values or names that a text lists at most
 
 _PLACE = re.compile(r" - at `(?P<key>key` in `)?\$(?P<path>.*?)`$", re.DOTALL)
@@ -200,6 +201,8 @@ def _quoted(value: object) -> str:
 
 
 def _suggestion(value: str, known: list[object]) -> str:
+    if len(value) > _LONGEST_NAME:  # nobody's misspelt name, and slow to compare
+        return ""
     close = difflib.get_close_matches(value.strip("'\"`"), [str(each) for each in known], n=1, cutoff=0.75)
     return f"; did you mean '{close[0]}'?" if close else ""
 

@@ -25,6 +25,7 @@ import typing_extensions
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from pydantic_core import PydanticCustomError
 
 from mooring.backends.values.hints import arguments_type, value_type
 from mooring.backends.values.results import result_type
@@ -59,6 +60,11 @@ class Shape(msgspec.Struct):
     color: Color = Color.RED
 
 
+class Chain(msgspec.Struct):
+    size: int = 0
+    inner: "Chain | None" = None
+
+
 class Pair(NamedTuple):
     a: int
     b: str = "b"
@@ -82,6 +88,15 @@ class User(pydantic.BaseModel):
         if age == 13:
             raise ValueError("no luck with 13")
         return age
+
+
+class Own(pydantic.BaseModel):
+    size: int
+
+    @pydantic.field_validator("size")
+    @classmethod
+    def refuse(cls, size):
+        raise PydanticCustomError("value_error", "no size {size}", {"size": size})
 
 
 class Strict(pydantic.BaseModel):
@@ -222,6 +237,8 @@ def test_nan_and_infinity_are_read_as_python_and_triton_write_them():
         (Annotated[int, msgspec.Meta(ge=1)], 0, "x must be a whole number of at least 1"),
         (Annotated[int, pydantic.Field(ge=1)], 0, "x must be a whole number of at least 1"),
         (list[Annotated[str, pydantic.Field(max_length=1)]], ["ab"], "x[0] must have at most 1 character"),
+        (Annotated[int | None, pydantic.Field(ge=1)], 0, "x must be a whole number of at least 1"),
+        (Own, {"size": 1}, "x.size is wrong: no size 1"),
         (pydantic.PositiveInt, 0, "x must be a whole number of at least 1"),
         (User, [], "x must be an object"),
         (User, {}, "x.age is missing"),
@@ -258,6 +275,24 @@ def test_a_body_that_is_no_json_is_called_so():
         value_type(list, where="x").decode_json(b"[" * 100_000)
 
 
+@pytest.mark.parametrize(
+    "hint", [Color, Mixed, Literal["a"], Annotated[str, msgspec.Meta(pattern="a")], Color | int]
+)
+def test_a_text_about_a_large_value_is_short(hint):
+    with pytest.raises(InvalidInput) as refused:
+        value_type(hint, where="x").convert("y" * 1_000_000)
+    assert len(refused.value.message) < 1000
+
+
+def test_a_value_that_is_nested_too_deep_is_refused():
+    value: dict[str, Any] = {}
+    for _ in range(100_000):
+        value = {"inner": value}
+    for document in (value, {**value, "size": 1.0}):
+        with pytest.raises(InvalidInput, match="x is nested too deep"):
+            value_type(Chain, where="x").convert(document)
+
+
 def test_arrays_and_images_are_read_at_any_depth():
     value = read_one(Everything, {"array": [[1, 2]], "rows": [[1, None], []], "image": PNG_TEXT})
     assert value.array.dtype == np.int64
@@ -281,6 +316,10 @@ def read_one(hint, document):
         (io.BytesIO, "parameter 'x' is a BytesIO, which no request can hold: take bytes"),
         (Callable, "parameter 'x' is a Callable, which no request"),
         (list[pathlib.Path], "parameter 'x' is a Path"),
+        (str | pathlib.Path, "parameter 'x' is a Path"),
+        (set[list[int]], "parameter 'x' is a set of what Python's sets cannot hold: take a list"),
+        (set[Point], "parameter 'x' is a set of what Python's sets cannot hold"),
+        (Annotated[float, pydantic.Field(gt=0, ge=0)], "parameter 'x' has the hint .* cannot be served"),
         (WithPath, "parameter 'x': field 'files' is a Path"),
         (WithUnion, "parameter 'x' holds .*, whose kinds JSON alone cannot tell apart: .* tag=True"),
         (WithField, "parameter 'x': field 'size' of 'WithField' has limits by pydantic's Field, .* msgspec.Meta"),

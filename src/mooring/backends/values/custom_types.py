@@ -6,6 +6,7 @@ and Pillow are used where the model's own code has imported them, and never impo
 
 import base64
 import binascii
+import contextlib
 import functools
 import json
 import sys
@@ -286,8 +287,12 @@ _PYDANTIC_KINDS: Mapping[str, str] = {
 def _pydantic_reason(fault: Mapping[str, Any]) -> str:
     """Return what is wrong in the words that Mooring has for it, and in pydantic's where it has none."""
     name = fault["type"]
+    details = fault.get("ctx") or {}
     if (text := _PYDANTIC_REASONS.get(name)) is not None:
-        return text.format_map(fault.get("ctx") or {})
+        with contextlib.suppress(
+            KeyError
+        ):  # an error of the user's own that has the name of one of pydantic's
+            return text.format_map(details)
     kind, _, rest = name.rpartition("_")
     for ending in ("_from_datetime", "_from_date", "_attributes"):
         kind = kind.removesuffix(ending)
@@ -295,7 +300,8 @@ def _pydantic_reason(fault: Mapping[str, Any]) -> str:
         return f"must be {_PYDANTIC_KINDS[kind]}"
     text = str(fault["msg"])
     text = text[:1].lower() + text[1:]
-    return text.replace("input should be", "must be").replace("input should", "must")
+    text = text.replace("input should be", "must be").replace("input should", "must")
+    return text if text.startswith("must ") else f"is wrong: {text}"
 
 
 def choice_type(arms: Sequence[tuple[str, Read, Schema]]) -> CustomType:

@@ -62,6 +62,7 @@ _INSTEAD: Mapping[str, str] = {
 }
 _LIMITS = ("gt", "ge", "lt", "le", "multiple_of", "min_length", "max_length", "pattern")
 _TEXTS = ("title", "description", "examples")
+_LONG = 800  # characters of a text
 _SHOWN = 3  # faults of one value that a text tells
 _NUMBERS = {
     "INT64": struct.Struct("<q").unpack,
@@ -91,7 +92,7 @@ class ValueType:
             described = msgspec.inspect.type_info(self._type)
             _check_classes(described, where)
             self.schema: Schema = schema_of(self._type)
-        except (TypeError, NameError, AttributeError, RecursionError) as error:
+        except (TypeError, ValueError, NameError, AttributeError, RecursionError) as error:
             raise _refuse_hint(hint, where, error) from None
         self._fills = has_defaults(described)
         if self._fills:
@@ -141,6 +142,8 @@ class ValueType:
             return self._convert(_to_whole_numbers(value))
         except msgspec.ValidationError as error:
             raise self._explain(error) from None
+        except RecursionError:
+            raise InvalidInput(f"{self._name} is nested too deep") from None
 
     def _convert(self, value: Any) -> Any:
         read = _convert(value, self._type)
@@ -274,7 +277,7 @@ class ValueType:
         wrong = error if isinstance(error, WrongValue) else error.__cause__
         if not isinstance(wrong, WrongValue):
             assert isinstance(error, msgspec.ValidationError)
-            return InvalidInput(explain_validation(error, self._type, name=self.where))
+            return InvalidInput(_shorten(explain_validation(error, self._type, name=self.where)))
         # msgspec has added the place where its hook raised this.
         place = str(error).removeprefix(str(wrong)).removeprefix(" - at `$").removesuffix("`")
         if wrong.faults[0][1].startswith("is not JSON"):
@@ -282,7 +285,12 @@ class ValueType:
         texts = [f"{_named(f'{self.where}{place}{path}')} {reason}" for path, reason in wrong.faults[:_SHOWN]]
         if len(wrong.faults) > _SHOWN:
             texts.append(f"and {len(wrong.faults) - _SHOWN} more")
-        return InvalidInput("; ".join(texts))
+        return InvalidInput(_shorten("; ".join(texts)))
+
+
+def _shorten(text: str) -> str:
+    """Return a text that may have a value of any size in it without its middle."""
+    return text if len(text) <= _LONG else f"{text[: _LONG // 2]} ... {text[-_LONG // 4 :]}"
 
 
 def _named(path: str) -> str:
@@ -442,11 +450,7 @@ _CONTAINERS = (list, tuple, dict, set, frozenset, abc.Collection)
 
 def _served_or(hint: Any, otherwise: typing.Callable[[], CustomType]) -> Any:
     """Return a hint where msgspec takes it, else a marker for another way to read it."""
-    try:
-        msgspec.json.Decoder(hint)
-    except TypeError:
-        return mark(otherwise())
-    return hint
+    return hint if _is_understood(hint) else mark(otherwise())
 
 
 def _constants_type(hint: Any) -> CustomType:
@@ -469,15 +473,15 @@ def _union(arguments: tuple[Any, ...], where: str) -> Any:
     nothing = type(None) in arguments
     arms = [each for each in arguments if each is not type(None)]
     served = [to_served(each, where) for each in arms]
+    for each in served:
+        _check_classes(msgspec.inspect.type_info(each), where)
     none = (None,) if nothing else ()
     plain = cast("Any", Union)[(*served, *none)]
-    try:
-        msgspec.json.Decoder(plain, dec_hook=_read_custom)
-    except TypeError:
-        kinds = [ValueType(each, where="") for each in arms]
-        choice = choice_type([(_name_of(kind.hint), kind.convert, kind.schema) for kind in kinds])
-        return cast("Any", Union)[(mark(choice), *none)]
-    return plain
+    if _is_understood(plain):
+        return plain
+    kinds = [ValueType(each, where="") for each in arms]
+    choice = choice_type([(_name_of(kind.hint), kind.convert, kind.schema) for kind in kinds])
+    return cast("Any", Union)[(mark(choice), *none)]
 
 
 def _annotated(hint: Any, where: str) -> Any:
@@ -488,10 +492,32 @@ def _annotated(hint: Any, where: str) -> Any:
     served = to_served(base, where)
     for note in notes:
         if isinstance(note, msgspec.Meta):
-            served = Annotated[served, note]
+            served = _limited(served, note)
         elif limits := _limits_of(note):
-            served = Annotated[served, msgspec.Meta(**limits)]
+            served = _limited(served, msgspec.Meta(**limits))
     return served
+
+
+def _limited(served: Any, limits: msgspec.Meta) -> Any:
+    """Return a type with limits: of a union, such as ``int | None``, those types have them that can."""
+    limited = Annotated[served, limits]
+    if typing.get_origin(served) not in UNIONS or _is_understood(limited):
+        return limited
+    arms = [Annotated[each, limits] for each in typing.get_args(served)]
+    if not any(map(_is_understood, arms)):
+        return limited  # which is refused
+    kept = [
+        arm if _is_understood(arm) else each for arm, each in zip(arms, typing.get_args(served), strict=True)
+    ]
+    return cast("Any", Union)[tuple(kept)]
+
+
+def _is_understood(hint: Any) -> bool:
+    try:
+        msgspec.json.Decoder(hint)
+    except TypeError:
+        return False
+    return True
 
 
 def _limits_of(note: Any) -> dict[str, Any]:
@@ -528,6 +554,8 @@ def _check_classes(kind: Any, where: str) -> None:
             if custom_type(each.cls) is None:
                 raise _refuse_class(each.cls, place)
             continue
+        if isinstance(each, msgspec.inspect.SetType | msgspec.inspect.FrozenSetType):
+            _check_items_of_set(each.item_type, place)
         if isinstance(
             each, msgspec.inspect.DataclassType | msgspec.inspect.StructType | msgspec.inspect.TypedDictType
         ):
@@ -536,6 +564,18 @@ def _check_classes(kind: Any, where: str) -> None:
         waiting += [(getattr(each, name, None), place) for name in _INNER]
         for name in ("item_types", "types"):
             waiting += [(inner, place) for inner in getattr(each, name, ())]
+
+
+_NOT_IN_SETS = (
+    msgspec.inspect.ListType, msgspec.inspect.DictType, msgspec.inspect.SetType, msgspec.inspect.TypedDictType,
+)  # fmt: skip
+
+
+def _check_items_of_set(kind: Any, place: str) -> None:
+    if isinstance(kind, _NOT_IN_SETS) or getattr(getattr(kind, "cls", None), "__hash__", kind) is None:
+        raise ModelLoadFailed(
+            f"{place} is a set of what Python's sets cannot hold: take a list, or tuples in the set"
+        )
 
 
 def _check_fields(kind: type, place: str) -> None:
@@ -556,7 +596,7 @@ def _check_fields(kind: type, place: str) -> None:
 def _refuse_class(kind: Any, place: str) -> ModelLoadFailed:
     top = getattr(kind, "__module__", "").partition(".")[0]
     return ModelLoadFailed(
-        f"{place} is a {_name_of(kind)}, which no request can hold: {_INSTEAD.get(top, _WHAT_CAN_BE_TAKEN)}"
+        f"{place} is {_with_article(_name_of(kind))}, which no request can hold: {_INSTEAD.get(top, _WHAT_CAN_BE_TAKEN)}"
     )
 
 
@@ -564,6 +604,10 @@ def _name_of(kind: Any) -> str:
     if isinstance(kind, type) and not typing.get_args(kind):
         return kind.__qualname__.rpartition("<locals>.")[2]
     return str(kind).replace("typing.", "")
+
+
+def _with_article(name: str) -> str:
+    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
 
 
 def _refuse_hint(hint: Any, where: str, error: Exception) -> ModelLoadFailed:

@@ -62,7 +62,7 @@ def _parts(kind: Any, schema: Schema) -> Iterator[tuple[Any, Any]]:
     elif isinstance(kind, msgspec.inspect.DictType):
         yield kind.value_type, schema.get("additionalProperties")
     elif isinstance(kind, msgspec.inspect.TupleType):
-        yield from zip(kind.item_types, schema["prefixItems"], strict=True)
+        yield from zip(kind.item_types, schema.get("prefixItems", ()), strict=True)
     elif hasattr(kind, "fields") and "prefixItems" in schema:
         items = schema["prefixItems"]  # of a Struct with a tag before them
         yield from zip(
