@@ -193,6 +193,7 @@ def test_a_function_that_cannot_be_served_is_refused_when_it_is_loaded(served, s
     with pytest.raises(ModelLoadFailed) as refused:
         served(source)
     assert says in refused.value.message
+    assert "model.py: " in refused.value.message
 
 
 # Bodies that are no JSON, and forms

@@ -56,9 +56,13 @@ class ValueFunction(Backend):
                 "write a method explain, or take arrays of numpy's"
             )
         batch = batch_of(code.infer)
-        self._infer = Callee(code.infer, spec, batched=batch is not None)
-        if code.explain is not None:
-            self._explain = Callee(code.explain, spec, batched=batch_of(code.explain) is not None)
+        try:
+            self._infer = Callee(code.infer, spec, batched=batch is not None)
+            if code.explain is not None:
+                self._explain = Callee(code.explain, spec, batched=batch_of(code.explain) is not None)
+        except ModelLoadFailed as error:
+            error.message = f"{code.path}: {error.message}"  # of whatever kind it is
+            raise
         if code.loop is not None:
             from mooring.backends.overlapping import Overlapping
 
