@@ -4,6 +4,8 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from mooring.core.errors import InvalidInput, InvalidOutput, ModelFailed, ModelLoadFailed, Unsupported
 from mooring.core.requests import BODY, Form, InferenceRequest, Operation, RequestedOutput
@@ -29,6 +31,11 @@ def served(function, reply):
         return ask
 
     return load
+
+
+@pytest.fixture
+def echo(served):
+    return served("def infer(x: Any) -> Any: return x")
 
 
 def read(outcome):
@@ -89,6 +96,28 @@ def test_the_body_is_the_only_input_or_names_it(served, ask, source, body, answe
     model = served(source)
     assert read(model(ask.body(body))) == answer
     assert [json.loads(each) for each in model(ask.instances(body)).outputs[0].data] == [answer]
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(value=VALUES)
+def test_any_value_comes_back_as_it_was_sent_in_every_form(echo, ask, value):
+    text = json.dumps(value).encode()
+    assert read(echo(ask.body(text))) == value
+    assert json.loads(echo(ask.instances(value)).outputs[0].data[0]) == value
+    (output,) = echo(texts("x", text, parameters={"content_type": JSON})).outputs
+    if output.parameters:  # it has no form as a tensor
+        assert json.loads(output.data[0]) == value
 
 
 POINT = "@dataclasses.dataclass\nclass Point:\n    x: int\n    y: int = 2\n"
@@ -187,6 +216,7 @@ def test_a_model_that_asks_for_nothing_tells_the_server_nothing(served):
         ("def infer(x: int, r: list[mooring.Request]): ...", "the hint mooring.Request"),
         ("@mooring.batch(max_size=4)\ndef infer(): ...", "has no inputs"),
         ("@mooring.batch(max_size=4)\ndef infer(inputs): ...", "takes tensors"),
+        ("@mooring.batch(max_size=4)\ndef infer(a: list[int], **more): ...", "takes **more"),
     ],
 )
 def test_a_function_that_cannot_be_served_is_refused_when_it_is_loaded(served, source, says):
@@ -225,6 +255,9 @@ def test_fields_of_a_form_are_inputs_and_a_lone_one_the_body(served):
     assert "k must be a whole number" in model(form(text=b"ab", k=b"two")).message
     assert "unexpected input 'txt'" in model(form(txt=b"ab", k=b"2")).message
     assert read(served("def infer(text: str): return text")(form(whatever=b"ab"))) == "ab"
+    assert read(served("def infer(x): return x")(form(x=b"ab"))) == "ab"
+    assert read(served("def infer(x: dict): return x")(form(x=b'{"x": 1}'))) == {"x": 1}
+    assert read(served("def infer(body: list[int]): return body")(plain("[1]"))) == [1]
 
 
 # Tensors
@@ -404,6 +437,7 @@ def test_instances_and_rows_are_samples_of_a_batch_and_no_call_has_too_many(serv
     outcome = model(ask.instances(*({"texts": str(each)} for each in range(6)), undecoded=True))
     assert [json.loads(each) for each in outcome.outputs[0].data] == list("012345")
     assert list(map(len, model.model._code.module.calls)) == [4, 2]
+    assert "has no samples" in model(ask.tensors(texts=np.zeros((0, 1), object))).message
     (output,) = model(texts("texts", "a", "bc", "d")).outputs
     assert (output.shape, output.data) == ([3, 1], [b"a", b"bc", b"d"])
     assert [(each.name, each.shape) for each in model.model.metadata.inputs] == [

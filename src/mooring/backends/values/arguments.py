@@ -35,6 +35,9 @@ _JSON = "application/json"
 _RAW_LEAVES = frozenset({Leaf.TEXT, Leaf.BYTES, Leaf.IMAGE})
 _LISTS = (list, abc.Sequence, abc.Iterable, abc.Collection, abc.MutableSequence)
 
+# What the body is called where it is no form.
+_PLAIN = "body"
+
 Values = dict[str, Any]
 """The arguments of a call that are inputs, by name."""
 
@@ -107,9 +110,13 @@ class Arguments:
             self.request = name
             return
         hinted = hint is not inspect.Parameter.empty
+        if self.batched and kind is parameter.VAR_KEYWORD:
+            raise ModelLoadFailed(
+                f"'{self._name}' takes **{name}, which @mooring.batch cannot put together: name the inputs"
+            )
         if self.batched and hinted:
             hint = self._item_hint(hint, name)
-            hinted = hint is not Any
+            hinted = hint is not inspect.Parameter.empty
         if kind is parameter.VAR_KEYWORD:
             self._rest = value_type(hint, where="")
             return
@@ -133,7 +140,7 @@ class Arguments:
         """Return the hint of one sample in that of the list of all samples of a batch."""
         hint = plain_hint(hint)
         if hint in (list, Any):
-            return Any
+            return inspect.Parameter.empty
         if typing.get_origin(hint) in _LISTS:
             return typing.get_args(hint)[0]
         raise ModelLoadFailed(
@@ -251,7 +258,7 @@ class Arguments:
     def read_body(self, fields: Sequence[Tensor]) -> Values:
         """Read the body of a request in ``Form.BODY``, or the fields of its form. Raises ``InvalidInput``.
 
-        A lone field that has no input's name counts as the whole body, as does any lone field where there is one input.
+        A lone field that has no input's name counts as the whole body.
         """
         if len(fields) == 1:
             field = fields[0]
@@ -262,7 +269,7 @@ class Arguments:
                 and "file" not in parameters
             ):
                 return self._read_text(field.data[0])
-            if self.one is not None or field.name not in self.inputs:
+            if field.name not in self.inputs or (self.one is not None and field.name == _PLAIN):
                 return self._read_whole(field)
         if not fields:
             return self._read_empty("the body has no field of a form")
@@ -332,6 +339,8 @@ class Arguments:
                     f"input '{name}' has {tensor.shape[0]} samples, and the inputs before it have {count}"
                 )
             count = tensor.shape[0]
+            if not count:
+                raise InvalidInput(f"input '{name}' has no samples: its first dimension is 0")
             columns[name] = [kind.from_tensor(row) for row in split_rows(tensor)]
         if not columns:
             return [self._complete({})]
