@@ -166,7 +166,7 @@ def test_a_workflows_archive_has_the_files_and_the_manifest_of_the_real_archiver
     [
         ({"spec_file": Path("gone.yaml")}, "spec file 'gone.yaml' is not there"),
         ({"handler": Path("gone.py")}, "handler 'gone.py' is not there"),
-        ({"handler": None}, "wf.war/wf.yaml: dag: 'pre' is none of the models"),
+        ({"handler": None}, "wf.war/wf.yaml: dag: 'pre' is not one of the models"),
         ({"spec_file": Path("model-config.yaml")}, "wf.war/model-config.yaml: dag: expected a mapping"),
         ({"extra_files": "gone.txt"}, "extra file 'gone.txt' is not there"),
         ({"workflow_name": "a/b"}, "'a/b' cannot be the name of a workflow"),

@@ -155,7 +155,9 @@ def _target_path(name: str, suffix: str, export_path: Path, *, force: bool) -> P
     if os.path.lexists(target) and not force:
         raise InvalidInput(f"'{target}' is there already; give --force to replace it")
     if target.is_dir() and not (target / MANIFEST).is_file():
-        raise InvalidInput(f"folder '{target}' is no model archive and is not replaced; remove it yourself")
+        raise InvalidInput(
+            f"folder '{target}' is not a model archive and is not replaced; remove it yourself"
+        )
     return target
 
 

@@ -297,7 +297,7 @@ def tokens_of(
     demanded = Access.MANAGEMENT in fixed or all(config.demands_tokens(address) for address in managing)
     if Access.INFERENCE in fixed and not demanded:
         raise ConfigError(
-            "inference_token asks a token of whoever infers, and nobody is asked for one to manage the models:"
+            "inference_token guards inference, and no token guards the management of models:"
             " give management_token, too, or token_authorization = on"
         )
     return Tokens(

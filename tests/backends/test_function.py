@@ -205,8 +205,8 @@ def test_a_function_may_refuse_in_our_own_words(function, reply, ask):
         ("{}", "no outputs"),
         ("{'y': None}", "Python objects"),
         ("{'y': {'a': 1}}", "Python objects"),
-        ("{'y': [[1], [2, 3]]}", "no array"),
-        ("{'y': 1j}", "no array"),
+        ("{'y': [[1], [2, 3]]}", "not an array"),
+        ("{'y': 1j}", "not an array"),
     ],
 )
 def test_what_is_no_answer_is_invalid_output(function, reply, ask, returned, says):

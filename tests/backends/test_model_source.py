@@ -77,5 +77,5 @@ def test_a_module_that_fails_is_not_left_behind_and_another_file_is_refused(fold
     with pytest.raises(ValueError, match="own"):
         import_source("broken_model", folder / "broken.py")
     assert "broken_model" not in sys.modules
-    with pytest.raises(ImportError, match="is no Python file"):
+    with pytest.raises(ImportError, match="is not a Python file"):
         import_source("text", folder / "notes.txt")

@@ -100,7 +100,7 @@ def test_an_object_names_the_inputs():
 
 
 @pytest.mark.parametrize(
-    ("data", "reason"), [(b"", "empty"), (b"# Notes", "no .npy file, no image and no JSON")]
+    ("data", "reason"), [(b"", "empty"), (b"# Notes", "not a .npy file, an image or JSON")]
 )
 def test_what_no_number_can_be_read_from_is_said_with_what_the_model_takes(data, reason):
     with pytest.raises(InvalidInput, match=rf"input 'x' is {reason}.*the model takes FP32 \[-1\]"):

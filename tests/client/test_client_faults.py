@@ -54,7 +54,7 @@ JSON, HTML = {"content-type": "application/json"}, {"content-type": "text/html; 
         (HTTP, 404, JSON, b'{"detail":"Not Found"}', "has no /v2/p"),
         (HTTP, 404, {}, b"404 page not found", "has no /v2/p"),
         (HTTP, 501, HTML, b"<html>", r"answers /v2/p with a page \(501\)"),
-        (HTTP, 200, HTML, b"<html>", "no server of the Open Inference Protocol"),
+        (HTTP, 200, HTML, b"<html>", "not a server of the Open Inference Protocol"),
     ],
 )  # fmt: skip
 def test_another_server_than_the_one_meant_is_told_by_its_answer(address, status, headers, body, said):

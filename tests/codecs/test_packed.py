@@ -53,7 +53,7 @@ def test_a_large_element_is_not_copied():
     [
         (raw(b"a", b"b", shape=[3]), "has 2 elements, its shape .3. needs 3"),
         (Tensor("x", "BYTES", [1], b"\x09\0\0\0abc", packed=RAW), "ends inside an element"),
-        (Tensor("x", "BOOL", [2], b"\x01\x02", packed=RAW), "which is no BOOL"),
+        (Tensor("x", "BOOL", [2], b"\x01\x02", packed=RAW), "which is not a BOOL"),
         (Tensor("x", "INT64", [3], b"\x1a\x02\x01\x02", packed=CONTENTS), "has 2 elements"),
         (Tensor("x", "FP32", [1], b"\x1a\x01\x05", packed=CONTENTS), "travels in fp32_contents"),
         (Tensor("x", "INT64", [1], b"\x1a\x09\x05", packed=CONTENTS), "is cut off"),

@@ -263,7 +263,8 @@ def refused(message, text):
 def test_integers_out_of_range_are_refused(datatype):
     limits = np.iinfo(NUMPY_TYPES[datatype])
     refused(
-        message_of(datatype, np.array([limits.max + 1])), f"holds {limits.max + 1}, which is no {datatype}"
+        message_of(datatype, np.array([limits.max + 1])),
+        f"holds {limits.max + 1}, which {datatype} cannot hold",
     )
 
 
@@ -300,7 +301,7 @@ def test_raw_contents_that_do_not_fit_are_refused():
     refused(text, "ends inside an element")
     boolean = pb.ModelInferRequest(raw_input_contents=[b"\x02"])
     boolean.inputs.add(name="x", datatype="BOOL", shape=[1])
-    refused(boolean, "no BOOL")
+    refused(boolean, "not a BOOL")
 
 
 def test_a_refused_request_gives_back_the_memory_it_took():

@@ -138,7 +138,7 @@ def test_default_handlers_are_here_but_for_those_of_vendors(root, mar):
         (HANDLER + "\nclass Other:\n    pass\n", 7, "this has Echo, Other"),
         ("class Echo:\n    pass\n", 1, "class Echo has no method 'handle'"),
         ("import json\n", 0, "this has neither"),
-        ("x = (\n", 1, "no Python"),
+        ("x = (\n", 1, "not Python"),
     ],
 )
 def test_a_handler_that_cannot_be_loaded_is_named_with_its_line(root, mar, source, line, what):
@@ -381,7 +381,7 @@ def test_a_workflow_that_cannot_be_read_is_named_with_the_file_and_the_key(root,
 
 def test_a_workflows_handler_that_is_no_python_is_named_with_its_line(root, war):
     war("dag: {pre: []}", code="def pre(data, context):\n    return (\n")
-    assert "is no Python" in told(root, "change")["store/wf.war/fn.py:2"]
+    assert "is not Python" in told(root, "change")["store/wf.war/fn.py:2"]
 
 
 def test_mlservers_models_are_recognised(root):

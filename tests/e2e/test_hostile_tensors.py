@@ -100,7 +100,7 @@ BODIES = {
     "deep nesting": b"[" * DEEP + b"]" * DEEP,
     "deep nesting in the data": b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,3],"data":' + b"[" * DEEP + b"]" * DEEP + b"}]}",
     "deep nesting in what nobody reads": b'{"x":' + b'{"y":' * 20_000 + b"1" + b"}" * 20_000 + b"}",
-    "bytes that are no UTF-8": b'{"inputs": [{"name": "\xff\xfe"}]}',
+    "bytes that are not UTF-8": b'{"inputs": [{"name": "\xff\xfe"}]}',
     "a lone surrogate": b'{"inputs": [{"name": "\\ud800", "datatype": "FP32", "shape": [1], "data": [1]}]}',
     "a name with a NUL": doc({"name": "x\0"}),
     "a large ragged document": text({"inputs": [{"name": "x", "datatype": "FP32", "shape": [20_000, 3],

@@ -11,7 +11,7 @@ from e2e_kit import Server, until
 
 import mooring
 
-# y is how many elements are missing, z what has no number in JSON, w bytes that are no UTF-8.
+# y is how many elements are missing, z what has no number in JSON, w bytes that are not UTF-8.
 MODEL = """
 import numpy as np
 

@@ -268,7 +268,7 @@ def test_what_torchserve_says_of_workflows_is_said_here(server, workflows):
         ),
         (
             "POST", "?url=m1.mar", "400 Bad Request", "InvalidWorkflowException",
-            "'m1.mar' is no workflow archive: it has no WAR-INF/MANIFEST.json",
+            "'m1.mar' is not a workflow archive: it has no WAR-INF/MANIFEST.json",
         ),
         (
             "POST", "?url=cyclic.war", "400 Bad Request", "InvalidWorkflowException",

@@ -39,7 +39,7 @@ class FakeCall:
 def test_a_message_is_parsed_or_is_invalid_input():
     asked = pb.HealthCheckRequest(service="me")
     assert parse_message(pb.HealthCheckRequest, asked.SerializeToString()) == asked
-    with pytest.raises(InvalidInput, match="the message is no HealthCheckRequest"):
+    with pytest.raises(InvalidInput, match="the message is not a HealthCheckRequest"):
         parse_message(pb.HealthCheckRequest, b"\xff")
 
 

@@ -127,6 +127,9 @@ def test_torchserves_own_statuses_are_those_of_a_start_in_its_place():
         (errors.OutOfResources("x"), 507),
     ):
         assert status.torchserve(error, TARGET, like_torchserve).status == code
+    fault = errors.ModelFailed("x")
+    assert status.grpc_torchserve(status.torchserve(fault, TARGET))[0] == "INTERNAL"
+    assert status.grpc_torchserve(status.torchserve(fault, TARGET, like_torchserve))[0] == "UNAVAILABLE"
     # Proxies retry after a 503, and another try would fail in the same way.
     assert status.kserve_v1(errors.ModelFailed("x"), TARGET, like_torchserve).status == 500
 

@@ -181,7 +181,7 @@ async def test_bytes_that_are_no_message_are_the_callers_fault(talk, message):
     for method in ("ModelInfer", "ModelReady"):
         code, text = await talk.refused(method, message)
         assert code == "INVALID_ARGUMENT"
-        assert "is no Model" in text
+        assert "is not a Model" in text
     assert not talk.service.requests
 
 

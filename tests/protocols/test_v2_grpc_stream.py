@@ -84,7 +84,7 @@ async def test_an_error_is_its_requests_alone(talk, stream):
     answers = iter([[ModelFailed("ValueError: no")], [ModelNotFound(model="echo")], [piece(1, final=True)]])
     talk.service.answer = lambda _request: next(answers)
     await stream.ask(raw=b"\xff")
-    assert "is no ModelInferRequest" in (await stream.answer()).error_message
+    assert "is not a ModelInferRequest" in (await stream.answer()).error_message
     await stream.ask("a")
     failed = await stream.answer()
     assert (failed.error_message, failed.infer_response.id) == ("ValueError: no", "a")

@@ -250,7 +250,7 @@ FAULTS = {
     "the same input twice": infer_body(x(), x()),
     "an id that is no string": infer_body(x(), id=7),
     "deep nesting": b'{"inputs":' + b"[" * 10_000,
-    "bytes that are no UTF-8": b'{"inputs":"\xff"}',
+    "bytes that are not UTF-8": b'{"inputs":"\xff"}',
     "reserved parameters": infer_body(x(), parameters={"triton_x": 1}),
     "a priority that is none": infer_body(x(), parameters={"priority": -1}),
     "a timeout that is none": infer_body(x(), parameters={"timeout": 1.5}),

@@ -179,7 +179,7 @@ def test_explanations_are_declared_in_either_form(model):
         ("[queue_policy]\ntimeout = inf", "queue_policy.timeout must be a number of at most"),
         (
             '[[sequences.controls]]\nname = "c"\nkind = "start"\nvalues = [0, 4294967296]',
-            "control 'c' has values that are no INT32",
+            "control 'c' has values that are not INT32",
         ),
     ],
     ids=lambda text: text[:30],

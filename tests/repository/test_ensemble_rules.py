@@ -43,7 +43,7 @@ def test_one_is_declared_in_toml_as_well(tmp_path):
         (steps(("m", "A", "B"), ("n", "A", "B")), "step 1 ('n') writes 'B', which is written already"),
         (steps(("m", "C", "B")), "step 0 ('m') reads 'C' as input 'x', which no step writes"),
         (steps(("m", "A", "C"), ("n", "C", "D")), "output 'B' of the ensemble is written by no step"),
-        (steps(("m", "A", "B"), ("n", "A", "C")), "tensor 'C' is read by no step, and is no output of the ensemble"),
+        (steps(("m", "A", "B"), ("n", "A", "C")), "tensor 'C' is read by no step, and is not an output of the ensemble"),
         (steps(("m", "C", "B"), ("n", "B", "C")), "input 'A' of the ensemble is read by no step"),
         (steps(("k", "A", "B"), ("m", "C", "D"), ("n", "D", "C")), "the steps of 'm', 'n' wait for each other"),
     ],

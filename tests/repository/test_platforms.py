@@ -225,7 +225,7 @@ def test_labels_stand_in_the_config(model):
 def test_labels_that_are_none_are_named(model):
     (model.folder / "1").mkdir(parents=True)
     (model.folder / "names.json").write_text("[1]")
-    with pytest.raises(ModelLoadFailed, match=r"names\.json: these are no labels"):
+    with pytest.raises(ModelLoadFailed, match=r"names\.json: these are not labels"):
         model("model.onnx", config='labels = "names.json"')
 
 

@@ -229,5 +229,5 @@ def test_a_folder_that_is_not_there_says_so(tmp_path):
     with pytest.raises(ModelLoadFailed, match="link that leads nowhere: /nowhere is not there"):
         read_repository_model(tmp_path / "m")
     for name in ("file", "gone"):
-        with pytest.raises(ModelLoadFailed, match="is no folder"):
+        with pytest.raises(ModelLoadFailed, match="is not a folder"):
             read_repository_model(tmp_path / name)

@@ -185,7 +185,7 @@ def test_a_module_that_is_nowhere_is_named(here):
         ("https://models.example/readme.txt", r"those end in \.mar"),
         ("https://models.example/", r"those end in \.mar"),
         ("https://models.example/a.py", r"those end in \.mar"),
-        ("https://[broken/a.onnx", "is no URL"),
+        ("https://[broken/a.onnx", "is not a URL"),
         ("mine=", "target 'mine=' names nothing to serve"),
         ("a" * 300, "no such file or folder"),
         ("nul\0byte", "no such file or folder"),

@@ -49,7 +49,7 @@ def test_what_is_written_is_what_is_read(text, fields):
         ('a: "open', "unexpected"),
         (r'a: "\q"', "unknown escape"),
         (r'a: "\400"', "unknown escape"),
-        (r'a: "\377"', "a string is no UTF-8"),
+        (r'a: "\377"', "a string is not UTF-8"),
         ("a: $", "unexpected '\\$'"),
         ("5: 1", "expected the name"),
         ("a {" * 100, "too deep"),

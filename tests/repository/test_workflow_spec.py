@@ -172,8 +172,8 @@ def test_an_archive_may_come_from_an_allowed_url_and_so_may_its_models(harness, 
         ("models: {}", "wf.yaml: dag: expected a mapping"),
         ("dag: []", "wf.yaml: dag: expected a mapping"),
         ("dag: {}", "wf.yaml: dag: expected a mapping"),
-        ("dag: {pre: [1]}", "dag.pre: 1 is no name of a node"),
-        ("dag: {yes: [pre]}", "dag.True: True is no name of a node"),
+        ("dag: {pre: [1]}", "dag.pre: 1 is not the name of a node"),
+        ("dag: {yes: [pre]}", "dag.True: True is not the name of a node"),
         ("dag: {a/b: []}", "'a/b' cannot be the name of a node"),
         ("dag: {pre: pre}", "dag: pre -> pre is a cycle"),
         ("dag: {a: [b], b: [c], c: [d, b]}", "dag: b -> c -> b is a cycle"),
@@ -197,7 +197,7 @@ def test_a_spec_that_is_wrong_is_named_with_its_file_and_its_key(harness, spec, 
         ({"specFile": 3}, "workflow.specFile must be text"),
         ({"specFile": "../wf.yaml"}, "names a file '../wf.yaml' that is not in it"),
         ({"handler": "gone.py"}, "names a file 'gone.py' that is not in it"),
-        ({"handler": None}, "'pre' is none of the models, and there is no handler"),
+        ({"handler": None}, "'pre' is not one of the models, and there is no handler"),
         ({"workflowName": "a/b"}, "'a/b' cannot be the name"),
     ],
 )
@@ -274,7 +274,7 @@ def test_an_order_has_every_node_after_those_before_it_or_the_cycle_that_is_name
 
 
 def test_an_unpacked_folder_without_a_manifest_is_no_workflow(tmp_path):
-    with pytest.raises(ModelLoadFailed, match="is no workflow archive"):
+    with pytest.raises(ModelLoadFailed, match="is not a workflow archive"):
         read_workflow(tmp_path, "x.war")
 
 

@@ -135,7 +135,7 @@ def test_a_unix_socket_has_a_file_only_once_the_server_listens(reserved, tmp_pat
     [
         ("x" * 120, "the path is too long (a path of a unix socket may have 107 bytes)"),
         ("no/such/folder", "No such file or directory"),
-        ("file", "a file that is no socket is there"),
+        ("file", "a file that is not a socket is there"),
     ],
 )
 def test_a_unix_socket_that_cannot_be_says_why(reserved, tmp_path, name, reason):
@@ -149,7 +149,7 @@ def test_a_unix_socket_that_cannot_be_says_why(reserved, tmp_path, name, reason)
 
 def test_an_address_of_another_machine_and_an_unknown_host_are_named(reserved):
     said = refusal(reserved, management_address=Address("192.0.2.1", 80))
-    assert said.startswith("management_address: 192.0.2.1 is no address of this machine; ")
+    assert said.startswith("management_address: 192.0.2.1 is not an address of this machine; ")
     said = refusal(reserved, management_address=Address("host.invalid", 80))
     assert said.startswith("management_address: no address is known for the host 'host.invalid' (")
 

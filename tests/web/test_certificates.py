@@ -110,7 +110,10 @@ def test_each_fault_of_the_files_is_named(authority, tmp_path):
             f"certificate_file {pair.key} holds the private key, and private_key_file {pair.cert} the certificate: swap them",
         ),
         (settings(pair._replace(cert=broken)), "they cannot be used"),
-        (settings(locked), f"is encrypted, and nobody is there to be asked: openssl pkey -in {locked.key}"),
+        (
+            settings(locked),
+            f"is encrypted, and the server cannot ask for its password: openssl pkey -in {locked.key}",
+        ),
         (settings(pair, client_ca_file=odd), "holds no certificates in PEM"),
         (settings(pair, client_ca_file=tmp_path / "gone.pem"), "client_ca_file"),
     ):

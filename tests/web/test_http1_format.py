@@ -19,7 +19,7 @@ def test_a_value_beyond_latin_1_is_utf_8():
 
 @pytest.mark.parametrize("name", ["", "a b", "a:", "a\r\nb", "\u00fc", "a\n"])
 def test_a_name_that_is_no_token_is_refused(name):
-    with pytest.raises(ValueError, match="is no name of a header"):
+    with pytest.raises(ValueError, match="is not the name of a header"):
         header_lines([(name, "x")])
 
 

@@ -116,7 +116,7 @@ def test_a_boundary_that_is_none_is_invalid_input(boundary):
 
 
 def test_another_type_is_no_form():
-    with pytest.raises(InvalidInput, match="is no form"):
+    with pytest.raises(InvalidInput, match="is not a form"):
         parse_form(b"", "application/json")
 
 

@@ -59,7 +59,7 @@ def _as_array(name: str, value: Any) -> Array:
         if array.dtype.kind not in "biufO" or array.dtype.itemsize > 8:
             datatype_of(array)  # raises for what no datatype holds
     except (ValueError, TypeError, RuntimeError, InvalidInput) as error:
-        raise InvalidOutput(f"output '{name}' is no array: {error}") from None
+        raise InvalidOutput(f"output '{name}' is not an array: {error}") from None
     return array
 
 

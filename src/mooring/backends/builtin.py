@@ -71,7 +71,7 @@ def base64_decode(arrays: Arrays) -> Arrays:
     try:
         data = base64.b64decode(b"".join(text.split()), validate=True)
     except binascii.Error as error:
-        raise InvalidInput(f"the input is no base64: {error}") from None
+        raise InvalidInput(f"the input is not base64: {error}") from None
     pixels = np.asarray(open_image(data).convert("RGB"))
     return {"output": np.ascontiguousarray(pixels[:, :, ::-1])}
 

@@ -10,7 +10,7 @@ The file defines one of
 A function of tensors returns a dict of arrays by name, or one value, which is the only declared output or "output". A
 generator function streams: each item is such a result and is sent at once.
 
-An ``async def``, or a class whose infer is one, has many requests in its hands at once, all on one event loop, which
+An ``async def``, or a class whose infer is one, works on many requests at once, all on one event loop, which
 runs while load does; load, explain and close may be coroutines then, too. An asynchronous generator streams.
 
 An argument called cancelled, where it is no declared input, is a function without arguments: whether nobody waits for
@@ -22,7 +22,7 @@ declares; their new values are returned under the names of their outputs.
 
 Inputs are numpy arrays that the function may change: JSON numbers come as float64 or int64 of the shape they have
 (a lone number has none), text as an object array of bytes. Where config.toml declares inputs they come in the
-declared types and shapes, batch dimension first. A body that is no JSON object is the only argument, or "input".
+declared types and shapes, batch dimension first. A body that is not a JSON object is the only argument, or "input".
 """
 
 import inspect

@@ -76,7 +76,7 @@ def import_source(name: str, path: Path) -> ModuleType:
     raises.
     """
     if path.suffix not in SOURCE_SUFFIXES:
-        raise ImportError(f"{path} is no Python file", path=str(path))
+        raise ImportError(f"{path} is not a Python file", path=str(path))
     spec = importlib.util.spec_from_loader(name, SourceOnlyLoader(name, str(path)))
     assert spec is not None
     assert spec.loader is not None

@@ -273,7 +273,7 @@ def _output_spec(argument: Any, file: Path, unranked: Container[str]) -> TensorS
     if _MAPS.fullmatch(argument.type):
         return TensorSpec(argument.name, "FP32", [-1, -1])
     if argument.type not in _DATATYPES:
-        raise ModelLoadFailed(f"{file}: output '{argument.name}' is a {argument.type}, which is no tensor")
+        raise ModelLoadFailed(f"{file}: output '{argument.name}' is a {argument.type}, which is not a tensor")
     name = argument.name
     return TensorSpec(name, _DATATYPES[argument.type], _shape_of(argument), unknown_rank=name in unranked)
 
@@ -306,7 +306,7 @@ def _decode_texts(array: Array, name: str) -> Array:
         elements = [each.decode() if isinstance(each, bytes) else each for each in array.ravel().tolist()]
     except UnicodeDecodeError as error:
         raise InvalidInput(
-            f"input '{name}' holds bytes that are no UTF-8, the text that ONNX has: {error}"
+            f"input '{name}' holds bytes that are not UTF-8, the text that ONNX has: {error}"
         ) from None
     texts = np.empty(len(elements), object)
     texts[:] = elements
@@ -327,7 +327,7 @@ def _to_array(name: str, result: Any, classes: Sequence[str] = ()) -> Array:
             keys = [by_name[each] for each in classes if each in by_name]
         scores = np.array([[row[key] for key in keys] for row in result], np.float32)
         return scores.reshape(len(result), len(keys) or len(classes))
-    raise InvalidOutput(f"output '{name}' is a {type(result).__name__}, which is no tensor")
+    raise InvalidOutput(f"output '{name}' is a {type(result).__name__}, which is not a tensor")
 
 
 def _from_ort_value(name: str, value: Any) -> Array:

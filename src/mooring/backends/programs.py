@@ -151,7 +151,7 @@ def _load_exported(file: Path, device: torch.device, spec: ModelSpec) -> Program
         constant = hasattr(input_spec.arg, "value")
         if not constant and not isinstance(tensor, torch.Tensor):
             raise ModelLoadFailed(
-                f"{file}: argument '{input_spec.arg.name}' is no tensor, so no client can send it"
+                f"{file}: argument '{input_spec.arg.name}' is not a tensor, so no client can send it"
             )
         slots.append(("", input_spec.arg.value) if constant else (input_spec.arg.name, None))
         if isinstance(tensor, torch.Tensor):

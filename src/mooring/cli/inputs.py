@@ -63,7 +63,7 @@ class _Reader:
             return [to_tensor(name, array, self._specs.get(name)) for name, array in arrays]
         if not content.data.lstrip().startswith(b"{"):
             return None
-        # If the inputs are all BYTES, a file that is no JSON object of inputs is taken as the bytes of an input.
+        # If the inputs are all BYTES, a file that is not a JSON object of inputs is taken as the bytes of an input.
         anything = not self._takes_json and all(_is_bytes(spec) for spec in self._specs.values())
         try:
             document = decode_json(content.data)
@@ -131,7 +131,7 @@ def _decode(name: str, data: bytes, spec: TensorSpec) -> Any:
         return decode_json(data)
     except InvalidInput as error:
         raise InvalidInput(
-            f"what was given for input '{name}' is no .npy file, no image and no JSON ({error.message}); the model takes "
+            f"what was given for input '{name}' is not a .npy file, an image or JSON ({error.message}); the model takes "
             f"{spec.datatype} {spec.shape}"
         ) from None
 

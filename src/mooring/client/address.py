@@ -29,9 +29,9 @@ class Address(msgspec.Struct, frozen=True):
             parts = urlsplit(whole)
             port = parts.port
         except ValueError as error:
-            raise InvalidInput(f"'{url}' is no URL: {error}") from None
+            raise InvalidInput(f"'{url}' is not a URL: {error}") from None
         if parts.scheme not in _SCHEMES or not parts.hostname:
-            raise InvalidInput(f"'{url}' is no URL of a server: give {', '.join(_SCHEMES)}://HOST:PORT")
+            raise InvalidInput(f"'{url}' is not the URL of a server: give {', '.join(_SCHEMES)}://HOST:PORT")
         authority = parts.netloc.rpartition("@")[2]
         if parts.scheme.startswith("grpc") and port is None:
             authority = f"{authority.rstrip(':')}:{GRPC_PORT}"

@@ -118,7 +118,7 @@ def misdirected(
     elif status == 404 and _is_unknown_path(body):
         explanation = f"{address.shown} has no {path}; give the inference address of a server of the Open Inference Protocol (Mooring's default is 8080)"
     elif is_page(headers) and status not in _PROXY_STATUSES:
-        explanation = f"{address.shown} answers {path} with a page ({status}); it is no server of the Open Inference Protocol"
+        explanation = f"{address.shown} answers {path} with a page ({status}); it is not a server of the Open Inference Protocol"
     return ServerUnreachable(explanation, code=status) if explanation else None
 
 

@@ -133,7 +133,7 @@ def _from_base64(text: Any, signature: Signature) -> Array:
     try:
         data = base64.b64decode(text, validate=True)
     except (TypeError, ValueError, binascii.Error):
-        raise InvalidInput('the value of "b64" is no base64 text') from None
+        raise InvalidInput('the value of "b64" is not base64 text') from None
     if signature.image is not None and looks_like_image(data[:12]):
         return _cast_to_input(signature.image.decode(data), signature.lone, signature)
     return _text_element(data)

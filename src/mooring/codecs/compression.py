@@ -39,7 +39,7 @@ def inflate(
                 # One byte more than is allowed tells a bomb, and costs no more memory than what is allowed.
                 piece = stream.decompress(rest, min(limit - size + 1, _PIECE))
             except zlib.error as error:
-                raise InvalidInput(f"the body is no {coding} data: {error}") from None
+                raise InvalidInput(f"the body is not {coding} data: {error}") from None
             size += len(piece)
             if size > limit:
                 raise InputTooLarge(f"the body has more than {limit} bytes when it is decompressed")

@@ -48,7 +48,7 @@ JSON_IN_FORM = f"the body is JSON, and its content type is {_FORM}, which curl -
 def describe_data(data: bytes | memoryview) -> str:
     """Return what some bytes are, by what they begin with: "a PNG image", "text", "binary data"."""
     head = bytes(data[:_LOOKED_AT])
-    if not head:
+    if not head.strip() and len(data) <= _LOOKED_AT:
         return "empty"
     if image := image_format(head[:12]):
         return f"a {image} image"

@@ -71,7 +71,7 @@ def _header(view: memoryview) -> tuple[np.dtype[Any], tuple[int, ...], bool, int
         MemoryError,
         struct.error,
     ) as error:
-        raise InvalidInput(f"the body is no npy file: {error}") from None
+        raise InvalidInput(f"the body is not an npy file: {error}") from None
     if dtype.hasobject or dtype.fields is not None or not dtype.itemsize or dtype.subdtype is not None:
         raise InvalidInput(
             f"an npy file of {dtype} is not accepted; send numbers, booleans or fixed-width strings"
@@ -93,6 +93,6 @@ def read_npz(data: bytes | memoryview) -> dict[str, Array]:
                 member.filename.removesuffix(".npy"): read_npy(archive.read(member)) for member in members
             }
     except _DAMAGED as error:
-        raise InvalidInput(f"the body is no npz file: {error}") from None
+        raise InvalidInput(f"the body is not an npz file: {error}") from None
     except NotImplementedError as error:
         raise InvalidInput(f"the npz file is packed in an unknown way: {error}") from None

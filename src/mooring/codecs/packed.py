@@ -70,7 +70,7 @@ def _unpack_contents(tensor: Tensor) -> None:
     try:
         plain = ElementReader(view, "input", None).read_typed(found)
     except Malformed as error:
-        raise InvalidInput(f"the message is no ModelInferRequest: {error}") from None
+        raise InvalidInput(f"the message is not a ModelInferRequest: {error}") from None
     tensor.data, tensor.shape = plain.data, plain.shape
 
 

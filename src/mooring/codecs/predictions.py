@@ -35,7 +35,7 @@ def decode_prediction(payload: Payload) -> PredictionMessage:
         else:
             asked.inputs = {name: share.part(start, end) for name, (start, end) in places.items()}
     except (Malformed, UnicodeDecodeError) as error:
-        raise InvalidInput(f"the message is no PredictionsRequest: {error}") from None
+        raise InvalidInput(f"the message is not a PredictionsRequest: {error}") from None
     finally:
         if share is not None:
             share.release()

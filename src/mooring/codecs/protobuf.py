@@ -104,7 +104,7 @@ def _decode_request(
         raise
     except (Malformed, UnicodeDecodeError) as error:
         raise InvalidInput(
-            f"the message is no ModelInferRequest: {error}", model=request.model, version=request.version
+            f"the message is not a ModelInferRequest: {error}", model=request.model, version=request.version
         ) from None
     if outputs:
         request.outputs = outputs
@@ -134,7 +134,7 @@ def decode_response(message: bytes) -> InferenceResponse:
         tensors, _ = ElementReader(message, "output", None).read_tensors(entries, raw, None)
         response.outputs = [*tensors]
     except (Malformed, UnicodeDecodeError) as error:
-        raise InvalidInput(f"the message is no ModelInferResponse: {error}") from None
+        raise InvalidInput(f"the message is not a ModelInferResponse: {error}") from None
     return response
 
 

@@ -56,7 +56,7 @@ def split_texts(
 def check_booleans(view: memoryview, whose: str) -> None:
     """Every byte of BOOL is 0 or 1. Raises ``InvalidInput``."""
     if len(view) and np.frombuffer(view, np.uint8).max() > 1:
-        raise InvalidInput(f"{whose} holds a byte other than 0 and 1, which is no BOOL")
+        raise InvalidInput(f"{whose} holds a byte other than 0 and 1, which is not a BOOL")
 
 
 def check_room(view: memoryview, name: str, shape: Sequence[int]) -> None:

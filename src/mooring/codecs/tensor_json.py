@@ -296,7 +296,7 @@ def cast_array(source: Array, name: str, datatype: str) -> Array:
         if datatype == "BOOL" and kind in "iu" and np.isin(source, (0, 1)).all():
             return source.astype(np.bool_)
         held = {"O": "strings", "b": "booleans"}.get(kind, "numbers")
-        raise InvalidInput(f"input '{name}' holds {held}, which are no {datatype}")
+        raise InvalidInput(f"input '{name}' holds {held}, not {datatype}")
     if kind in "Ob":
         return source
     target = _numpy_type(datatype)
@@ -325,12 +325,14 @@ def _to_integer(source: Array, name: str, datatype: str) -> Array:
         whole = (np.floor(source) == source) & (np.abs(source) < 2.0**53)
         if not whole.all():
             odd = source[~whole].flat[0]
-            raise InvalidInput(f"input '{name}' holds {odd}, which is no {datatype}")
+            raise InvalidInput(f"input '{name}' holds {odd}, which {datatype} cannot hold")
         source = source.astype(np.int64)
     low, high = int(source.min()), int(source.max())
     if low < lowest or high > highest:
         wrong = low if low < lowest else high
-        raise InvalidInput(f"input '{name}' holds {wrong}, which is no {datatype} ({lowest} to {highest})")
+        raise InvalidInput(
+            f"input '{name}' holds {wrong}, which {datatype} cannot hold ({lowest} to {highest})"
+        )
     return source.astype(NUMPY_TYPES[datatype])
 
 

@@ -71,7 +71,9 @@ def library_findings(
         try:
             tree = read_source(file)
         except SourceUnreadable as error:
-            yield change(at(name, error.line), f"is no Python that can be imported: {error}", "mend the file")
+            yield change(
+                at(name, error.line), f"is not Python that can be imported: {error}", "mend the file"
+            )
             continue
         cuda = find_required_cuda(tree)
         if cuda and set(find_devices()) == {CPU}:

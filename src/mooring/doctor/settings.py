@@ -131,7 +131,7 @@ class Settings:
     def _unknown_finding(self, key: str) -> Finding:
         close = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.75)
         hint = f"did you mean {close[0]}?" if close else "remove it"
-        return differs(self.where(key), f"{key} is no key of TorchServe's, and is ignored by both", hint)
+        return differs(self.where(key), f"{key} is not a key of TorchServe's, and is ignored by both", hint)
 
 
 def has_effect(key: str, value: str) -> tuple[bool, str]:

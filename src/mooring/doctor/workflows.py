@@ -54,7 +54,7 @@ def _function_findings(workflow: Workflow) -> Iterator[Finding]:
     try:
         tree = read_source(workflow.folder / workflow.handler)
     except SourceUnreadable as error:
-        yield change(at(where, error.line), f"is no Python: {error}", "mend the file")
+        yield change(at(where, error.line), f"is not Python: {error}", "mend the file")
         return
     for node in workflow.functions:
         if not binds_name(tree, node):

@@ -185,7 +185,7 @@ def refuse_request(request: InferenceRequest, done: Done, error: MooringError) -
 def _make_part(request: InferenceRequest, elements: list[bytes | Buffer]) -> InferenceRequest:
     tensor = request.inputs[0]
     if not isinstance(elements, list):
-        raise InvalidInput(f"tensor '{tensor.name}' is no list of elements")
+        raise InvalidInput(f"tensor '{tensor.name}' is not a list of elements")
     part = Tensor(tensor.name, tensor.datatype, [len(elements)], elements, tensor.parameters)
     return InferenceRequest(
         model=request.model,

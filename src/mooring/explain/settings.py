@@ -150,7 +150,7 @@ def _load_array(name: str, key: str, folder: Path) -> Array:
     try:
         array: Array = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise ModelLoadFailed(f"explain.{key}: {file} is no .npy file: {error}") from None
+        raise ModelLoadFailed(f"explain.{key}: {file} is not a .npy file: {error}") from None
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf" or not array.size:
         raise ModelLoadFailed(f"explain.{key}: {file} holds no array of numbers")
     return array

@@ -24,7 +24,7 @@ def read_metrics_file(path: Path) -> Iterator[DeclaredMetric]:
         document = yaml.safe_load(path.read_text()) or {}
         for kind, metrics in (document.get("model_metrics") or {}).items():
             if kind not in KINDS:
-                raise ValueError(f"'{kind}' is no type of a metric; there is {', '.join(KINDS)}")
+                raise ValueError(f"'{kind}' is not a type of metric; there is {', '.join(KINDS)}")
             for metric in metrics or ():
                 dimensions = [str(name) for name in metric.get("dimensions") or ()]
                 yield DeclaredMetric(str(metric["name"]), str(metric["unit"]), dimensions, kind)
@@ -33,4 +33,4 @@ def read_metrics_file(path: Path) -> Iterator[DeclaredMetric]:
     except KeyError as error:
         raise ValueError(f"{path}: a metric has no {error}") from error
     except (AttributeError, TypeError) as error:
-        raise ValueError(f"{path}: model_metrics is no table of lists of metrics by their type") from error
+        raise ValueError(f"{path}: model_metrics is not a table of lists of metrics by their type") from error

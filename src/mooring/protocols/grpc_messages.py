@@ -20,7 +20,7 @@ def parse_message(kind: type[RequestT], message: bytes) -> RequestT:
     try:
         return kind.FromString(message)
     except DecodeError as error:
-        raise InvalidInput(f"the message is no {kind.DESCRIPTOR.name}: {error}") from None
+        raise InvalidInput(f"the message is not a {kind.DESCRIPTOR.name}: {error}") from None
 
 
 def copy_bytes(payload: Payload) -> bytes:

@@ -43,7 +43,7 @@ def check_declaration(declared: Declaration, file: object) -> None:
         if control.name in {tensor.name for tensor in declared.inputs}:
             raise ModelLoadFailed(f"{file}: '{control.name}' is a control and an input")
         if control.datatype == "INT32" and not all(_is_int32(value) for value in control.values):
-            raise ModelLoadFailed(f"{file}: control '{control.name}' has values that are no INT32")
+            raise ModelLoadFailed(f"{file}: control '{control.name}' has values that are not INT32")
     if declared.sequences is not None:
         _check_sequences(declared, declared.sequences, file)
     for key in ("parameters", "explain"):

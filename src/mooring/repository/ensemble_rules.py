@@ -96,14 +96,14 @@ def _tensor_faults(declared: Declaration, steps: Sequence[EnsembleStepTable]) ->
             if tensor not in written:
                 yield (
                     f"step {index} ('{step.model}') reads '{tensor}' as input '{name}', which no step writes and "
-                    "which is no input of the ensemble"
+                    "which is not an input of the ensemble"
                 )
     for tensor in sorted(outputs - written):
         yield f"output '{tensor}' of the ensemble is written by no step"
     for tensor in sorted(inputs - read):
         yield f"input '{tensor}' of the ensemble is read by no step"
     for tensor in sorted(written - inputs - outputs - read):
-        yield f"tensor '{tensor}' is read by no step, and is no output of the ensemble"
+        yield f"tensor '{tensor}' is read by no step, and is not an output of the ensemble"
     stuck = _find_cycle(steps, inputs)
     if stuck:
         yield f"the steps of {', '.join(stuck)} wait for each other: their tensors go in a circle"

@@ -90,7 +90,7 @@ class Fetcher:
             parts = urlsplit(url)
             _ = parts.port
         except ValueError:
-            raise SourceRefused(f"'{url_for_log(url)}' is no URL") from None
+            raise SourceRefused(f"'{url_for_log(url)}' is not a URL") from None
         path = unquote(parts.path)
         odd = not url.isprintable() or " " in url or "\\" in unquote(url) or "\0" in path
         if odd or "@" in parts.netloc or ".." in path.split("/") or parts.scheme not in _SCHEMES:
@@ -125,7 +125,7 @@ class Fetcher:
         if real != place:
             self.check(f"file://{real}")
         if not real.is_file():
-            raise FetchFailed(f"'{url_for_log(url)}' is no file")
+            raise FetchFailed(f"'{url_for_log(url)}' is not a file")
         shutil.copyfile(real, target)
 
     def _download(self, url: str, target: Path) -> None:

@@ -98,7 +98,7 @@ def no_version_reason(folder: Path) -> str:
     if is_dangling_link(folder):
         return f"'{folder}' is a link that leads nowhere: {folder.readlink()} is not there"
     if not is_folder(folder):
-        return f"'{folder}' is no folder"
+        return f"'{folder}' is not a folder"
     try:
         entries = sorted(entry.name for entry in folder.iterdir())
     except OSError as error:

@@ -50,7 +50,7 @@ class RepositoryModel(msgspec.Struct, frozen=True):
     """The versions of a model's folder that are to be served, the lowest first, and those that cannot be.
 
     ``faults`` has the reason for each version that should be served and cannot be, ``left_aside`` the versions that
-    ``policy`` leaves out, ``padded`` the folders that are no versions since their numbers have leading zeros.
+    ``policy`` leaves out, ``padded`` the folders that are not versions since their numbers have leading zeros.
     """
 
     specs: list[ModelSpec]
@@ -388,7 +388,7 @@ def _read_labels(labels: Labels, place: Path, home: ModelLocation) -> dict[str, 
             )
         return _read_labels(data.decode().splitlines(), place, home)
     except (OSError, ValueError) as error:
-        raise ModelLoadFailed(f"{file}: these are no labels: {error}") from error
+        raise ModelLoadFailed(f"{file}: these are not labels: {error}") from error
 
 
 def _output_labels(declared: Declaration, place: Path, home: ModelLocation) -> dict[str, dict[str, Any]]:

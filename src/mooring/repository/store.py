@@ -226,7 +226,7 @@ class Store:
         for version, error in model.faults.items():
             found.skip(SkippedModel(model.specs[-1].name, version, url, error.message))
         if model.padded:
-            log.warning("folders that are no versions", url=url, folders=model.padded, reason=PADDED)
+            log.warning("folders that are not versions", url=url, folders=model.padded, reason=PADDED)
 
     def _find_of_snapshot(self, folder: Path | None, snapshot: Snapshot, found: "StartupModels") -> None:
         """Find the models of a snapshot, their default versions first. A missing one is an error that names it."""
@@ -341,7 +341,7 @@ class Store:
     def _file(self, file: Path, url: str, name: str) -> ModelSpec:
         """Make a model of one file that itself declares its inputs and outputs."""
         if not file.is_file():
-            raise ModelLoadFailed(f"'{file}' is no file")
+            raise ModelLoadFailed(f"'{file}' is not a file")
         spec = self._undeclared_model(file, url, check_name(name, url, "name"), backend_of(file), file.name)
         return spec.with_options(declare(Batching, max_batch_size=DEFAULT_BATCH, size_by_default=True))
 

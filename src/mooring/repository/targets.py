@@ -259,7 +259,7 @@ def _remote_target(name: str, url: str) -> Target:
     try:
         parts = urlsplit(url)
     except ValueError:
-        raise SourceRefused(f"'{url_for_log(url)}' is no URL") from None
+        raise SourceRefused(f"'{url_for_log(url)}' is not a URL") from None
     host = (parts.hostname or "").lower()
     file = Path(unquote(parts.path))
     direct = file.name.endswith(FETCHED_SUFFIXES)
@@ -280,7 +280,7 @@ def _remote_target(name: str, url: str) -> Target:
         )
     if not direct:
         raise SourceRefused(
-            f"'{url_for_log(url)}' is no file that is served from elsewhere: those end in "
+            f"'{url_for_log(url)}' is not a file that is served from elsewhere: those end in "
             f"{', '.join(FETCHED_SUFFIXES)}"
         )
     return Target(kind=TargetKind.URL, text=url, place=Path(file.name), name=name)

@@ -87,7 +87,7 @@ class _Parser:
     def _parse_strings(self) -> str:
         """Parse strings that follow one another as one, as in C."""
         found = b""
-        error = self._error("a string is no UTF-8")
+        error = self._error("a string is not UTF-8")
         while self._kind == "string":
             found += _ESCAPE.sub(self._unescape, self._token[1:-1].encode())
             self._advance()

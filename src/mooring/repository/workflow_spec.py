@@ -94,7 +94,7 @@ def read_workflow(folder: Path, shown: str, *, name: str = "", fallback: str = "
     functions = [node for node in order if node not in models]
     if functions and not handler:
         raise ModelLoadFailed(
-            f"{where}: dag: '{functions[0]}' is none of the models, and there is no handler whose function it could be"
+            f"{where}: dag: '{functions[0]}' is not one of the models, and there is no handler whose function it could be"
         )
     return Workflow(
         name=name,
@@ -118,7 +118,7 @@ def read_manifest(folder: Path, shown: str) -> dict[str, str]:
     """
     file = folder / WORKFLOW_MANIFEST
     if not file.is_file():
-        raise ModelLoadFailed(f"'{shown}' is no workflow archive: it has no {WORKFLOW_MANIFEST}")
+        raise ModelLoadFailed(f"'{shown}' is not a workflow archive: it has no {WORKFLOW_MANIFEST}")
     where = f"{shown}/{WORKFLOW_MANIFEST}"
     try:
         with file.open("rb") as source:
@@ -190,7 +190,7 @@ def _parse_dag(value: Any, where: str) -> dict[str, list[str]]:
         for each in (node, *after):
             if not isinstance(each, str):
                 raise ModelLoadFailed(
-                    f"{where}: dag.{node}: {each!r} is no name of a node; put it in quotes if it is"
+                    f"{where}: dag.{node}: {each!r} is not the name of a node; put it in quotes if it is"
                 )
             check_name(each, f"{where}: dag", "name of a node")
         dag[node] = list(dict.fromkeys(after))

@@ -120,7 +120,7 @@ class Reservation:
         if isinstance(error, socket.gaierror):
             return f"no address is known for the host '{address.host}' ({error.strerror}); {other}"
         if error.errno == errno.EADDRNOTAVAIL:
-            return f"{address.host} is no address of this machine; {other}"
+            return f"{address.host} is not an address of this machine; {other}"
         if error.errno in (errno.EACCES, errno.EPERM) and not address.path:
             return (
                 f"this user may not listen on port {address.port}: the ports below 1024 are for the administrator;"
@@ -139,7 +139,7 @@ def _bind_path(path: str) -> socket.socket:
     """Bind a unix socket and remove its file, and the file of a server that is gone. Raises ``OSError``."""
     if Path(path).exists() or Path(path).is_symlink():
         if not stat.S_ISSOCK(Path(path).stat().st_mode):
-            raise OSError(errno.EEXIST, "a file that is no socket is there")
+            raise OSError(errno.EEXIST, "a file that is not a socket is there")
         if _is_used(path):
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
         Path(path).unlink()

@@ -117,7 +117,7 @@ def _read_own(config: Config) -> tuple[bytes, bytes]:
         _check_pem(config.certificate_file, chain, config.private_key_file, key)
         if b"ENCRYPTED" in key:
             raise ConfigError(
-                f"private_key_file {config.private_key_file} is encrypted, and nobody is there to be asked:"
+                f"private_key_file {config.private_key_file} is encrypted, and the server cannot ask for its password:"
                 f" openssl pkey -in {config.private_key_file} -out key.pem writes it without a password"
             )
         return chain, key

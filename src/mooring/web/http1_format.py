@@ -61,7 +61,7 @@ class StatusLines(dict[int, bytes]):
 
     def __missing__(self, status: int) -> bytes:
         if not 200 <= status <= 999:
-            raise ValueError(f"{status} is no status of a final response")
+            raise ValueError(f"{status} is not the status of a final response")
         line = self[status] = status_line(status, reason_of(status))
         return line
 
@@ -132,7 +132,7 @@ def header_lines(pairs: Iterable[tuple[str, str]]) -> bytes:
     lines = []
     for name, value in pairs:
         if not TOKEN.fullmatch(name):
-            raise ValueError(f"{name!r} is no name of a header")
+            raise ValueError(f"{name!r} is not the name of a header")
         if UNSAFE.search(value):
             raise ValueError(f"the value of header {name!r} holds a control character")
         try:

@@ -21,7 +21,7 @@ def read_keystore(file: Path, content: bytes, password: str, kind: str) -> tuple
         store = load_pkcs12(content, password.encode())
     except ValueError as error:
         raise ValueError(
-            "cannot be opened: the password (keystore_pass) is wrong, or it is no PKCS12; a snapshot does not hold"
+            "cannot be opened: the password (keystore_pass) is wrong, or it is not PKCS12; a snapshot does not hold"
             " the password: name its configuration file, or give MOORING_KEYSTORE_PASS"
         ) from error
     except UnsupportedAlgorithm as error:

@@ -58,7 +58,7 @@ def parse_form(body: bytes | memoryview, content_type: str) -> list[Field]:
         return parse_urlencoded(bytes(body))
     if kind == MULTIPART:
         return parse_multipart(body, options.get("boundary", ""))
-    raise InvalidInput(f"a body of type {content_type!r} is no form")
+    raise InvalidInput(f"a body of type {content_type!r} is not a form")
 
 
 def parse_urlencoded(body: bytes) -> list[Field]:

@@ -103,11 +103,11 @@ async def test_a_broken_file_in_an_archive_keeps_no_model_from_serving(served, t
     [
         (
             "model_metrics: {meter: [{name: a, unit: b}]}",
-            "'meter' is no type of a metric; there is counter, gauge, histogram",
+            "'meter' is not a type of metric; there is counter, gauge, histogram",
         ),
         ("model_metrics: {gauge: [{name: a}]}", "a metric has no 'unit'"),
-        ("model_metrics: [1]", "no table of lists"),
-        ("model_metrics: {gauge: [1]}", "no table of lists"),
+        ("model_metrics: [1]", "not a table of lists"),
+        ("model_metrics: {gauge: [1]}", "not a table of lists"),
         ("a: [", "while parsing"),
     ],
 )

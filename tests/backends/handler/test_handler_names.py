@@ -36,7 +36,7 @@ def test_a_mapping_that_is_no_object_is_refused_and_none_is_none(tmp_path):
     path = tmp_path / "index_to_name.json"
     assert load_label_mapping(str(path)) is None
     path.write_text("[1]")
-    with pytest.raises(ValueError, match=r"index_to_name\.json is no JSON object"):
+    with pytest.raises(ValueError, match=r"index_to_name\.json is not a JSON object"):
         load_label_mapping(str(path))
 
 

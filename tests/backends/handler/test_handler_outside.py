@@ -281,7 +281,7 @@ def test_a_file_of_metrics_that_cannot_be_read_raises_what_handlers_catch(tmp_pa
     with pytest.raises(MetricsCacheIOError, match="No such file"):
         MetricsCacheYamlImpl(str(tmp_path / "none.yaml")).initialize_cache()
     (tmp_path / "m.yaml").write_text("model_metrics: {thing: []}")
-    with pytest.raises(MetricsCacheValueError, match="'thing' is no type of a metric"):
+    with pytest.raises(MetricsCacheValueError, match="'thing' is not a type of metric"):
         MetricsCacheYamlImpl(str(tmp_path / "m.yaml")).initialize_cache()
 
 

@@ -77,8 +77,8 @@ def test_a_class_is_named_in_every_form_that_clients_send(load, picture):
 
 @pytest.mark.parametrize(
     ("target", "reason"),
-    [(b"6", "target 6: output .* takes 0 to 5, or one of 'red'"), (b"mauve", "is no class: .* such as 'red', 'green'"),
-     (b"[0, 1]", "target"), (b"[", "no JSON list"), (b"\xff", "is no class")],
+    [(b"6", "target 6: output .* takes 0 to 5, or one of 'red'"), (b"mauve", "is not a class: .* such as 'red', 'green'"),
+     (b"[0, 1]", "target"), (b"[", "not a JSON list"), (b"\xff", "is not a class")],
 )  # fmt: skip
 def test_a_class_that_is_not_there_is_the_callers_fault(load, picture, target, reason):
     model = load(FILES, manifest=MANIFEST)

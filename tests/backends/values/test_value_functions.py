@@ -176,7 +176,7 @@ def test_defaults_make_inputs_optional_and_other_keys_go_to_kwargs(served, ask):
     assert "a must be a whole number" in model(ask.body({"a": "1"})).message
     assert "'a' is missing" in model(ask.body({"c": 1})).message
     assert (
-        "'parameters' is no input"
+        "'parameters' is not an input"
         in served("def infer(parameters, **rest): ...")(ask.body({"parameters": 1})).message
     )
 

@@ -136,5 +136,5 @@ def _import_handler(name: str, model_dir: Path) -> ModuleType:
             raise ModelLoadFailed(f"TorchServe's handler '{name}' {reason}") from None
         known = ", ".join(sorted(DEFAULT_HANDLERS))
         raise ModelLoadFailed(
-            f"no handler '{name}': it is no file of the model, no module, and none of {known}"
+            f"no handler '{name}': it is not a file of the model, a module, or one of {known}"
         ) from None

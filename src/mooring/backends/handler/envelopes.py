@@ -182,7 +182,7 @@ def _json_object(row: dict[str, Any]) -> dict[str, Any]:
         except ValueError as error:
             raise InvalidInput(f"the body is not JSON: {error}") from None
     if not isinstance(body, dict):
-        raise InvalidInput("the body is no JSON object")
+        raise InvalidInput("the body is not a JSON object")
     return body
 
 
@@ -215,7 +215,7 @@ def _decode_base64(text: Any) -> bytes:
 def _reshape_input(tensor: Any) -> dict[str, Any]:
     """An input as the handler sees it: its data nested as its shape says."""
     if not isinstance(tensor, dict) or "data" not in tensor:
-        raise InvalidInput("an input is no object with 'data'")
+        raise InvalidInput("an input is not an object with 'data'")
     data = tensor["data"]
     if tensor.get("datatype") == "BYTES":
         return {**tensor, "data": data[0] if isinstance(data, list) and data else data}

@@ -61,13 +61,13 @@ def _parse_target(text: str, mapping: Mapping[str, Any]) -> Any:
         try:
             return json.loads(text)
         except ValueError:
-            raise InvalidInput(f"target {text[:60]!r} is no JSON list") from None
+            raise InvalidInput(f"target {text[:60]!r} is not a JSON list") from None
     for index, label in mapping.items():
         if label == text and index.isdecimal():
             return int(index)
     labels = ", ".join(repr(label) for label in list(mapping.values())[:10])
     raise InvalidInput(
-        f"target {text[:60]!r} is no class: send its index{f' or its label, such as {labels}' * bool(labels)}"
+        f"target {text[:60]!r} is not a class: send its index{f' or its label, such as {labels}' * bool(labels)}"
     )
 
 

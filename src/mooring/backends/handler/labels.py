@@ -10,7 +10,7 @@ def load_label_mapping(mapping_file_path: str) -> dict[str, Any] | None:
     """Class index (as text) to name; None where there is no such file.
 
     A class may carry several names, of which the last counts, and object detectors may list theirs in order
-    under ``object_type_names``. Raises ``ValueError`` for a file that is no JSON object.
+    under ``object_type_names``. Raises ``ValueError`` for a file that is not a JSON object.
     """
     path = Path(mapping_file_path)
     if not path.is_file():
@@ -18,7 +18,7 @@ def load_label_mapping(mapping_file_path: str) -> dict[str, Any] | None:
     mapping = json.loads(path.read_text())
     if not isinstance(mapping, dict):
         raise ValueError(  # noqa: TRY004 - the file is wrong, not a type of ours
-            f"{path.name} is no JSON object of class index to name"
+            f"{path.name} is not a JSON object of class index to name"
         )
     names = mapping.get("object_type_names")
     if isinstance(names, list):

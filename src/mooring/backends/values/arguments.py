@@ -242,7 +242,7 @@ class Arguments:
     def _read_rest(self, name: str, value: Any) -> Any:
         assert self._rest is not None
         if name in OWN or name == self.request:
-            raise InvalidInput(f"'{name}' is no input of the model")
+            raise InvalidInput(f"'{name}' is not an input of the model")
         try:
             return self._rest.convert(value)
         except InvalidInput as error:

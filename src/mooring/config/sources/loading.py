@@ -58,7 +58,7 @@ def _read_file(path: Path, environ: Mapping[str, str], warn: Callable[[str], obj
     try:
         text = path.read_bytes()
         if path.suffix in PROPERTIES:
-            # Files for Java are Latin-1; bytes that are no UTF-8 stay what they are, so that paths still match.
+            # Files for Java are Latin-1; bytes that are not UTF-8 stay what they are, so that paths still match.
             found = parse_properties(text.decode("utf-8", "surrogateescape"), environ)
             chosen = _secrets_of_snapshot(found, environ, warn) | read_properties(path, found, warn)
             return _with_file_of_secrets(path, chosen)

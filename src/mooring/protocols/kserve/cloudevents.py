@@ -87,7 +87,7 @@ def _unwrap_event(body: Payload) -> Payload:
     try:
         return base64.b64decode(envelope.data_base64, validate=True)
     except binascii.Error as error:
-        raise InvalidInput(f"data_base64 of the CloudEvent is no base64: {error}") from None
+        raise InvalidInput(f"data_base64 of the CloudEvent is not base64: {error}") from None
 
 
 def _check_attributes(version: str, attributes: dict[str, str]) -> None:

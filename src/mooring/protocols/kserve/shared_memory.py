@@ -188,7 +188,7 @@ def _open_object(name: str, key: str) -> int:
         or object_name.startswith("sem.")
     ):
         raise InvalidInput(
-            f"the key '{key}' of shared memory region '{name}' is no name of an object; give /NAME"
+            f"the key '{key}' of shared memory region '{name}' is not the name of an object; give /NAME"
         )
     try:
         flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -198,7 +198,7 @@ def _open_object(name: str, key: str) -> int:
         raise InvalidInput(f"shared memory object '{key}' cannot be opened: {reason}") from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise InvalidInput(f"'{key}' is no shared memory object")
+        raise InvalidInput(f"'{key}' is not a shared memory object")
     return descriptor
 
 

@@ -70,7 +70,7 @@ def parse_head(fields: list[Field]) -> CallHead:
         else:
             ordinary += 1
             if name in _CONNECTION_HEADERS or (name == b"te" and value.lower() != b"trailers"):
-                return CallHead(malformed=f"the header {name.decode()} is none of HTTP/2")
+                return CallHead(malformed=f"the header {name.decode()} is not one of HTTP/2's")
         named[name] = value
     if not named.keys() >= _REQUIRED or not named[b":path"]:
         return CallHead(malformed="a pseudo-header is missing", metadata=tuple(fields))
@@ -89,7 +89,7 @@ def _parse_call(fields: list[Field], named: Mapping[bytes, bytes]) -> CallHead:
     if b"grpc-timeout" in named:
         matched = _TIMEOUT.fullmatch(named[b"grpc-timeout"])
         if matched is None:
-            error = Status.INVALID_ARGUMENT, "the header grpc-timeout is no number with a unit"
+            error = Status.INVALID_ARGUMENT, "the header grpc-timeout is not a number with a unit"
         else:
             timeout = int(matched[1]) * _SECONDS[matched[2].decode()]
     metadata = tuple(field for field in fields if not field[0].startswith(b":"))
@@ -122,7 +122,7 @@ def percent_encode(text: str) -> bytes:
 
 
 def decode_binary_header(value: bytes) -> bytes | None:
-    """The bytes of a header whose name ends in ``-bin``, padded or not; None where it is no base64."""
+    """The bytes of a header whose name ends in ``-bin``, padded or not; None where it is not base64."""
     try:
         return base64.b64decode(value + b"=" * (-len(value) % 4), validate=True)
     except ValueError:

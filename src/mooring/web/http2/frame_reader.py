@@ -156,7 +156,7 @@ class FrameReader:
         if len(data) < size + HEAD_SIZE:
             self._unparsed = data
         elif data[size + 3] != SETTINGS or data[size + 4] & ACK:
-            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "the first frame is no SETTINGS")
+            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "the first frame is not SETTINGS")
         else:
             self.state = _FRAMES
             self._handler.preface_received()
