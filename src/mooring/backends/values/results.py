@@ -73,10 +73,7 @@ def _binary_schema(content_type: str) -> Schema:
     return {"type": "string", "contentMediaType": content_type}
 
 
-_BODIES: Mapping[Leaf, tuple[str, Schema]] = {
-    Leaf.BYTES: (OCTETS, _binary_schema(OCTETS)),
-    Leaf.IMAGE: (PNG, _binary_schema(PNG)),
-}
+_BODIES: Mapping[Leaf, str] = {Leaf.BYTES: OCTETS, Leaf.IMAGE: PNG}
 
 
 def _pack_text(value: str) -> Tensor:
@@ -108,8 +105,8 @@ class ResultType:
     """How results of one return hint are written; a result that does not fit the hint is written as what it is.
 
     ``schema`` is the JSON Schema (2020-12) of the answer's body, with all definitions in its own ``$defs``, and ``{}`` where
-    nothing is known. ``tensors`` are the outputs that the model's metadata declares. ``content_type`` is that of the body,
-    empty where it depends on the result.
+    nothing is known; a body of bytes has a ``contentMediaType`` and no ``contentEncoding``. ``tensors`` are the outputs that the
+    model's metadata declares.
 
     All methods raise ``InvalidOutput``, which names the place of what cannot be written.
     """
@@ -123,11 +120,10 @@ class ResultType:
         # Whether every result is JSON text in its tensor, whatever it is.
         self._is_json = False
         self.schema = _describe(hint)
-        self.content_type = JSON if self.schema else ""
         if self._form is not None and not self._form.dimensions and self._form.leaf in _BODIES:
-            self.content_type, self.schema = _BODIES[self._form.leaf]
+            self.schema = _binary_schema(_BODIES[self._form.leaf])
         elif plain_hint(hint) == tuple[bytes, str]:
-            self.content_type, self.schema = "", _binary_schema("*/*")
+            self.schema = _binary_schema("*/*")
         self.tensors = self._declare(hint)
 
     def _declare(self, hint: Any) -> list[TensorSpec]:
