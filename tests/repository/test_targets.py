@@ -109,6 +109,9 @@ def test_a_misspelt_name_is_answered_with_the_one_that_is_meant(here):
         find_target("doubble.py:double")
     with pytest.raises(ModelNotFound, match=r"'double'; did you mean double\.py\?"):
         find_target("double")
+    (here / "other.py").write_text("def half(x): ...\n")
+    with pytest.raises(ModelNotFound, match=r"'half'; did you mean other\.py:half\?"):
+        find_target("half")
     with pytest.raises(ModelNotFound, match=r"'model2\.onnx'; there is double\.py"):
         find_target("model2.onnx")
     (here / "model.onnx").touch()
@@ -253,9 +256,7 @@ def test_a_folder_with_a_model_file_in_it_is_a_target(here, tmp_path, files, ent
 
 def test_a_folder_of_models_is_served_as_a_repository(here, tmp_path):
     write(here, models__in__a__in__1__in__model__dot__onnx="", models__in__b__in__config__dot__toml="")
-    with pytest.raises(
-        ModelLoadFailed, match=r"several models, a, b: .*mooring serve --model-repository models"
-    ):
+    with pytest.raises(ModelLoadFailed, match=r"own \(a, b\): .*mooring serve --model-repository models"):
         store(tmp_path).read_target("models")
 
 

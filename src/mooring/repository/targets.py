@@ -228,7 +228,7 @@ def explain_folder(folder: Path, shown: str) -> str:
     ]
     if models:
         return (
-            f"folder '{shown}' holds several models, {_listed(models)}: it is a model repository; serve it with "
+            f"folder '{shown}' holds models in folders of their own ({_listed(models)}): it is a model repository; serve it with "
             f"mooring serve --model-repository {shown}"
         )
     targets = [text for _, text in suggest_targets(folder, Path(shown))]
@@ -390,6 +390,10 @@ def _explain_missing(text: str) -> str:
         return f"no such file or folder: '{text}'; if the Hugging Face hub is meant: {_explain_hub(text)}"
     if is_file(Path(f"{text}.py")):
         return f"no such file or folder: '{text}'; did you mean {text}.py?"
+    if text.isidentifier():
+        meant = [target for _, target in suggest_targets(Path(), Path()) if target.endswith(f".py:{text}")]
+        if meant:
+            return f"no such file or folder: '{text}'; did you mean {meant[0]}?"
     path, colon, function = text.rpartition(":")
     if colon and is_file(Path(f"{path}.py")):
         return f"no such file or folder: '{text}'; did you mean {path}.py:{function}?"
