@@ -92,8 +92,10 @@ def test_only_models_that_show_their_batch_have_one_by_default(model):
     assert (spec.batching.max_batch_size, spec.batching.size_by_default) == (3, False)
 
 
-def test_a_function_is_not_batched_by_default(model):
+def test_a_function_is_not_batched_by_default_but_its_code_may_say_so(model):
     (spec,) = model("model.py")
+    assert (spec.batching.max_batch_size, spec.batching.size_by_default) == (1, True)
+    (spec,) = model("model.py", config="max_batch_size = 1")
     assert (spec.batching.max_batch_size, spec.batching.size_by_default) == (1, False)
 
 
