@@ -43,6 +43,7 @@ class StartView:
             return
         self._headed = _print([_STARTING, *address_lines(config)])
         if not self._headed:
+            log.warning("start not shown", reason="standard output takes no text")
             return
         if _draws(sys.stdout):
             from mooring.cli.live_table import LiveTable
