@@ -149,6 +149,14 @@ def test_a_fault_is_told_with_the_last_line_of_the_models_own_code_where_it_is_s
     assert status.kserve_v1(error, TARGET, shown).error == "KeyError : 'x'"
     long = status.torchserve(errors.ModelFailed("x" * 9000), TARGET, shown).message
     assert (len(long), long[-4:]) == (2003, "x...")
+    died = errors.WorkerDied(
+        "Worker died.", detail="worker 9000 (pid 71) was killed by signal 11 (SIGSEGV)\nlast words"
+    )
+    assert (
+        status.torchserve(died, TARGET, shown).message == "Worker died: it was killed by signal 11 (SIGSEGV)."
+    )
+    assert status.torchserve(errors.WorkerDied("Worker died."), TARGET, shown).message == "Worker died."
+    assert status.torchserve(died, TARGET).message == "Worker died."
     memory = errors.OutOfResources("MemoryError: 3 GB")
     assert status.torchserve(memory, TARGET, shown).message == "MemoryError: 3 GB"
     assert status.torchserve(memory, TARGET).message == "Out of resources"

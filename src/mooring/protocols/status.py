@@ -149,7 +149,7 @@ HIDDEN = FaultWords()
 
 # What a model's own code has done wrong, and errors for which TorchServe has a text without a reason.
 _FAULTS = frozenset((errors.ModelFailed, errors.InvalidOutput))
-_HIDDEN = frozenset((errors.ModelFailed, errors.OutOfResources))
+_HIDDEN = frozenset((errors.ModelFailed, errors.OutOfResources, errors.WorkerDied))
 
 
 def _exception_text(error: MooringError, _: Target) -> str:
@@ -214,11 +214,15 @@ def _rule_of(error: MooringError) -> _Rule:
     return next(_TORCHSERVE[kind] for kind in type(error).__mro__ if kind in _TORCHSERVE)
 
 
+_WORKER_ENDED = re.compile(r"worker \S+ \(pid \d+\) (.+)")  # the first line of why a worker died
 _LONGEST_REASON = 2000  # characters; libraries raise exceptions whose texts are whole pages
 
 
 def _tell_fault(error: MooringError) -> str:
     """Return the reason of a fault of the model's code, and where in its own code it was raised."""
+    if isinstance(error, errors.WorkerDied):
+        how = _WORKER_ENDED.match(error.detail)
+        return f"Worker died: it {how[1]}." if how else "Worker died."
     reason = error.message
     if len(reason) > _LONGEST_REASON:
         reason = f"{reason[:_LONGEST_REASON]}..."

@@ -272,7 +272,7 @@ class Arguments:
             if field.name not in self.inputs or (self.one is not None and field.name == _PLAIN):
                 return self._read_whole(field)
         if not fields:
-            return self._read_empty("the body has no field of a form")
+            return self._read_empty("the body is a form without a field")
         values: Values = {}
         for field in fields:
             if field.name in values:
