@@ -303,7 +303,7 @@ def test_a_workflow_takes_the_name_it_is_given_in_a_json_body_and_only_once(serv
         "type": "ConflictStatusException",
         "message": "Workflow other is already registered.",
     }
-    assert again.json() == conflict
+    assert again.json() == conflict | {"requestId": again.headers["x-request-id"]}
     assert ask(server, "other", b"x").body == b"post(other__m1(pre(x)))"
 
 

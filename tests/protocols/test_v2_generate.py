@@ -131,7 +131,7 @@ async def test_more_than_one_response_is_for_the_stream(llm, final):
     ("document", "status", "said"),
     [
         ({}, 400, "'text_input' is missing"),
-        ({"text_input": 3}, 400, "no BYTES"),
+        ({"text_input": 3}, 400, "not BYTES"),
         ({"text_input": [["a"]]}, 400, "flat list"),
         ({"text_input": "a", "id": [1]}, 400, '"id"'),
         ({"text_input": "a", "parameters": 3}, 400, '"parameters"'),
