@@ -39,8 +39,15 @@ FILES = {
         '[[outputs]]\nname = "y"\ndatatype = "FP32"\nshape = [-1, 4]\n'
     ),
     "scale/1/model.py": "def infer(inputs):\n    return {'y': inputs['x'] * 2}\n",
-    "echo/MAR-INF/MANIFEST.json": '{"model": {"modelName": "echo", "handler": "handler.py"}}',
-    "echo/handler.py": "def handle(data, context):\n    return None if data is None else [row['body'] for row in data]\n",
+    "echo/MAR-INF/MANIFEST.json": (
+        '{"model": {"modelName": "echo", "handler": "handler.py", "configFile": "model-config.yaml"}}'
+    ),
+    "echo/model-config.yaml": "clientErrors: [LookupError]\n",
+    "echo/handler.py": (
+        "def handle(data, context):\n    if data is None:\n        return None\n    known = {b'hello': 'hello'}\n"
+        "    texts = [bytes(row['body']) for row in data]\n    if b'boom' in texts:\n        raise ValueError('boom')\n"
+        "    return [known[text] for text in texts]\n"
+    ),
     "several/one.py": "def one(x: int) -> int:\n    return x\n",
     "several/two.py": "def two(x: int) -> int:\n    return x\n",
     "config.properties": "job_queue_size=10\n",
