@@ -11,6 +11,7 @@ from mooring.core.errors import (
     ModelLoadFailed,
     ModelNotFound,
     ModelNotReady,
+    PackageMissing,
     VersionNotFound,
     WorkerDied,
 )
@@ -94,6 +95,11 @@ def test_a_version_whose_failure_ends_the_start_leaves_the_reason_to_that(caplog
     version.ends_start, pool.wanted = True, 3
     version.on_worker_event(ModelLoadFailed("no such file"))
     assert (version.state, pool.wanted, caplog.records) == (State.FAILED, 0, [])
+    caplog.set_level("DEBUG", "mooring")
+    version.on_worker_event(PackageMissing("pip install x", detail="Traceback"))
+    assert [(record.levelname, "Traceback" in record.getMessage()) for record in caplog.records] == [
+        ("DEBUG", True)
+    ]
     version.on_worker_event(ModelMetadata("m"))
     version.on_worker_event(WorkerDied("Worker died."))  # later, as any other
     assert "worker failed" in caplog.text

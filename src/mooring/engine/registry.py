@@ -239,6 +239,8 @@ class ModelVersion:
         assert pool is not None
         if self.fails_start:
             pool.start(0)  # no second try
+            if isinstance(error, PackageMissing):
+                log.debug("package missing", model=self.spec.name, detail=error.detail)
         else:
             self._log_failure(error, previous, pool.failures.in_a_row)
         if pool.ready:
