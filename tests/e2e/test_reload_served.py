@@ -1,13 +1,14 @@
 """``mooring serve --reload``: edited files are loaded anew, and nobody who asks meanwhile notices but by the answers."""
 
 import json
+import shutil
 import threading
 import time
 from contextlib import contextmanager
 from http.client import HTTPConnection
 
 import pytest
-from e2e_kit import PATIENCE, Server, until
+from e2e_kit import PATIENCE, Server, Wire, request, until
 
 pytestmark = pytest.mark.processes
 
@@ -144,6 +145,53 @@ def test_a_model_that_could_not_be_loaded_at_the_start_serves_once_its_file_is_m
         (tmp_path / "helper.py").write_text("ADDED = 1\n")
         until(lambda: " reloaded model=number" in server.log)
         assert number(server) == 2
+        assert server.stop() == 0
+    finally:
+        server.kill()
+
+
+def test_workers_that_an_operator_has_set_stay_until_the_configuration_names_others(tmp_path):
+    with reloading(tmp_path) as server:
+        with Wire(server.ports[1]) as management:
+            management.send(request("PUT", "/models/number?min_worker=2&synchronous=true"))
+            assert management.answer().status == "200 OK"
+        for added in (1, 2):
+            write(tmp_path / "helper.py", f"ADDED = {added}\n")
+            until(lambda added=added: number(server) == added)
+            until(lambda: len(server.workers("number")) == 2)
+
+
+def test_what_a_folder_does_not_say_any_more_is_not_served_any_more(tmp_path):
+    folder = tmp_path / "model"
+    (folder / "1").mkdir(parents=True)
+    for place in ("2", "3"):
+        (folder / place).mkdir()
+        write(folder / place / "model.py", f"def infer(x: int) -> int:\n    return {place}\n")
+    write(folder / "1" / "model.py", "def infer(x: int) -> int:\n    return 1\n")
+    server = Server(tmp_path, "model", "taken=number.py:number", "--reload")
+    write(
+        tmp_path / "number.py", FUNCTION.format(0).replace("import helper", "").replace(" + helper.ADDED", "")
+    )
+
+    def answer(name):
+        got = server.ask("POST", f"/predictions/{name}", b"1", "content-type: application/json")
+        return got.json() if got.status == "200 OK" else int(got.status[:3])
+
+    try:
+        server.started()
+        assert answer("model") == 3
+        shutil.rmtree(folder / "3")
+        until(lambda: answer("model") == 2)
+        assert answer("model/3") == 404
+        write(folder / "config.toml", 'name = "taken"\n')
+        until(lambda: "as another model is called that is served already" in server.log)
+        assert answer("model") == 2
+        write(folder / "config.toml", 'name = "other"\n')
+        until(lambda: answer("model") == 404)
+        assert answer("other") == 2
+        (folder / "config.toml").unlink()
+        until(lambda: answer("other") == 404)
+        assert answer("model") == 2
         assert server.stop() == 0
     finally:
         server.kill()

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -198,7 +199,8 @@ class Administration(ModelAdministration):
                 for spec in served.specs:
                     self._catalog.release(spec)
                 return missing
-            await self._load_versions(served, url)
+            # Who sends a configuration along says the number of workers with it.
+            await self._load_versions(served, url, keep_workers=not any(changes.values()))
             if version:
                 self._pinned.setdefault(model, set()).add(version)
             self._engine.registry.forget_missing(model, url, version)
@@ -254,15 +256,16 @@ class Administration(ModelAdministration):
         await self._retire_others(url, set())
         self._engine.registry.forget_missing(folder, url)
 
-    async def _load_versions(self, served: ServedVersions, url: str) -> None:
+    async def _load_versions(self, served: ServedVersions, url: str, *, keep_workers: bool) -> None:
         """Load the versions that were read, then unload those of the same place that are not to be served any more.
 
         Raises the first failure once every version has been tried; nothing is unloaded then.
         """
+        self._check_names(served)
         failures = dict(served.faults)
         for spec in served.specs:
             try:
-                await self._load_one(spec)
+                await self._load_one(spec, keep_workers=keep_workers)
             except ModelLoadFailed as error:
                 failures.setdefault(spec.version, error)
         if failures:
@@ -270,9 +273,40 @@ class Administration(ModelAdministration):
                 unavailable = Unavailable(url, failure.message)
                 self._engine.registry.note_missing(served.specs[-1].name, version, unavailable)
             raise next(iter(failures.values()))
+        if served.target:
+            self._catalog.add_names(served.target, served.specs)
         if served.whole:
             kept = {(spec.name, spec.version) for spec in served.specs}
+            if served.target:
+                await self._retire_of_target(served.target, kept)
+                return
             await self._retire_others(url, kept, {spec.name for spec in served.specs})
+
+    def _check_names(self, served: ServedVersions) -> None:
+        """Raise ``ModelExists`` where a target's model is called now as a model from elsewhere."""
+        for spec in served.specs if served.target else ():
+            if (
+                spec.name in self._engine.registry.models
+                and self._catalog.target_of(spec.name) != served.target
+            ):
+                for each in served.specs:
+                    self._catalog.release(each)
+                raise ModelExists(
+                    f"'{spec.url}' calls its model '{spec.name}', as another model is called that is served already; "
+                    "name one of them differently",
+                    model=spec.name,
+                )
+
+    async def _retire_of_target(self, target: str, kept: Collection[tuple[str, str]]) -> None:
+        """Unload what an argument of the command line served before and does not any more, but for a chosen default."""
+        for one in sorted(self._engine.registry, key=lambda one: not one.spec.stages):
+            spec = one.spec
+            if (spec.name, spec.version) in kept or not self._catalog.comes_from(spec, target):
+                continue
+            chosen = self._engine.registry.models[spec.name].chosen == spec.version
+            if not (chosen and await asyncio.to_thread(Path(spec.location).exists)):
+                with suppress(ModelNotFound):  # somebody else unloaded it meanwhile
+                    await self._unload_one(one)
 
     async def _retire_others(
         self, url: str, kept: Collection[tuple[str, str]], names: Collection[str] = ()
@@ -445,11 +479,14 @@ class Administration(ModelAdministration):
             spec, parameters=parameters, following=[following, *follower.following]
         )
 
-    async def _load_one(self, spec: ModelSpec) -> None:
+    async def _load_one(self, spec: ModelSpec, *, keep_workers: bool = False) -> None:
+        """Load a version, anew if it is loaded; then with ``keep_workers`` it has the number that an operator has set."""
         models = self._engine.registry.models
         if spec.name in models and spec.version in models[spec.name].versions:
-            old = models[spec.name].versions[spec.version].spec
-            version = await self._engine.replace_version(spec)
+            served = models[spec.name].versions[spec.version]
+            old = served.spec
+            workers = served.workers_beside(spec) if keep_workers else None
+            version = await self._engine.replace_version(spec, workers)
             if version.ready:
                 self._catalog.release(old)
         else:

@@ -434,13 +434,16 @@ class Engine(InferenceService):
         model.choose_default(model.find_version(version).spec.version)
         self._frontends.publish()
 
-    async def replace_version(self, spec: ModelSpec) -> ModelVersion:
+    async def replace_version(self, spec: ModelSpec, workers: tuple[int, int] | None = None) -> ModelVersion:
         """Reload a version: the old one answers until the new one is ready, and goes on if the new one fails.
 
-        Return the new version even where it failed; its state tells.
+        ``workers`` are the least and the greatest number that an operator has set in place of the spec's. Return the new
+        version even where it failed; its state tells.
         """
         old = self.registry.models[spec.name].versions[spec.version]
         new = ModelVersion(spec)
+        if workers is not None:
+            new.set_worker_range(*workers)
         self._unlisted.add(new)
         try:
             await self._start_version(new)

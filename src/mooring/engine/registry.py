@@ -79,6 +79,7 @@ class ModelVersion:
         self.runs: set[Ticket] = set()
         # Counts the calls that set the number of workers: a newer call makes an older one that still waits give up.
         self.resize_epoch = 0
+        self._read_scaling = spec.scaling  # as it was read, whatever an operator has set since
         self._on_move: Callable[[], None] = _do_nothing
         self._lifecycle = Lifecycle(self._on_state_change)
         self._settled = asyncio.Event()
@@ -185,6 +186,16 @@ class ModelVersion:
         self.spec = self.spec.with_options(
             declare(Scaling, min_workers=least, max_workers=most, workers_by_default=False)
         )
+
+    def workers_beside(self, spec: ModelSpec) -> tuple[int, int] | None:
+        """Return the range that an operator has set, for the version that is made of ``spec`` and replaces this one.
+
+        None where nobody has, where there is no worker, or where the model's own configuration has other numbers now.
+        """
+        now, read = self.spec.scaling, self._read_scaling
+        if not self.resize_epoch or not now.min_workers or spec.scaling != read:
+            return None
+        return now.min_workers, now.max_workers
 
     def resume(self) -> None:
         """Accept requests again: workers are about to start, and requests wait for them."""

@@ -75,12 +75,14 @@ class Available(msgspec.Struct, frozen=True):
 class ServedVersions(msgspec.Struct, frozen=True):
     """Versions to load, and the reasons for those that cannot be loaded.
 
-    ``whole`` says that these are all versions to serve: others of the same place are to be unloaded.
+    ``whole`` says that these are all versions to serve: others of the same place are to be unloaded. ``target`` is the
+    argument of the command line that they come from, empty for any other.
     """
 
     specs: list[ModelSpec]
     faults: dict[str, ModelLoadFailed] = {}
     whole: bool = False
+    target: str = ""
 
 
 class Catalog:
@@ -111,6 +113,14 @@ class Catalog:
     def target_of(self, model: str) -> str:
         """Return the argument of the command line that a model comes from; empty for any other."""
         return self._targets.get(model, "")
+
+    def add_names(self, target: str, specs: Iterable[ModelSpec]) -> None:
+        """Remember the names that a target's models have now: its configuration may have changed them."""
+        self._targets |= {spec.name: target for spec in specs}
+
+    def comes_from(self, spec: ModelSpec, target: str) -> bool:
+        """Whether a version was read from a target of the command line."""
+        return self._targets.get(spec.name) == target and spec.url == split_target(target)[1]
 
     def _target_of(self, spec: ModelSpec) -> str:
         """Return the argument that names this model: by its name where several name one file, stages by their chain's."""
@@ -202,7 +212,7 @@ class Catalog:
                     f"model '{model}' has no version '{version}' in the repository", model=model
                 )
         changed = [override_config(spec, config or {}, parameters or {}) for spec in specs]
-        return ServedVersions(changed, found.faults, whole=found.whole and not version)
+        return ServedVersions(changed, found.faults, whole=found.whole and not version, target=found.target)
 
     def read_registration(self, registration: Registration) -> ModelSpec:
         """Read the model that an operator registers: an archive or folder of the store, or an archive at a URL.
@@ -264,7 +274,8 @@ class Catalog:
                 if model in (entry.name, model_name_of(entry)) and is_archive(entry):
                     return ServedVersions([self._store.read_archive(real_path(self._archives), entry.name)])
         if model in self._targets:
-            return ServedVersions(self._store.read_target(self._targets[model]))
+            target = self._targets[model]
+            return ServedVersions(self._store.read_target(target), whole=True, target=target)
         raise ModelNotFound(f"model '{model}' is not in the repository", model=model)
 
     def _from_files(self, model: str, files: Mapping[str, bytes], choice: VersionChoice) -> ServedVersions:
