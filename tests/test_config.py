@@ -62,6 +62,19 @@ def test_the_environment_may_name_the_file(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("settings", "shown"),
+    [
+        ({}, True),
+        ({"inference_address": "http://0.0.0.0:8080"}, False),
+        ({"grpc_address": "http://0.0.0.0:7070"}, False),
+        ({"grpc_address": "http://0.0.0.0:7070", "show_errors": True}, True),
+    ],
+)
+def test_errors_of_models_are_shown_where_no_other_machine_can_ask(settings, shown):
+    assert load_config(settings, {}).shows_errors is shown
+
+
+@pytest.mark.parametrize(
     "name", [name for name in SETTINGS if name not in ("grpc_address", "grpc_management_address")]
 )
 def test_every_setting_reads_the_same_from_file_environment_and_flag(tmp_path, name):

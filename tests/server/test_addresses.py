@@ -50,5 +50,23 @@ async def test_port_0_is_an_address_of_its_own_each_time(mounts_of):
     assert list(mounts) == ["inference_address", "management_address", "metrics_address"]
 
 
+@pytest.mark.parametrize(
+    ("shown", "metrics", "told"),
+    [
+        (None, "127.0.0.1", True),
+        (None, "0.0.0.0", False),
+        (True, "0.0.0.0", True),
+        (False, "127.0.0.1", False),
+    ],
+)
+async def test_strangers_are_told_of_no_other_address(shown, metrics, told):
+    config = Config(arena_size=65_536, show_errors=shown, metrics_address=Address(metrics, 9102))
+    async with AsyncExitStack() as stack:
+        addresses = Server(config, stack).addresses
+        addresses.mounts()
+        message = addresses._not_found(b"/models").message
+    assert ("http://127.0.0.1:8081/models" in message) is told
+
+
 async def test_nobody_serves_metrics_that_are_switched_off(mounts_of):
     assert not any(MEASURED in served for served in mounts_of(enable_metrics_api=False).values())

@@ -287,7 +287,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Switch,
         Meta(
             description="whether clients of /predictions, /explanations and TorchServe's gRPC are told why a model's own code"
-            " failed, true or false; by default where only this machine reaches the inference address"
+            " failed, true or false; by default where only this machine reaches the inference addresses of HTTP and gRPC"
         ),
     ] = None
     failed_prediction_status: Annotated[
@@ -731,7 +731,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def shows_errors(self) -> bool:
         """Whether clients are told why a model's own code failed."""
-        return self.inference_address.loopback if self.show_errors is None else self.show_errors
+        if self.show_errors is not None:
+            return self.show_errors
+        return self.inference_address.loopback and self.grpc_address.loopback
 
     @property
     def generates_tokens(self) -> bool:

@@ -137,9 +137,10 @@ class Addresses:
             own.add(metrics)
             if management is inference and own is not inference:  # one port shows all, as in TorchServe
                 inference.add(metrics)
-        if (
-            self._http.responses.faults.shown
-        ):  # else TorchServe's own text is told, or addresses would be told to strangers
+        local = all(mount.address.loopback for mount in mounts)
+        if self._config.show_errors or (
+            self._config.shows_errors and local
+        ):  # else strangers learn addresses
             self._not_found = Elsewhere(
                 (
                     _SERVES[each.setting],
