@@ -4,6 +4,7 @@ import asyncio
 from contextlib import asynccontextmanager
 
 import pytest
+import watchfiles
 
 from mooring.core.errors import ModelLoadFailed
 from mooring.engine.reloading import TargetReloader, with_place
@@ -83,6 +84,21 @@ async def test_one_that_cannot_be_loaded_is_logged_and_the_watch_goes_on(tmp_pat
         administration.error = None
         (tmp_path / "model.py").write_text("x = 22")
         await until(lambda: " reloaded model=m" in caplog.text)
+
+
+async def test_changes_are_found_where_the_system_does_not_tell_of_them(tmp_path, monkeypatch, caplog):
+    async def refuse(*_folders, **_options):
+        raise OSError("no space left on device")  # what Linux says when a user has no more watches
+        yield
+
+    monkeypatch.setattr(watchfiles, "awatch", refuse)
+    monkeypatch.setattr("mooring.engine.reloading._EVERY", 20)
+    (tmp_path / "model.py").write_text("")
+    administration = Administration()
+    async with reloading(administration, m=SourceFiles(tmp_path / "model.py", root=tmp_path)):
+        (tmp_path / "model.py").write_text("x = 1")
+        await until(lambda: administration.asked == ["m"])
+    assert caplog.text.count("files are looked at once a second") == 1
 
 
 def test_the_reason_begins_with_the_last_line_of_the_models_own_code(tmp_path):

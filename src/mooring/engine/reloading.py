@@ -8,6 +8,7 @@ import asyncio
 import re
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import watchfiles
@@ -56,28 +57,48 @@ class TargetReloader:
             await self._task
 
     async def _watch_files(self) -> None:
+        told = ""
+        folders = await asyncio.to_thread(_folders, self._looks)
         while not self._ended.is_set():
-            folders = _folders(self._looks)
-            async for _ in watchfiles.awatch(
-                *folders,
-                watch_filter=lambda _change, path: is_source(Path(path).name),
-                stop_event=self._ended,
-                force_polling=self._polling,
-                step=_QUIET,
-                debounce=_MOST_QUIET,
-                rust_timeout=_EVERY,
-                yield_on_timeout=True,
-                recursive=False,
-            ):
-                await self._reload_changed()
-                if _folders(self._looks) != folders:  # there is a new one to watch
-                    break
+            try:
+                folders = await self._watch_folders(folders)
+            except (
+                OSError,
+                RuntimeError,
+            ) as error:  # a folder has just gone, or the system has no more watches
+                if not isinstance(error, FileNotFoundError) and str(error) != told:
+                    told = str(error)
+                    log.warning(
+                        "files are looked at once a second", reason=f"the system does not watch them: {told}"
+                    )
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._ended.wait(), _EVERY / 1000)
+                folders = await self._reload_changed()
 
-    async def _reload_changed(self) -> None:
-        looks = await asyncio.to_thread(_look_at, self._sources)
-        changes = {name: look.changed_since(self._looks[name]) for name, look in looks.items()}
+    async def _watch_folders(self, folders: Sequence[Path]) -> list[Path]:
+        """Watch until there are other folders to watch, which are returned, or until the end."""
+        async for _ in watchfiles.awatch(
+            *folders,
+            watch_filter=lambda _change, path: is_source(Path(path).name),
+            stop_event=self._ended,
+            force_polling=self._polling,
+            step=_QUIET,
+            debounce=_MOST_QUIET,
+            rust_timeout=_EVERY,
+            yield_on_timeout=True,
+            recursive=False,
+        ):
+            found = await self._reload_changed()
+            if found != folders:
+                return found
+        return list(folders)
+
+    async def _reload_changed(self) -> list[Path]:
+        """Load anew what has changed since the last look; return the folders to watch."""
+        looks, changes, folders = await asyncio.to_thread(_find_changes, self._sources, self._looks)
         self._looks = looks
         await asyncio.gather(*(self._reload(name, changed) for name, changed in changes.items() if changed))
+        return folders
 
     async def _reload(self, name: str, changed: Sequence[Path]) -> None:
         log.info("reloading", model=name, changed=_names_of(changed))
@@ -105,6 +126,15 @@ def with_place(reason: str, trace: str, source: SourceFiles) -> str:
 
 def _look_at(sources: Mapping[str, SourceFiles]) -> dict[str, Look]:
     return {name: source.look() for name, source in sources.items()}
+
+
+def _find_changes(
+    sources: Mapping[str, SourceFiles], before: Mapping[str, Look]
+) -> tuple[dict[str, Look], dict[str, list[Path]], list[Path]]:
+    """Look at the files; return the looks, what has changed since ``before``, and the folders to watch."""
+    looks = _look_at(sources)
+    changes = {name: look.changed_since(before[name]) for name, look in looks.items()}
+    return looks, changes, _folders(looks)
 
 
 def _folders(looks: Mapping[str, Look]) -> list[Path]:
