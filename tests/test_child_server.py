@@ -11,6 +11,7 @@ import pytest
 
 from mooring import child_server
 from mooring.child_server import ModelReport, ReportChannel, ServerProcess, StartReport, write_report
+from mooring.cli import caller
 from mooring.cli.caller import find_caller
 
 
@@ -72,6 +73,18 @@ def test_a_notice_of_somebody_elses_child_is_ignored():
     assert find_caller(variables) is None
     assert variables == {"HOME": "/root"}
     assert find_caller({child_server.CALLER: "{"}) is None
+
+
+def test_a_caller_that_was_killed_while_the_server_started_is_still_its_caller(monkeypatch):
+    monkeypatch.setattr(caller, "Caller", lambda notice: notice)
+    with ReportChannel() as channel:
+        notice = child_server.CallerNotice(os.getpid(), channel.writer)
+        assert find_caller({child_server.CALLER: notice.encode()}) is None  # somebody reads the pipe
+        reader, writer = os.pipe()
+        os.close(reader)
+        notice = child_server.CallerNotice(os.getpid(), writer)
+        assert find_caller({child_server.CALLER: notice.encode()}) == notice
+        os.close(writer)
 
 
 @pytest.mark.processes

@@ -5,6 +5,7 @@ the death of a parent (``signals.end_with_parent``) comes with that thread. So a
 """
 
 import os
+import select
 import shutil
 import signal
 import sys
@@ -91,6 +92,14 @@ def find_caller(environment: MutableMapping[str, str]) -> Caller | None:
         return None
     with suppress(msgspec.MsgspecError):
         notice = msgspec.json.decode(text, type=CallerNotice)
-        if notice.pid == os.getppid():  # a program that inherited the variable from somebody else
+        # Otherwise a program has inherited the variable from somebody else.
+        if notice.pid == os.getppid() or _has_no_reader(notice.report):
             return Caller(notice)
     return None
+
+
+def _has_no_reader(descriptor: int) -> bool:
+    """Whether this is the end of a pipe that nobody reads: the caller was killed while this interpreter started."""
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return any(state & select.POLLERR for _, state in poll.poll(0))
