@@ -76,6 +76,12 @@ def test_workers_import_what_the_caller_does(tmp_path):
     assert child_environment({"A": "b"}, []) == {"A": "b"}
 
 
+def test_a_project_below_the_interpreters_prefix_is_not_taken_for_an_installed_package(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    project = str(tmp_path / "src" / "app")
+    assert child_environment({}, [str(tmp_path / "bin"), project]) == {"PYTHONPATH": project}
+
+
 def test_errors_of_the_command_are_told_in_terms_of_python():
     told = in_python_terms(
         "/tmp/mooring-x/f/_mooring_served_object.py, line 5: KeyError: 1; --keep-going or --no-such"

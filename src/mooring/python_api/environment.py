@@ -23,4 +23,10 @@ def child_environment(own: Mapping[str, str], path: Sequence[str]) -> dict[str, 
 
 
 def _is_installed(place: str) -> bool:
-    return any(Path(place).is_relative_to(each) for each in {sys.prefix, sys.base_prefix} if place)
+    # Not all that lies below the prefix: with a system's Python this is /usr, and projects are in /usr/src.
+    folders = [
+        Path(prefix, name)
+        for prefix in (sys.prefix, sys.base_prefix)
+        for name in ("bin", "lib", sys.platlibdir)
+    ]
+    return bool(place) and any(Path(place).is_relative_to(each) for each in folders)

@@ -5,14 +5,8 @@ from typing import Any
 
 from mooring.config.settings import DEFAULTS, Address
 from mooring.config.sources.loading import PREFIX
+from mooring.config.sources.ports import LISTENERS
 
-_LISTENERS = (
-    "inference_address",
-    "management_address",
-    "metrics_address",
-    "grpc_address",
-    "grpc_management_address",
-)
 # Any of these says where the server listens.
 _PLACES = ("inference_address", "port", "config")
 _MOST = 1000
@@ -32,7 +26,7 @@ def choose_port(is_free: Callable[[str, int], bool], first: int = 0) -> int | No
     >>> choose_port(lambda _host, port: port != 8080)
     8081
     """
-    addresses: list[Address] = [getattr(DEFAULTS, name) for name in _LISTENERS]
+    addresses: list[Address] = [getattr(DEFAULTS, name) for name in LISTENERS]
     if not first and all(is_free(each.host, each.port) for each in addresses):
         return None
     place = addresses[0]

@@ -16,7 +16,7 @@ from mooring.config.settings import DEFAULTS, Address, ConfigError
 
 INFERENCE = "inference_address"
 # In the order in which they take ports.
-_LISTENERS = (INFERENCE, "management_address", "metrics_address", "grpc_address", "grpc_management_address")
+LISTENERS = (INFERENCE, "management_address", "metrics_address", "grpc_address", "grpc_management_address")
 _SERVES_INFERENCE = (INFERENCE, "grpc_address")
 _LAST_PORT = 65_535
 
@@ -53,9 +53,9 @@ def place_listeners(chosen: Mapping[str, Any], is_free: Callable[[str, int], boo
     if not host and base is None:
         return {}
     placed: dict[str, Address] = {}
-    taken = {chosen[name].port for name in _LISTENERS if name in chosen}
+    taken = {chosen[name].port for name in LISTENERS if name in chosen}
     port = base or 0
-    for name in _LISTENERS:
+    for name in LISTENERS:
         if name in chosen:
             continue
         default: Address = getattr(DEFAULTS, name)
