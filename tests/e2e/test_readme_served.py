@@ -27,7 +27,9 @@ def steps(block):
     """Each command of a block with what the README shows of its output."""
     return [
         (command, shown)
-        for command, _, shown in (part.partition("\n") for part in re.split(r"^\$ ", block, flags=re.M)[1:])
+        for command, _, shown in (
+            part.partition("\n") for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]
+        )
         if not command.startswith("mooring serve ")
     ]
 
@@ -40,7 +42,7 @@ def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("readme")
     for name, text in FILES.items():
         (folder / name).write_text(text)
-    targets = re.findall(r"^\$ mooring serve (\w+\.py:\w+)$", README, flags=re.M)
+    targets = re.findall(r"^\$ mooring serve (\w+\.py:\w+)$", README, flags=re.MULTILINE)
     started = Server(folder, *targets)
     try:
         yield started.started()
