@@ -135,7 +135,10 @@ def test_the_greeting_reaches_a_unix_socket_too(mooring, server):
 
 
 def test_the_greeting_says_when_there_is_nothing_to_serve(mooring, server):
-    assert "  no models: name some, as in `mooring serve FILE.mar`" in mooring("serve").stdout
+    assert (
+        "  no models: name some, as in `mooring serve app.py`; `mooring serve --help` says what else can be served"
+        in mooring("serve").stdout
+    )
 
 
 def test_the_greeting_of_an_empty_server_says_how_its_store_or_repository_gives_it_models(

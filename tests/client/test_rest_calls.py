@@ -93,6 +93,8 @@ def test_outputs_that_hold_json_are_the_values_that_it_says():
     assert result["one"] == {"a": [1, None]}
     assert result["two"][0] == {"a": [1, None]}
     assert result["plain"].tolist() == texts[:1]
+    with pytest.raises(KeyError, match="model 'm' has no output 'tow'; it has 'one', 'two', 'plain'"):
+        result["tow"]
     with pytest.raises(errors.InvalidOutput, match="output 'x' is not the JSON that it says it is"):
         Result(InferenceResponse([Tensor("x", "BYTES", [1], [b"{"], JSON)]))
 

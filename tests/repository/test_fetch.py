@@ -133,7 +133,7 @@ def test_what_does_not_come_whole_and_in_time_has_failed(url, tmp_path, kind, li
 
 
 def test_a_server_that_is_not_there_has_failed(tmp_path):
-    with pytest.raises(FetchFailed):
+    with pytest.raises(FetchFailed, match=r"could not be fetched: Connection refused$"):
         Fetcher([".*"]).fetch("http://127.0.0.1:1/m.mar", tmp_path)
 
 

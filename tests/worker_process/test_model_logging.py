@@ -36,6 +36,17 @@ def test_records_from_info_up_of_every_logger_are_sent():
     ) == [("INFO", "root", "b 1"), ("WARNING", "x.y", "c")]
 
 
+def test_a_models_own_logger_is_called_as_its_file():
+    code = """
+import types
+module = sys.modules["_mooring_model_m_1"] = types.ModuleType("m")
+module.__file__ = "/models/m/app.py"
+for name in ("_mooring_model_m_1", "_mooring_model_m_1.part", "_mooring_gone"):
+    logging.getLogger(name).info("x")
+"""
+    assert said(code) == [("INFO", name, "x") for name in ("app", "app.part", "_mooring_gone")]
+
+
 def test_a_logger_with_a_null_handler_is_sent_too():
     code = "log = logging.getLogger('lib'); log.addHandler(logging.NullHandler()); log.info('x')"
     assert said(code) == [("INFO", "lib", "x")]

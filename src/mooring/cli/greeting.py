@@ -124,7 +124,7 @@ def _how_to_load(config: Config) -> str:
         return f'register some, as in `curl -X POST "{url}"`'
     if config.model_repository and config.enable_repository_api and not inference.path:
         return f"load some, as in `curl -X POST {_reachable_url(inference)}/v2/repository/models/NAME/load`"
-    return "name some, as in `mooring serve FILE.mar`"
+    return "name some, as in `mooring serve app.py`; `mooring serve --help` says what else can be served"
 
 
 def _management_lines(config: Config) -> list[str]:

@@ -43,6 +43,11 @@ class Result(dict[str, Any]):
         lone = any(each.name == name and (each.shape == [1] or not each.datatype) for each in self._declared)
         return _element_of(value) if lone and isinstance(value, np.ndarray) and value.shape == (1,) else value
 
+    def __missing__(self, name: str) -> Any:
+        raise KeyError(
+            f"the answer of model '{self.model}' has no output '{name}'; it has {', '.join(map(repr, self)) or 'none'}"
+        )
+
     def __repr__(self) -> str:
         return f"Result(model={self.model!r}, version={self.version!r}, {dict.__repr__(self)})"
 

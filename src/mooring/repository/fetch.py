@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from http.client import HTTPException, HTTPMessage
 from pathlib import Path
 from typing import IO, Any
-from urllib.error import HTTPError
+from urllib.error import HTTPError, URLError
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import msgspec
@@ -38,6 +38,12 @@ class FetchLimits(msgspec.Struct, frozen=True):
 def is_remote(url: str) -> bool:
     """Whether a text is a URL, and no file of the model store."""
     return "://" in url
+
+
+def _reason_of(error: Exception) -> str:
+    """Return why nothing came, without what urllib puts around it."""
+    reason = error.reason if isinstance(error, URLError) and not isinstance(error, HTTPError) else error
+    return (reason.strerror if isinstance(reason, OSError) else None) or str(reason)
 
 
 def url_for_log(url: str) -> str:
@@ -112,7 +118,7 @@ class Fetcher:
         except (OSError, HTTPException, ValueError) as error:
             if isinstance(error, HTTPError):
                 error.close()
-            raise FetchFailed(f"'{url_for_log(url)}' could not be fetched: {error}") from error
+            raise FetchFailed(f"'{url_for_log(url)}' could not be fetched: {_reason_of(error)}") from error
         return target
 
     def _copy(self, url: str, target: Path) -> None:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 from mooring.core.requests import InferenceRequest
@@ -132,6 +133,13 @@ _STREAMS = _StandardStreams()
 _FORMATTER = logging.Formatter()
 
 
+def _name_for_people(logger: str) -> str:
+    """Return the name of a logger, by its file where it is called as a model's module, which has a private name."""
+    module, *rest = logger.split(".")
+    path = getattr(sys.modules.get(module), "__file__", None) if module.startswith("_mooring_") else None
+    return ".".join((Path(path).stem, *rest)) if path else logger
+
+
 def _to_model_record(record: logging.LogRecord) -> ModelRecord:
     requests = requests_of_call.get(running.requests)
     parts = []
@@ -142,7 +150,7 @@ def _to_model_record(record: logging.LogRecord) -> ModelRecord:
     return ModelRecord(
         record.levelno,
         str(record.levelname),
-        str(record.name),
+        _name_for_people(str(record.name)),
         record.getMessage(),
         "\n".join(parts),
         len(requests),

@@ -178,12 +178,25 @@ class Arguments:
             return self._read_nothing
         if one is None:
             return self._read_object
-        name, decode = one.name, one.type.decode_json
         if not one.hinted:
             return self._read_unhinted
-        if one.type.takes_object:
-            return lambda text: {name: decode(text)}
-        return self._read_bare
+        return self._read_value if one.type.takes_object else self._read_bare
+
+    def _read_value(self, text: bytes | memoryview) -> Values:
+        """Read the only input, which an object can be: it is the body."""
+        assert self.one is not None
+        name, kind = self.one.name, self.one.type
+        try:
+            return {name: kind.decode_json(text)}
+        except InvalidInput as error:
+            if error.message.startswith("the body is not JSON"):
+                raise
+            body = _anything.decode_json(text)
+            if type(body) is not dict or list(body) != [name]:
+                raise
+            raise InvalidInput(
+                f"{error.message}; the body is the value of '{name}' itself: send it without the name"
+            ) from None
 
     def _read_bare(self, text: bytes | memoryview) -> Values:
         """Read the only input, which no object can be: it is the body, or the only key of an object."""
