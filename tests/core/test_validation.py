@@ -39,6 +39,15 @@ class Square(msgspec.Struct, tag="square"):
     side: float
 
 
+class Cat(msgspec.Struct, tag=True, forbid_unknown_fields=True):
+    name: str
+    lives: int = 9
+
+
+class Dog(msgspec.Struct, tag=True, forbid_unknown_fields=True):
+    name: str
+
+
 class Row(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     a: int
     b: int
@@ -93,6 +102,9 @@ CASES: list[tuple[Any, str, str]] = [
     (Circle | Square, '{"type": 1}', "type must be a string"),
     (Circle | Square, '{"radius": 1}', "type is missing"),
     (Level, '"verbose"', "the value must be 'info' or 'error', not 'verbose'"),
+    (Literal[1, "a"], '"1"', "the value must be 1 or 'a', not '1'"),
+    (Cat | Dog, '{"type": "Cat", "nme": "x", "y": 1}', "nme is not a known field; did you mean 'name'?"),
+    (Cat | Dog, '{"type": "Cat", "zzz": 1}', "zzz is not a known field: the fields are name, lives"),
     (Level, '"rror"', "the value must be 'info' or 'error', not 'rror'; did you mean 'error'?"),
     (Grade, "3", "the value must be 1 or 2, not 3"),
     (Literal["a", "b"], '"c"', "the value must be 'a' or 'b', not 'c'"),

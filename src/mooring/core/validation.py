@@ -141,7 +141,8 @@ class _Wanted:
 
     def fields(self) -> list[str]:
         """Return the names of the fields that the object has."""
-        return [field.encode_name for kind in self._types for field in _fields(kind)]
+        # Once each: classes of a union may share them.
+        return list(dict.fromkeys(field.encode_name for kind in self._types for field in _fields(kind)))
 
 
 def _alternatives(kind: inspect.Type) -> Iterator[inspect.Type]:
@@ -203,7 +204,9 @@ def _quoted(value: object) -> str:
 def _suggestion(value: str, known: list[object]) -> str:
     if len(value) > _LONGEST_NAME:  # nobody's misspelt name, and slow to compare
         return ""
-    close = difflib.get_close_matches(value.strip("'\"`"), [str(each) for each in known], n=1, cutoff=0.75)
+    close = difflib.get_close_matches(
+        value.strip("'\"`"), [each for each in known if isinstance(each, str)], n=1, cutoff=0.75
+    )
     return f"; did you mean '{close[0]}'?" if close else ""
 
 

@@ -153,6 +153,29 @@ def test_a_coroutine_says_that_it_was_not_awaited():
     coroutine.close()
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "text/plain\r\n\r\n;a",
+        "text/plain; a\rb",
+        "text/plain \n ;x",
+        "a/b; \0",
+        "a/b; 七",
+        "a/b;" + "x" * 2000,
+    ],
+)
+def test_what_no_header_can_hold_is_no_content_type(text):
+    body, content_type = ANY.encode_body((b"a", text))
+    assert (json.loads(body), content_type) == (["YQ==", text], "application/json")
+
+
+def test_an_array_of_objects_is_json_and_not_what_they_print():
+    (tensor,) = ANY.to_tensors(np.array([1, "a", None], object))
+    assert (tensor.data, tensor.parameters) == ([b'[1,"a",null]'], {"content_type": JSON})
+    (tensor,) = ANY.to_tensors(np.array(["a", b"b"], object))
+    assert (tensor.data, tensor.shape) == ([b"a", b"b"], [2])
+
+
 def test_bodies_have_the_content_type_of_what_they_are():
     assert ANY.encode_body({"a": 1}) == (b'{"a":1}', "application/json")
     assert ANY.encode_body("text") == (b'"text"', "application/json")

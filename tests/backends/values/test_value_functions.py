@@ -98,6 +98,10 @@ def test_the_body_is_the_only_input_or_names_it(served, ask, source, body, answe
     assert [json.loads(each) for each in model(ask.instances(body)).outputs[0].data] == [answer]
 
 
+def test_an_object_may_begin_with_any_space(served):
+    assert read(served("def infer(x: int): return x")(plain(" " * 99 + '\n{"x": 5}', JSON))) == 5
+
+
 VALUES = st.recursive(
     st.none()
     | st.booleans()
@@ -456,10 +460,13 @@ def test_instances_and_rows_are_samples_of_a_batch_and_no_call_has_too_many(serv
         ("['a']", "returned 1 results for a batch of 2"),
         ("'ab'", "must return a list"),
         ("7", "must return a list"),
+        ("{'a', 'b'}", "returned a set for a batch of 2: with @mooring.batch it must return a list"),
+        ("dict.fromkeys('ab').keys()", "returned a dict_keys for a batch of 2"),
+        ("numpy.array(7)", "returned a ndarray for a batch of 2"),
     ],
 )
 def test_a_batch_must_give_a_result_for_each(served, ask, returned, says):
-    model = served(f"@mooring.batch(max_size=4)\ndef infer(x: list[int]): return {returned}")
+    model = served(f"import numpy\n@mooring.batch(max_size=4)\ndef infer(x: list[int]): return {returned}")
     with pytest.raises(InvalidOutput) as wrong:
         model(ask.body(1), ask.body(2))
     assert says in wrong.value.message
@@ -482,6 +489,32 @@ def test_a_batch_streams_lists_of_pieces(served, ask, reply):
     ]  # fmt: skip
     outcome = model(ask.instances("a", "b", undecoded=True))
     assert [json.loads(each) for each in outcome.outputs[0].data] == [["a0", "a1"], ["b0", "b1"]]
+
+
+FAILS_LATE = (
+    "@mooring.batch(max_size=4)\ndef infer(x: list[int], parameters) -> Iterator[list[int]]:\n"
+    "    yield x\n"
+    "    if 13 in x: raise ValueError('13')\n"
+    "    yield x\n"
+)
+
+
+@pytest.mark.parametrize("retry", [True, False])
+def test_a_stream_that_fails_late_fails_no_other_call_of_its_batch(served, ask, reply, retry):
+    model = served(FAILS_LATE, retry=retry)
+    one, two = {"parameters": {"k": 1}}, {"parameters": {"k": 2}}
+    requests = [ask.body(1, **one), ask.body(13, **two), ask.body(2, **two), ask.body(3, **one)]
+    first, bad, beside, last = model(*requests)
+    assert first.outputs == last.outputs == []  # all their pieces were sent
+    assert [row for row, _ in reply.pieces] == [0, 3, 0, 3, 1, 2]
+    assert bad.message == beside.message == "the batch failed after a part of the answer was sent"
+
+
+def test_instances_beside_a_stream_that_fails_late_run_once_more(served, ask):
+    model = served(FAILS_LATE)
+    one, two = {"parameters": {"k": 1}}, {"parameters": {"k": 2}}
+    answered = model(ask.body(1, **one), ask.body(13, **two), ask.instances(5, 6, undecoded=True, **two))[2]
+    assert [json.loads(each) for each in answered.outputs[0].data] == [[5, 5], [6, 6]]
 
 
 def test_a_batch_has_the_requests_of_its_samples_and_shares_only_equal_parameters(served, ask):

@@ -12,6 +12,7 @@ Arguments called ``parameters`` and ``cancelled``, and one with the hint ``moori
 
 import difflib
 import inspect
+import re
 import typing
 from collections import abc
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -34,6 +35,8 @@ from mooring.core.tensors import BY_POSITION, Tensor, TensorSpec, restore_names
 _JSON = "application/json"
 _RAW_LEAVES = frozenset({Leaf.TEXT, Leaf.BYTES, Leaf.IMAGE})
 _LISTS = (list, abc.Sequence, abc.Iterable, abc.Collection, abc.MutableSequence)
+
+_OBJECT = re.compile(rb"[ \t\r\n]*\{")
 
 # What the body is called where it is no form.
 _PLAIN = "body"
@@ -201,7 +204,7 @@ class Arguments:
     def _read_bare(self, text: bytes | memoryview) -> Values:
         """Read the only input, which no object can be: it is the body, or the only key of an object."""
         assert self.one is not None
-        if text[:1] == b"{" or bytes(text[:64]).lstrip()[:1] == b"{":
+        if _OBJECT.match(text) is not None:
             return self._read_object(text)
         return {self.one.name: self.one.type.decode_json(text)}
 

@@ -166,6 +166,8 @@ def _array_type(element: np.dtype[Any] | None) -> CustomType:
         )
 
     def read_array(value: Any) -> Any:
+        if not isinstance(value, list):
+            raise WrongValue("must be a list")
         array = _to_array(value, datatype)
         return array if element is None else array.astype(element, copy=False)
 

@@ -1,6 +1,7 @@
 """A run of a function of values for one batch of requests: all that is more than one plain request."""
 
 import functools
+from collections import abc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing
 from typing import Any, Protocol
@@ -9,9 +10,9 @@ from mooring.backends.backend import Concurrent, Stepwise
 from mooring.backends.model_calls import await_output, is_stream, iterate_pieces, to_model_failure
 from mooring.backends.values.arguments import Values
 from mooring.backends.values.callee import Callee
-from mooring.core.errors import InvalidOutput, MooringError, Unsupported
+from mooring.core.errors import InvalidOutput, ModelFailed, MooringError, Unsupported
 from mooring.core.requests import BODY, INSTANCES, TENSORS, InferenceRequest, InferenceResponse
-from mooring.core.service import Outcome, Reply
+from mooring.core.service import MetricValue, Outcome, Reply
 from mooring.core.tensors import Tensor
 from mooring.repository.spec import ModelSpec
 
@@ -44,6 +45,23 @@ class Sample:
         self.streamed = False
 
 
+class _RowReply:
+    """The ``Reply`` of one request of a run, for a run of that request alone."""
+
+    def __init__(self, reply: Reply, row: int) -> None:
+        self._reply = reply
+        self._row = row
+
+    def emit(self, row: int, piece: InferenceResponse) -> None:
+        self._reply.emit(self._row + row, piece)
+
+    def cancelled(self, row: int) -> bool:
+        return self._reply.cancelled(self._row + row)
+
+    def record_metric(self, metric: MetricValue) -> None:
+        self._reply.record_metric(metric)
+
+
 class ValueRun:
     """Runs one batch.
 
@@ -62,11 +80,13 @@ class ValueRun:
         self._errors: dict[int, MooringError] = {}
         self._samples: list[Sample] = []
         self._emitted: set[int] = set()
+        self._repeated: dict[int, Outcome] = {}
 
     async def run(self, read: list[Values] | None = None, returned: Any = None) -> list[Outcome]:
         """Run it; ``read`` are the samples of the only request where they are read already, ``returned`` its stream.
 
-        Raises what the function raised in a call that several requests shared.
+        Raises what the function raised in a call that several requests shared, unless pieces of a stream have been sent:
+        whoever repeats all requests then would fail those that got their pieces in another call.
         """
         if read is not None:
             self._samples = [Sample(0, values) for values in read]
@@ -76,9 +96,12 @@ class ValueRun:
             try:
                 await self._call(group) if returned is None else await self._collect_pieces(group, returned)
             except MooringError as error:
-                if len({sample.request for sample in group}) > 1:
+                if len({sample.request for sample in group}) == 1:
+                    self._errors.setdefault(group[0].request, error)
+                elif self._emitted:
+                    await self._fail(group, error)
+                else:
                     raise
-                self._errors.setdefault(group[0].request, error)
         return [self._outcome_of(index) for index in range(len(self._requests))]
 
     def _read_requests(self) -> None:
@@ -109,6 +132,19 @@ class ValueRun:
         if not (self._callee.arguments.parameters and request.parameters):
             return ()
         return tuple(sorted((name, repr(value)) for name, value in request.parameters.items()))
+
+    async def _fail(self, group: list[Sample], error: MooringError) -> None:
+        """Give the requests of a failed call their outcomes: those with no piece yet run once more, each by itself."""
+        for index in {sample.request for sample in group}:
+            if index in self._emitted:
+                self._errors[index] = ModelFailed("the batch failed after a part of the answer was sent")
+            elif not self._model.spec.limits.retry:
+                self._errors[index] = error
+            else:
+                alone = ValueRun(
+                    self._model, self._callee, [self._requests[index]], _RowReply(self._reply, index)
+                )
+                (self._repeated[index],) = await alone.run()
 
     async def _call(self, group: list[Sample]) -> None:
         if self._errors.get(group[0].request) is not None and not self._callee.batched:
@@ -145,16 +181,24 @@ class ValueRun:
         if not self._callee.batched:
             return [returned]
         name, count = self._callee.name, len(group)
-        if isinstance(returned, str | bytes | dict) or not hasattr(returned, "__len__"):
+        # A set has no order: clients would get each other's results.
+        if isinstance(returned, str | bytes | abc.Mapping | abc.Set) or not hasattr(returned, "__len__"):
+            raise self._refuse(returned, count)
+        try:
+            results = list(returned)
+        except TypeError:  # an array of numpy's without dimensions
+            raise self._refuse(returned, count) from None
+        if len(results) != count:
             raise InvalidOutput(
-                f"'{name}' returned a {type(returned).__name__} for a batch of {count}: with @mooring.batch it must return a "
-                "list with a result for each"
+                f"'{name}' returned {len(results)} results for a batch of {count}: it must return one for each, in order"
             )
-        if len(returned) != count:
-            raise InvalidOutput(
-                f"'{name}' returned {len(returned)} results for a batch of {count}: it must return one for each, in order"
-            )
-        return list(returned)
+        return results
+
+    def _refuse(self, returned: Any, count: int) -> InvalidOutput:
+        return InvalidOutput(
+            f"'{self._callee.name}' returned a {type(returned).__name__} for a batch of {count}: with @mooring.batch it must "
+            "return a list with a result for each"
+        )
 
     async def _collect_pieces(self, group: list[Sample], returned: Any) -> None:
         """Send every piece as soon as it comes; keep those for instances, whose answer is whole."""
@@ -199,6 +243,8 @@ class ValueRun:
         return all(self._reply.cancelled(sample.request) for sample in group)
 
     def _outcome_of(self, index: int) -> Outcome:
+        if index in self._repeated:
+            return self._repeated[index]
         error = self._errors.get(index)
         if error is not None:
             return error
