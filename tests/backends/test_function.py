@@ -1,5 +1,6 @@
 """A Python file as a model: what it may look like, and what is said when it is wrong."""
 
+import re
 import sys
 
 import numpy as np
@@ -189,6 +190,16 @@ def test_what_the_function_raises_is_told_with_its_traceback(function, reply, as
     assert type(failure) is ModelFailed
     assert failure.message == "KeyError: 'zero'"
     assert "model.py" in failure.detail
+
+
+@pytest.mark.parametrize(
+    ("source", "first"),
+    [("def infer(", "  File "), ("open('gone.bin')", "Traceback (most recent call last):\n  File ")],
+)
+def test_the_traceback_of_a_load_begins_with_the_users_code(function, source, first):
+    with pytest.raises(ModelLoadFailed) as caught:
+        function(source)
+    assert re.match(re.escape(first) + r'".*model\.py", line 1', caught.value.detail)
 
 
 def test_a_function_may_refuse_in_our_own_words(function, reply, ask):

@@ -428,6 +428,7 @@ def test_the_shipped_example_is_a_target(store):
         ("gone.mar", "no such file or folder: 'gone.mar'"),
         ("gone.py:fn", "no such file: 'gone.py'"),
         ("fn.py:not a name", "cannot be the name of a function"),
+        ("fn.py:Model.infer", "of a class name the class alone, as in fn.py:Model$"),
         ("empty", "folder 'empty' holds no model: there is nothing; expected one of model.onnx"),
         ("repository", "--model-repository"),
         ("notes.txt", "files that can be served end in .py, "),

@@ -7,12 +7,13 @@ constructed, and its ``load`` called. Where the function is asynchronous there i
 
 import importlib
 import inspect
+import os
 import re
 import sys
 import traceback
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -123,6 +124,17 @@ class UserFunction:
                 self.loop.close()
 
 
+_NOT_THE_USERS = (f"{Path(__file__).parents[1]}{os.sep}", "<frozen importlib")
+
+
+def _users_part(error: BaseException) -> TracebackType | None:
+    """Return the traceback without the frames above the user's code; a syntax error has no others."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_NOT_THE_USERS):
+        trace = trace.tb_next
+    return trace or (None if isinstance(error, SyntaxError) else error.__traceback__)
+
+
 def run_user_code(path: Path, step: Callable[..., Any], *arguments: Any) -> Any:
     """Run user code that loads the model. What it raises becomes ``ModelLoadFailed`` with the line of its file."""
     try:
@@ -136,7 +148,7 @@ def run_user_code(path: Path, step: Callable[..., Any], *arguments: Any) -> Any:
                 line = frame.lineno
         where = f"{path}, line {line}" if line else str(path)
         reason = error.msg if isinstance(error, SyntaxError) else error
-        detail = "".join(traceback.format_exception(error))
+        detail = "".join(traceback.format_exception(type(error), error, _users_part(error)))
         raise ModelLoadFailed(f"{where}: {type(error).__name__}: {reason}", detail=detail) from error
 
 

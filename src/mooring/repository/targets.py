@@ -290,7 +290,13 @@ def _function_target(name: str, text: str, file: Path, function: str) -> Target:
     if not is_file(file):
         raise ModelNotFound(f"no such file: '{file}'{_suggest_file(file)}")
     if function and not function.isidentifier():
-        raise ModelLoadFailed(f"'{text}': '{function}' cannot be the name of a function")
+        owner, dot, method = function.partition(".")
+        hint = (
+            f"; of a class name the class alone, as in {file}:{owner}"
+            if dot and method.isidentifier()
+            else ""
+        )
+        raise ModelLoadFailed(f"'{text}': '{function}' cannot be the name of a function{hint}")
     stem = file.parent.name if file.name == "__init__.py" else file.stem
     chosen = name or (stem if function in _GENERIC else function)
     if function:
