@@ -169,6 +169,17 @@ def test_a_wrong_value_is_explained_without_the_words_of_msgspec(kind: Any, docu
     assert explain_validation(fail(kind, document), kind) == text
 
 
+def test_a_value_that_looks_like_a_place_is_taken_for_none_and_read_once() -> None:
+    value = " - at `$.b` - at `$" * 200_000  # minutes, where each of them is tried
+    for kind, document, begin in (
+        (Literal["a"], value, "the value must be 'a', not ' - at"),
+        (dict[str, Literal["a"]], {"k": value}, "a value in the value must be 'a', not ' - at"),
+    ):
+        with pytest.raises(msgspec.ValidationError) as refused:
+            msgspec.json.decode(msgspec.json.encode(document), type=kind)
+        assert explain_validation(refused.value, kind).startswith(begin)
+
+
 def test_every_rule_is_shown_by_a_case() -> None:
     said = [str(fail(kind, document)).split(" - at `")[0].strip() for kind, document, _ in CASES]
     for pattern, _ in _RULES:

@@ -44,7 +44,7 @@ _PARTS: Mapping[str, tuple[str, str]] = {
 _LONGEST_NAME = 200
 _LISTED = 20  # values or names that a text lists at most
 
-_PLACE = re.compile(r" - at `(?P<key>key` in `)?\$(?P<path>.*?)`$", re.DOTALL)
+_PLACE = re.compile(r"(?P<key>key` in `)?\$(?P<path>.*)`", re.DOTALL)
 _STEP = re.compile(r"\.(?P<field>[^.\[]+)|\[(?P<item>[0-9]+|\.\.\.)\]")
 
 
@@ -60,8 +60,10 @@ def explain_validation(
     that of a ``ValueError`` in ``__post_init__``, is kept, with its place before it.
     """
     text = str(error)
-    place = _PLACE.search(text)
-    said = text[: place.start()] if place else text
+    # The last one: a client's value, which may stand before it, may look like a place itself, and be large.
+    said, _, at = text.rpartition(" - at `")
+    place = _PLACE.fullmatch(at)
+    said = said if place else text
     path = place["path"] if place else ""
     of_key = bool(place and place["key"])
     for pattern, explain in _RULES:
