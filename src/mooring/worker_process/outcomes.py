@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mooring.backends.client_errors import find_client_error
+from mooring.backends.model_calls import to_model_failure
 from mooring.core.errors import (
     InvalidOutput,
     ModelFailed,
@@ -13,7 +14,7 @@ from mooring.core.errors import (
     OutOfResources,
     PackageMissing,
 )
-from mooring.core.missing_packages import explain_missing_module, install_hint
+from mooring.core.missing_packages import explain_missing_module
 from mooring.core.requests import TENSORS, InferenceRequest, InferenceResponse
 from mooring.core.service import Outcome
 
@@ -100,7 +101,7 @@ def fails_again(error: BaseException, *, code: bool) -> bool:
 
 
 def failure_of(error: Exception, client_errors: frozenset[str] = frozenset()) -> MooringError:
-    """Return an exception of the model's code as a ``MooringError``. Call it while the exception is being handled.
+    """Return an exception of the model's code as a ``MooringError``.
 
     Of a class with one of the names ``client_errors`` it is the client's mistake.
     """
@@ -108,10 +109,7 @@ def failure_of(error: Exception, client_errors: frozenset[str] = frozenset()) ->
         return _blame_client(error, client_errors)
     if mistake := find_client_error(error, client_errors):
         return mistake
-    detail = traceback.format_exc()
-    if isinstance(error, MemoryError):
-        return OutOfResources(line_of(error), detail=detail)
-    return ModelFailed(line_of(error) + install_hint(error), detail=detail)
+    return to_model_failure(error)
 
 
 def blame_clients(outcomes: Sequence[Outcome], client_errors: frozenset[str]) -> Sequence[Outcome]:
