@@ -28,7 +28,8 @@ def test_a_long_name_is_cut_where_one_sees_it():
 def test_a_process_shows_its_title_and_still_its_environment():
     code = (
         "import os, time; from mooring.process_titles import set_process_title; set_process_title('worker', 'm', '1');"
-        "begun = time.perf_counter(); set_process_title('worker', 'm', '2'); took = time.perf_counter() - begun;"
+        "title = lambda: (time.perf_counter(), set_process_title('worker', 'm', '2'), time.perf_counter());"
+        "took = min(ended - begun for begun, _, ended in (title() for _ in range(20)));"
         "print(took, 'SPT_NOENV' in os.environ);"
         "print(open('/proc/self/cmdline').read().rstrip(chr(0)));"
         "print('SEEN=here' in open('/proc/self/environ').read())"
