@@ -33,13 +33,36 @@ def test_a_report_comes_as_it_was_written():
     with ReportChannel() as channel:
         write_report(os.dup(channel.writer), report)
         channel.close_writer()
-        assert channel.read() == report
+        assert channel.read(lambda: False) == report
 
 
 def test_a_server_that_dies_gives_no_report():
     with ReportChannel() as channel:
         channel.close_writer()
-        assert channel.read() is None
+        assert channel.read(lambda: False) is None
+
+
+def test_a_report_is_read_although_another_process_holds_the_pipe():
+    """One that another thread forks while a server starts has a copy of it."""
+    with ReportChannel() as channel:
+        copy = os.dup(channel.writer)
+        write_report(os.dup(channel.writer), StartReport(error="no"))
+        channel.close_writer()
+        assert channel.read(lambda: False) == StartReport(error="no")
+        assert channel.read(lambda: True) is None
+        os.close(copy)
+
+
+@pytest.mark.processes
+def test_the_pipe_is_none_of_the_standard_streams():
+    code = """
+import os, sys
+from mooring.child_server import ReportChannel
+os.close(0), os.close(1)
+channel = ReportChannel()
+sys.exit(channel._reader < 3 or channel.writer < 3)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.processes

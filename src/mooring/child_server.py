@@ -8,7 +8,9 @@
 ``mooring.serve`` and TorchServe's launcher start servers here.
 """
 
+import fcntl
 import os
+import selectors
 import signal
 import subprocess
 import sys
@@ -26,6 +28,9 @@ CALLER = "MOORING_CALLER"
 # Seconds after each signal of ``end``. The first lets the server finish its requests, the second stops it at once.
 _SECOND_SIGNAL, _KILL = 5.0, 5.0
 _LINES_KEPT = 200
+# A report ends so, and seconds between two looks at whether its server still runs.
+_END, _LOOK = b"\n", 0.5
+_STANDARD = 2  # the last descriptor of standard input, output and error
 
 Show = Callable[[str], None]
 
@@ -171,7 +176,7 @@ class ReportChannel:
     """The pipe on which a server that is being started reports. Its ``writer`` is the server's; use it as a context manager."""
 
     def __init__(self) -> None:
-        self._reader, self.writer = os.pipe()
+        self._reader, self.writer = map(above_standard, os.pipe())
 
     def __enter__(self) -> Self:
         return self
@@ -186,14 +191,40 @@ class ReportChannel:
         if writer >= 0:
             os.close(writer)
 
-    def read(self) -> StartReport | None:
-        """Wait for the report; None where the server ended without one."""
-        with open(self._reader, "rb", closefd=False) as pipe:
-            data = pipe.read()
-        return msgspec.json.decode(data, type=StartReport) if data else None
+    def read(self, ended: Callable[[], bool]) -> StartReport | None:
+        """Wait for the report; None where the server ``ended`` without one.
+
+        The end of the pipe is not enough: a process that another thread forks while the server starts has the writer, too.
+        """
+        data, over = b"", False
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._reader, selectors.EVENT_READ)
+            while not data.endswith(_END):
+                if selector.select(0.0 if over else _LOOK):
+                    chunk = os.read(self._reader, 65536)
+                    if not chunk:
+                        break
+                    data += chunk
+                elif over:
+                    break
+                else:
+                    over = ended()
+        return msgspec.json.decode(data, type=StartReport) if data.endswith(_END) else None
 
 
 def write_report(descriptor: int, report: StartReport) -> None:
     """Write the report and close the descriptor. A caller that has gone reads nothing."""
     with suppress(OSError), open(descriptor, "wb") as pipe:
-        pipe.write(msgspec.json.encode(report))
+        pipe.write(msgspec.json.encode(report) + _END)
+
+
+def above_standard(descriptor: int) -> int:
+    """Return a descriptor that a child process can inherit under its number: one above those of standard streams.
+
+    Where this process has closed a standard stream, the next pipe or file gets its number.
+    """
+    if descriptor > _STANDARD:
+        return descriptor
+    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _STANDARD + 1)
+    os.close(descriptor)
+    return moved

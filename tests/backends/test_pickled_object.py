@@ -86,6 +86,21 @@ def test_functions_of_a_notebook_keep_their_hints_in_another_interpreter(tmp_pat
     ]
 
 
+@pytest.mark.processes
+def test_classes_go_that_msgspec_has_read_already(tmp_path):
+    cells = CELLS + '\nmsgspec.json.decode(b\'{"x": 1, "color": "red"}\', type=Point)\n'
+    file = run(WRITE.format(cells=cells, folder=str(tmp_path / "order")))
+    assert json.loads(run(READ.format(file=file)))[0] == 6
+
+
+@pytest.mark.processes
+def test_a_function_with_a_cache_goes_with_an_empty_one(tmp_path):
+    cells = CELLS + "\nimport functools\n@functools.lru_cache(7)\ndef order(x): return x * factor\n"
+    file = run(WRITE.format(cells=cells, folder=str(tmp_path / "order")))
+    code = f"from mooring.backends.pickled_object import load_object\norder = load_object({file!r})\n"
+    assert run(f"{code}print(order(3), order.cache_info().maxsize)") == "6 7"
+
+
 def test_a_function_comes_back_with_what_it_closes_over(tmp_path):
     factor = 3
 

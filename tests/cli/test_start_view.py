@@ -47,3 +47,9 @@ def test_where_the_log_goes_to_the_same_place_its_lines_are_enough(monkeypatch, 
     view.begin(Config(log_level=level))
     view.show([ModelProgress("a", "1", Step.LOADING, 0.1)])
     assert ("loading a 1 ..." in capsys.readouterr().out) == (level == "error")
+
+
+def test_a_reason_that_the_end_of_the_start_gives_is_not_announced():
+    told = []
+    StepLines(told.append).add([ModelProgress("a", "1", Step.FAILED)])
+    assert told == ["a 1 failed"]

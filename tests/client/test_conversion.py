@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from mooring.client.conversion import differ, encode_value, is_exact, to_tensor, to_tensors
+from mooring.client.conversion import differing, encode_value, is_exact, to_tensor, to_tensors
 from mooring.core.errors import InvalidInput
 from mooring.core.tensors import RAW, Tensor, TensorSpec
 
@@ -68,11 +68,20 @@ def test_a_value_becomes_what_is_declared(value, declared, expected):
         ([1.0, None], spec(), "holds lists with objects"),
         (np.array([{}]), spec("BYTES", [-1]), "holds dict"),
         (np.array([1j]), None, "no datatype"),
+        (np.ma.array([1.0, 2.0], mask=[0, 1]), None, r"has masked elements; .*filled\(value\)"),
+        (["\ud800"], None, "input 'x' holds half a surrogate pair"),
+        (np.array([2**70], object), None, "more than 64 bits"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_by_name_and_not_changed(value, declared, reason):
     with pytest.raises(InvalidInput, match=reason):
         made(value, declared)
+
+
+def test_an_array_of_objects_that_are_numbers_is_one_of_numbers():
+    assert made(np.array([1, 2], object), None) == made([1, 2], None)
+    assert made(np.array([1, 2.5], object), spec("FP32", [-1])) == made([1, 2.5], spec("FP32", [-1]))
+    assert made(np.array([True], object), None) == made([True], None)
 
 
 def test_a_tensor_goes_as_it_is_under_its_name():
@@ -157,8 +166,8 @@ def test_only_types_that_somebody_chose_need_no_declaration():
 
 def test_other_tensors_of_the_same_values_are_noticed():
     sent = to_tensors("m", {"x": [1.0]}, [])
-    assert differ(sent, to_tensors("m", {"x": [1.0]}, [spec()]))
-    assert not differ(sent, to_tensors("m", {"x": [1.0]}, [spec("FP64", [-1])]))
+    assert differing(sent, to_tensors("m", {"x": [1.0]}, [spec()]))
+    assert not differing(sent, to_tensors("m", {"x": [1.0]}, [spec("FP64", [-1])]))
 
 
 def test_a_tensor_says_what_it_is_and_not_all_its_bytes():

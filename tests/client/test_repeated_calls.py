@@ -1,5 +1,7 @@
 """What is asked again and what is not, over both protocols, by servers that follow a script."""
 
+import asyncio
+import gc
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -218,3 +220,69 @@ async def test_a_refused_input_is_asked_again_as_the_model_declares_it_now(scrip
         assert len(script.asked) == 2  # the declaration is as it was, and so would be the request
     finally:
         script.inputs[0]["datatype"] = "FP32"
+
+
+async def test_a_model_that_refuses_for_its_own_reasons_is_not_run_again(script, ask):
+    script.inputs[0]["datatype"] = "FP64"  # what the array was sent as is no reason: the model takes any type
+    try:
+        script.lines = repeat(((400, {}), (Code.INVALID_ARGUMENT, ())))
+        for stream in (False, True):
+            script.asked.clear()
+            with pytest.raises(mooring.InvalidInput, match="why"):
+                await ask(stream=stream)
+            assert sum("etadata" not in each and each != "/v2/models/m" for each in script.asked) == 1
+    finally:
+        script.inputs[0]["datatype"] = "FP32"
+
+
+@pytest.mark.parametrize("way", ["http", "grpc"])
+def test_a_server_that_is_not_up_yet_is_waited_for_when_the_declaration_is_asked_for(
+    script, way, monkeypatch
+):
+    port = script.http.server_port if way == "http" else script.port
+    with mooring.Client(f"{way}://127.0.0.1:{port}", retries=2) as client:
+        ask, refused = client._transport.metadata, []
+
+        def metadata(*arguments):
+            if len(refused) < 2:
+                refused.append(mooring.ServerUnreachable("nothing listens"))
+                refused[-1].repeat_after = 0.0
+                raise refused[-1]
+            return ask(*arguments)
+
+        monkeypatch.setattr(client._transport, "metadata", metadata)
+        assert client.infer("m", [1.0])["y"].tolist() == [7.0]
+    assert len(refused) == 2
+
+
+@pytest.mark.parametrize("way", ["http", "grpc"])
+def test_a_proxy_of_the_environment_is_for_the_web_alone(script, way, monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "grpc_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    port = script.http.server_port if way == "http" else script.port
+    with mooring.Client(f"{way}://127.0.0.1:{port}", timeout=5) as client:
+        assert client.infer("m", X)["y"].tolist() == [7.0]
+
+
+@pytest.mark.parametrize("way", ["http", "grpc"])
+def test_a_closed_client_streams_nothing(script, way):
+    port = script.http.server_port if way == "http" else script.port
+    client = mooring.Client(f"{way}://127.0.0.1:{port}")
+    client.close()
+    with pytest.raises(RuntimeError, match="closed>: make a new one"):
+        next(client.stream("m", X))
+    assert not script.asked
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("way", ["http", "grpc"])
+def test_an_asynchronous_client_outlives_an_event_loop(script, way):
+    port = script.http.server_port if way == "http" else script.port
+    client = mooring.AsyncClient(f"{way}://127.0.0.1:{port}")  # outside of any
+
+    async def ask():
+        return (await client.infer("m", X))["y"].tolist()
+
+    assert [asyncio.run(ask()), asyncio.run(ask())] == [[7.0], [7.0]]
+    asyncio.run(client.close())
+    gc.collect()  # sockets of a loop that is closed can only be dropped, which Python warns of

@@ -157,6 +157,45 @@ def test_a_forked_process_leaves_the_server_alone(server):
         assert client.ready("double")
 
 
+FORKED = """
+import os
+import sys
+import mooring
+
+def same(x: int) -> int:
+    return x
+
+def ask(client, first):
+    return [client.infer("same", number).value for number in range(first, first + 20)]
+
+if __name__ == "__main__":
+    standard = os.dup(1)
+    for descriptor in (0, 1):  # as a daemon has it
+        os.close(descriptor)
+    with mooring.serve(same, port=0, quiet=True) as server:
+        for url in (server.url, server.grpc_url):
+            client = mooring.Client(url)
+            client.infer("same", 1)
+            child = os.fork()
+            if not child:
+                os._exit(ask(client, 100) != list(range(100, 120)))
+            mine = ask(client, 200) == list(range(200, 220))
+            os.write(standard, f"{mine} {os.waitpid(child, 0)[1]}\\n".encode())
+            client.close()
+"""
+
+
+def test_a_client_of_a_forked_process_gets_the_answers_to_its_own_questions(script):
+    running = script(FORKED)
+    running.process.wait(3 * PATIENCE)
+    assert running.text.splitlines()[-2:] == ["True 0", "True 0"]
+
+
+def test_waiting_for_a_server_that_runs_times_out(server):
+    with pytest.raises(TimeoutError, match=r"still runs after 0\.1 s"):
+        server.wait(0.1)
+
+
 def test_cells_of_a_notebook_are_served_in_a_running_event_loop(monkeypatch):
     shown = io.StringIO()  # as a notebook's, it is no file
     monkeypatch.setattr(sys, "stderr", shown)

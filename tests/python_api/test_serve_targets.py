@@ -9,6 +9,7 @@ import pytest
 
 from mooring.backends.pickled_object import MODEL_FILE, load_object
 from mooring.python_api.targets import file_target, name_of, to_targets
+from mooring.testing import Client
 
 
 def double(x):
@@ -110,3 +111,17 @@ def test_names_of_models_are_those_of_functions():
 def test_what_cannot_be_served_is_a_type_error(target, said):
     with pytest.raises(TypeError, match=said):
         to_targets(target, no_folder)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../a", "a/b", "a=b", "a\n", "\ud800", "x" * 201])
+def test_a_name_that_no_model_can_have_is_refused(name, folder, tmp_path):
+    with pytest.raises(ValueError, match="cannot be the name of a model: a name has 1 to 200 bytes"):
+        to_targets({name: Caller()}, folder)
+    with pytest.raises(ValueError, match="cannot be the name of a model"):
+        Client({name: Caller()})
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_names_may_have_any_letters(folder, tmp_path):
+    (target,) = to_targets({"a b:\u00fc": Caller()}, folder)
+    assert target == f"a b:\u00fc={tmp_path}/a b:\u00fc/{MODEL_FILE}:served"

@@ -6,6 +6,7 @@ user can write to.
 """
 
 import dataclasses
+import functools
 import inspect
 import io
 import os
@@ -31,6 +32,8 @@ from mooring.backends.pickled_object import load_object
 
 {NAME} = load_object(__file__)
 '''
+_CACHED = type(functools.lru_cache(id))
+_MSGSPEC_CACHE = "__msgspec_cache__"
 # dataclasses compares with them by identity.
 _SENTINELS = {
     id(getattr(dataclasses, name)): name
@@ -86,7 +89,7 @@ def _dump(value: Any) -> bytes:
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
         def reducer_override(self, obj: Any) -> Any:
             reduced = _reduce(obj)
-            return super().reducer_override(obj) if reduced is None else reduced
+            return _without_caches(super().reducer_override(obj)) if reduced is None else reduced
 
     buffer = io.BytesIO()
     Pickler(buffer).dump(value)
@@ -102,7 +105,21 @@ def _reduce(obj: Any) -> Any:
         return _make_meta, ({name: value for name, value in obj.__rich_repr__() if value is not None},)
     if isinstance(obj, type) and issubclass(obj, msgspec.Struct) and not _is_importable(obj):
         return _make_struct, _describe_struct(obj)
+    if isinstance(obj, _CACHED) and not _is_importable(obj):
+        return _make_cached, (obj.__wrapped__, obj.cache_parameters())
     return None
+
+
+def _without_caches(reduced: Any) -> Any:
+    """Return how a class is pickled, without what msgspec has noted there since it read such an object."""
+    state = reduced[2] if isinstance(reduced, tuple) and len(reduced) > 2 else None
+    if isinstance(state, tuple) and state and isinstance(state[0], dict):
+        state[0].pop(_MSGSPEC_CACHE, None)  # cloudpickle's copy of the members
+    return reduced
+
+
+def _make_cached(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
+    return functools.lru_cache(**parameters)(function)
 
 
 def _find_sentinel(name: str) -> Any:
@@ -113,8 +130,8 @@ def _make_meta(arguments: dict[str, Any]) -> msgspec.Meta:
     return msgspec.Meta(**arguments)
 
 
-def _is_importable(kind: type) -> bool:
-    """Whether a worker finds a class by its name."""
+def _is_importable(kind: Any) -> bool:
+    """Whether a worker finds a class or function by its name."""
     if kind.__module__ == "__main__":
         return False
     found: Any = sys.modules.get(kind.__module__)

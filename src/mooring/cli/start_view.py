@@ -95,7 +95,8 @@ class StepLines:
             if each.step == "ready":
                 self._write(f"{name} is ready after {each.seconds:.1f} s")
             elif each.step == "failed":
-                self._write(f"{name} failed: {each.reason}")
+                # Without a reason that the end of the start gives.
+                self._write(f"{name} failed: {each.reason}" if each.reason else f"{name} failed")
 
 
 def console_of_log() -> "logging.Handler | None":

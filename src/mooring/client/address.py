@@ -24,6 +24,8 @@ class Address(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, url: str) -> "Address":
         """Raises ``InvalidInput``."""
+        if not isinstance(url, str):
+            raise InvalidInput(f"the URL of a server is a string, not {type(url).__name__}")
         whole = url if "://" in url else f"http://{url}"
         try:
             parts = urlsplit(whole)
@@ -74,11 +76,14 @@ class Trust(msgspec.Struct, frozen=True):
     key: str = ""
 
 
-def verification(trust: Trust) -> Any:
-    """Return httpx's ``verify``: True, or a context with the trusted roots and the client's certificate. Raises ``InvalidInput``."""
+def verification(trust: Trust, *, secure: bool = True) -> Any:
+    """Return httpx's ``verify``: True, or a context with the trusted roots and the client's certificate. Raises ``InvalidInput``.
+
+    Without TLS it is False: nothing is to be verified, and reading the machine's roots takes 50 ms.
+    """
     roots, certificate, _ = identities(trust)
     if roots is None and certificate is None:
-        return True
+        return secure
     try:
         context = ssl.create_default_context(cadata=None if roots is None else roots.decode("ascii"))
     except (ssl.SSLError, ValueError) as error:

@@ -31,6 +31,7 @@ JSON_TYPE = "application/json"
 _DEFAULT_TYPES = frozenset({np.dtype(np.float64), np.dtype(np.int64)})
 # What a JSON value may be and no tensor can hold.
 _OBJECTS = (Mapping, type(None), msgspec.Struct)
+_NUMBERS = frozenset({bool, int, float})
 _PLAIN = frozenset({bool, int, float, str, bytes})
 
 
@@ -121,8 +122,12 @@ def to_tensor(name: str, value: Any, spec: TensorSpec | None) -> Tensor:
         return _json_tensor(name, value, spec)
     else:
         array = _to_array(name, value)
+    if isinstance(value, np.ma.MaskedArray) and value.mask.any():
+        raise InvalidInput(
+            f"input '{name}' has masked elements; say what stands in their place by .filled(value)"
+        )
     if array.dtype.kind == "O":
-        _check_texts(name, array)
+        array = _check_texts(name, array)
     if spec is None or not spec.datatype:
         return Tensor.of(name, array.reshape(1) if array.dtype.kind == "O" and not array.shape else array)
     return _fit(name, array, spec)
@@ -163,15 +168,34 @@ def _make_scalar(value: str | bytes) -> Array:
     return array
 
 
-def _check_texts(name: str, array: Array) -> None:
-    """Raise ``InvalidInput`` where an array of objects holds something else than texts and bytes."""
-    kinds = set(map(type, array.ravel().tolist()))
+def _check_texts(name: str, array: Array) -> Array:
+    """Return an array of objects with texts and bytes, or the numbers that it holds, as those of pandas do.
+
+    Raises ``InvalidInput`` for anything else.
+    """
+    values = array.ravel().tolist()
+    kinds = set(map(type, values))
     if all(issubclass(kind, str | bytes) for kind in kinds):
-        return
-    if kinds == {int}:
-        raise InvalidInput(f"input '{name}' holds an integer of more than 64 bits")
+        for value in values:
+            _check_text(name, value)
+        return array
+    if kinds <= _NUMBERS:
+        numbers: Array = np.asarray(array.tolist())
+        if numbers.dtype.kind == "O":
+            raise InvalidInput(f"input '{name}' holds an integer of more than 64 bits")
+        return numbers
     held = " and ".join(sorted(kind.__name__ for kind in kinds))
     raise InvalidInput(f"input '{name}' holds {held}; give numbers, booleans or texts, one kind only")
+
+
+def _check_text(name: str, value: str | bytes) -> None:
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise InvalidInput(
+                f"input '{name}' holds half a surrogate pair, which UTF-8 cannot say"
+            ) from None
 
 
 def _holds_objects(value: Any) -> bool:
@@ -216,8 +240,11 @@ def _to_plain(value: Any) -> Any:
     return msgspec.to_builtins(value)
 
 
-def differ(sent: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
-    """Return whether the same values were made into other tensors: of another type, shape, name or form."""
-    return [(each.name, each.datatype, each.shape, each.parameters) for each in sent] != [
-        (each.name, each.datatype, each.shape, each.parameters) for each in other
-    ]
+def differing(sent: Sequence[Tensor], other: Sequence[Tensor]) -> set[str]:
+    """Return the names of the values that were made into other tensors: of another type, shape, name or form."""
+    one, two = _forms(sent), _forms(other)
+    return {name for name in one.keys() | two.keys() if one.get(name) != two.get(name)}
+
+
+def _forms(tensors: Sequence[Tensor]) -> dict[str, Any]:
+    return {each.name: (each.datatype, each.shape, each.parameters) for each in tensors}

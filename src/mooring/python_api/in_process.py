@@ -25,7 +25,7 @@ from mooring.core.errors import ModelNotFound, MooringError, RequestCancelled, U
 from mooring.core.requests import INFER, InferenceRequest, InferenceResponse
 from mooring.core.service import LoadContext, MetricValue, ModelMetadata, Outcome, Reply
 from mooring.python_api.settings import to_plain
-from mooring.python_api.targets import check_servable, name_of
+from mooring.python_api.targets import check_name, check_servable, name_of
 from mooring.repository.spec import Defaults, ModelSpec
 from mooring.repository.store import Store
 from mooring.worker_process.outcomes import failure_of
@@ -262,10 +262,11 @@ class InProcessModels:
     def _targets(self, target: Any) -> list[str]:
         """Return targets of a store that stand for these, where an object is what a file gives that is made for it."""
         if isinstance(target, Mapping):
-            return [f"{name}={self._to_target(each, name)}" for name, each in target.items()]
+            return [f"{check_name(name)}={self._to_target(each, name)}" for name, each in target.items()]
         if isinstance(target, str | Path):
             return [str(target)]
-        return [f"{name_of(target)}={self._to_target(target, name_of(target))}"]
+        name = check_name(name_of(target))
+        return [f"{name}={self._to_target(target, name)}"]
 
     def _to_target(self, target: Any, name: str) -> str:
         if isinstance(target, str | Path):

@@ -5,6 +5,7 @@ import errno
 import os
 import re
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -15,7 +16,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 from mooring.backends.model_source import imported_file
 from mooring.backends.pickled_object import MODEL_FILE
-from mooring.child_server import CALLER, CallerNotice, ReportChannel, ServerProcess, StartReport
+from mooring.child_server import (
+    CALLER,
+    CallerNotice,
+    ReportChannel,
+    ServerProcess,
+    StartReport,
+    above_standard,
+)
 from mooring.config.settings import SETTINGS, Address, ConfigError
 from mooring.config.sources.loading import PREFIX
 from mooring.config.sources.ports import can_listen
@@ -68,8 +76,8 @@ def serve(
     the call returns when the server has ended, and Ctrl-C ends it.
 
     Raises ``ModelLoadFailed`` with the reason for a model that cannot be loaded (``keep_going=True`` serves the others), ``ModelNotFound`` for a target that is
-    not there, ``TypeError`` for an unknown keyword argument or an object that cannot be served, ``ConfigError`` for a
-    setting that cannot be used, and ``OSError`` for an address that cannot be had. No server is left then.
+    not there, ``TypeError`` for an unknown keyword argument or an object that cannot be served, ``ValueError`` for a name that
+    no model can have, ``ConfigError`` for a setting that cannot be used, and ``OSError`` for an address that cannot be had. No server is left then.
     """
     check_names(settings, _OWN)
     _check_not_imported()
@@ -153,7 +161,10 @@ class RunningServer:
         """Return the exit status when the server has ended. Raises ``TimeoutError`` after ``timeout`` seconds."""
         if not self._process.owned:
             raise RuntimeError("the server belongs to the process that this one was forked from")
-        return self._process.wait(timeout)
+        try:
+            return self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise TimeoutError(f"the server still runs after {timeout} s") from None
 
     def stop(self) -> None:
         """Stop the server and return when it is gone; requests in flight are answered first.
@@ -217,6 +228,7 @@ def _is_inherited(stream: Any, descriptor: int) -> bool:
     if stream is None or stream not in (sys.__stdout__, sys.__stderr__):
         return False
     with suppress(OSError, ValueError):
+        os.fstat(descriptor)  # it may be closed, whatever the stream says
         return bool(stream.fileno() == descriptor)
     return False
 
@@ -282,7 +294,7 @@ class _Start:
                 raise
 
     def _read(self, channel: ReportChannel, process: ServerProcess) -> RunningServer:
-        report = channel.read()
+        report = channel.read(lambda: process.status is not None)
         if report is None:
             status = process.wait()
             said = "\n".join(process.output.splitlines()[-_LINES_TOLD:])
@@ -310,7 +322,8 @@ class _PrivateFolder:
     def make(self) -> Path:
         """Return the folder, which is made at the first call."""
         if self.path is None:
-            self.path, self.lock = lock_folder(self._parent)
+            self.path, lock = lock_folder(self._parent)
+            self.lock = above_standard(lock)
             self._stack.callback(self._close)
         return self.path
 

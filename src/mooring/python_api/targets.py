@@ -10,6 +10,7 @@ object, and its ``load`` is called there, so that the class is what to give.
 
 import ast
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -20,6 +21,8 @@ from mooring.backends.pickled_object import MODEL_FILE, NAME, write_object
 from mooring.repository.python_source import SourceUnreadable, may_define, read_source
 
 LAMBDA = "lambda"
+_NAME = re.compile(r"(?!\.\.?$)[^/=]+")
+_LONGEST_NAME = 200  # a folder has such a name
 
 
 def to_targets(target: Any, folder: Callable[[], Path]) -> list[str]:
@@ -32,9 +35,12 @@ def to_targets(target: Any, folder: Callable[[], Path]) -> list[str]:
         return []
     if isinstance(target, Mapping):
         return [f"{name}={_to_target(each, name, folder)}" for name, each in _check_names(target)]
-    text = _to_target(target, name_of(target), folder)
+    if isinstance(target, str | Path):
+        return [str(target)]
+    name = check_name(name_of(target))
+    text = _to_target(target, name, folder)
     pickled = text.endswith(f"{MODEL_FILE}:{NAME}")
-    return [f"{name_of(target)}={text}" if pickled else text]
+    return [f"{name}={text}" if pickled else text]
 
 
 def name_of(served: Any) -> str:
@@ -50,9 +56,19 @@ def _check_names(target: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
     if not target:
         raise TypeError("serve() was given an empty dict; name a model, as in {'double': double}")
     for name, each in target.items():
-        if not isinstance(name, str):
-            raise TypeError(f"the names of models are strings, not {type(name).__name__}, as {name!r} is")
-        yield name, each
+        yield check_name(name), each
+
+
+def check_name(name: Any) -> str:
+    """Return the name of a model. Raises ``TypeError`` for what is no text, and ``ValueError`` for what cannot be a name."""
+    if not isinstance(name, str):
+        raise TypeError(f"the names of models are strings, not {type(name).__name__}, as {name!r} is")
+    if not _NAME.fullmatch(name) or not name.isprintable() or len(name.encode()) > _LONGEST_NAME:
+        raise ValueError(
+            f"{name[:_LONGEST_NAME]!r} cannot be the name of a model: a name has 1 to {_LONGEST_NAME} bytes, and no"
+            " '/', '=' or control characters"
+        )
+    return name
 
 
 def _to_target(target: Any, name: str, folder: Callable[[], Path]) -> str:

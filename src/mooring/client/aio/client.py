@@ -10,8 +10,9 @@ from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
 from mooring.client.address import DEFAULT_URL, Address, Trust, identities, verification
-from mooring.client.conversion import Input, differ, is_exact, request_of
+from mooring.client.conversion import Input, differing, is_exact, request_of
 from mooring.client.declarations import Declarations
+from mooring.client.options import read_count, read_headers, read_seconds
 from mooring.client.result import IndexEntry, Result, ServerMetadata
 from mooring.client.retries import RetryPolicy, repeat_after
 from mooring.core.errors import (
@@ -79,7 +80,7 @@ class AsyncClient:
     over gRPC they always do, and one connection carries all calls.
 
     A refusal is raised as the ``MooringError`` that the protocol's status stands for; a server that cannot be reached,
-    or that is not one of the protocol, raises ``ServerUnreachable``. Raises ``InvalidInput`` for a wrong URL or file. Use
+    or that is not one of the protocol, raises ``ServerUnreachable``. Raises ``InvalidInput`` for a wrong argument or file. Use
     the client as a context manager, or ``close`` it. It may be used by any number of tasks or threads at once.
     """
 
@@ -98,14 +99,19 @@ class AsyncClient:
         key: str = "",
         binary: bool = True,
     ) -> None:
-        sent = dict(headers or {}) | ({"authorization": f"Bearer {token}"} if token else {})
+        sent = read_headers(headers, token)
         self._address = Address.of(url)
-        self._timeout = timeout
-        self._retries = RetryPolicy(retries)
+        self._timeout = read_seconds("timeout", timeout)
+        self._retries = RetryPolicy(read_count("retries", retries, 0))
         self._declarations = Declarations()
         self._closed = False
         self._transport = _make_transport(
-            self._address, connect_timeout, sent, Trust(ca, certificate, key), binary, max_connections
+            self._address,
+            read_seconds("connect_timeout", connect_timeout),
+            sent,
+            Trust(ca, certificate, key),
+            binary,
+            read_count("max_connections", max_connections, 1),
         )
 
     def __repr__(self) -> str:
@@ -145,17 +151,17 @@ class AsyncClient:
         declares, as far as that changes no value but by rounding to a narrower float type. A model whose only input is
         JSON takes a mapping with other keys as the value of that input. Raises ``InvalidInput`` for what does not fit.
         """
-        limit = self._timeout if timeout is None else timeout
+        limit = self._seconds(timeout)
         until = monotonic() + limit
         build = partial(
             request_of, model, inputs,
             version=version, request_id=request_id, parameters=parameters, outputs=outputs,
         )  # fmt: skip
-        request, fresh = await self._prepare(inputs, build, model, version, limit)
+        request, fresh = await self._prepare(inputs, build, model, version, until)
         try:
             answer = await self._repeat(partial(self._transport.infer, request), until)
-        except InvalidInput:
-            again = None if fresh else await self._prepare_anew(request, inputs, build, until)
+        except InvalidInput as error:
+            again = None if fresh else await self._prepare_anew(request, error, inputs, build, until)
             if again is None:
                 raise
             answer = await self._repeat(partial(self._transport.infer, again), until)
@@ -176,13 +182,14 @@ class AsyncClient:
 
         ``inputs`` are those of ``infer``. ``timeout`` is for each piece. A call is repeated only before its first piece.
         """
-        limit = self._timeout if timeout is None else timeout
+        limit = self._seconds(timeout)
         until, done, begun = monotonic() + limit, 0, False
+        self._check_open()
         build = partial(
             request_of, model, inputs,
             version=version, request_id=request_id, parameters=parameters, outputs=outputs,
         )  # fmt: skip
-        request, fresh = await self._prepare(inputs, build, model, version, limit)
+        request, fresh = await self._prepare(inputs, build, model, version, until)
         while True:
             try:
                 async with aclosing(self._transport.stream(request, limit)) as pieces:
@@ -196,7 +203,7 @@ class AsyncClient:
                     raise
                 again = None
                 if isinstance(error, InvalidInput) and not fresh:
-                    again = await self._prepare_anew(request, inputs, build, until)
+                    again = await self._prepare_anew(request, error, inputs, build, until)
                 if again is None:
                     await self._pause(error, done, until)
                     done += 1
@@ -255,7 +262,7 @@ class AsyncClient:
         await self._ask(partial(self._transport.unload, model, dependents), timeout)
 
     async def _prepare(
-        self, inputs: Any, build: Callable[..., InferenceRequest], model: str, version: str, timeout: float
+        self, inputs: Any, build: Callable[..., InferenceRequest], model: str, version: str, until: float
     ) -> tuple[InferenceRequest, bool]:
         """Return the request, and whether it was built by what the server says of the model just now."""
         known = self._declarations.get(model, version)
@@ -266,31 +273,52 @@ class AsyncClient:
                 pass
         elif is_exact(inputs):
             return build(), False
+        named = isinstance(inputs, Mapping)
         try:
-            return build(await self._fetch_inputs(model, version, timeout)), True
+            # With names there is another way for a model that is not ready, and with that its own repetitions.
+            return build(await self._fetch_inputs(model, version, until, inference=not named)), True
         except (ModelNotReady, Unsupported, InvalidOutput):
-            if not isinstance(inputs, Mapping):
+            if not named:
                 raise
             return build(), False
 
     async def _prepare_anew(
-        self, sent: InferenceRequest, inputs: Any, build: Callable[..., InferenceRequest], until: float
+        self,
+        sent: InferenceRequest,
+        refusal: InvalidInput,
+        inputs: Any,
+        build: Callable[..., InferenceRequest],
+        until: float,
     ) -> InferenceRequest | None:
-        """Return the request as the model declares its inputs now, None where that is what was sent."""
+        """Return the request as the model declares its inputs now, None where the refusal is not for what was sent.
+
+        A model that takes any type may have run, and refused for a reason of its own.
+        """
         if isinstance(inputs, Mapping) and not inputs:
             return None
+        known = self._declarations.get(sent.model, sent.version)
         try:
-            specs = await self._fetch_inputs(sent.model, sent.version, max(until - monotonic(), 0.001))
+            specs = await self._fetch_inputs(sent.model, sent.version, until)
         except MooringError:
             return None
         again = build(specs)
-        return again if differ(sent.inputs, again.inputs) else None
+        changed = differing(sent.inputs, again.inputs)
+        if known is None and not any(f"'{name}'" in refusal.message for name in changed):
+            return None
+        return again if changed else None
 
-    async def _fetch_inputs(self, model: str, version: str, timeout: float) -> Sequence[TensorSpec]:
-        self._check_open()
-        metadata = await self._transport.metadata(model, version, timeout)
+    async def _fetch_inputs(
+        self, model: str, version: str, until: float, *, inference: bool = False
+    ) -> Sequence[TensorSpec]:
+        metadata = await self._repeat(
+            partial(self._transport.metadata, model, version), until, inference=inference
+        )
         self._declarations.put(model, version, metadata)
         return metadata.inputs
+
+    def _seconds(self, timeout: float | None) -> float:
+        """Return the seconds of a call."""
+        return self._timeout if timeout is None else read_seconds("timeout", timeout)
 
     def _result_of(self, answer: InferenceResponse, model: str, version: str) -> Result:
         known = self._declarations.get(model, version)
@@ -298,7 +326,7 @@ class AsyncClient:
 
     async def _ask(self, call: Callable[[float], Awaitable[T]], timeout: float | None = None) -> T:
         """Return what a call of something else than a model returns."""
-        until = monotonic() + (self._timeout if timeout is None else timeout)
+        until = monotonic() + self._seconds(timeout)
         return await self._repeat(call, until, inference=False)
 
     async def _repeat(
@@ -355,7 +383,7 @@ def _make_transport(
         address,
         connect_timeout=connect_timeout,
         headers=headers,
-        verify=verification(trust),
+        verify=verification(trust, secure=address.secure),
         binary=binary,
         max_connections=max_connections,
     )

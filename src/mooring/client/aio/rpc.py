@@ -8,6 +8,7 @@ import grpc
 import grpc.aio
 
 from mooring.client.address import Address
+from mooring.client.connections import AsyncConnections
 from mooring.client.documents import index_of, metadata_of, server_of, usage_of
 from mooring.client.rest_calls import load_parameters
 from mooring.client.result import IndexEntry, ServerMetadata
@@ -29,26 +30,36 @@ class AsyncRpc:
     ) -> None:
         self._address = address
         self._metadata = tuple((name.lower(), value) for name, value in headers.items())
-        options = channel_options(connect_timeout)
-        self._channel = (
-            grpc.aio.insecure_channel(address.authority, options)
-            if credentials is None
-            else grpc.aio.secure_channel(address.authority, credentials, options)
+        self._options = channel_options(connect_timeout)
+        self._credentials = credentials
+        self._connections = AsyncConnections(self._connect)
+
+    def _connect(self) -> tuple[grpc.aio.Channel, Any]:
+        """Return a connection, and the call that most requests are."""
+        channel = (
+            grpc.aio.insecure_channel(self._address.authority, self._options)
+            if self._credentials is None
+            else grpc.aio.secure_channel(self._address.authority, self._credentials, self._options)
         )
-        self._infer: Any = self._channel.unary_unary(f"{SERVICE}ModelInfer")
+        return channel, channel.unary_unary(f"{SERVICE}ModelInfer")
+
+    @property
+    def _channel(self) -> grpc.aio.Channel:
+        return self._connections.get()[0]
 
     async def close(self) -> None:
         """Close the connection."""
-        await self._channel.close()
+        connection = self._connections.pop()
+        if connection is not None:
+            await connection[0].close()
 
     async def infer(self, request: InferenceRequest, timeout: float) -> InferenceResponse:
         """Send one request and return its answer."""
+        infer = self._connections.get()[1]
         try:
-            answer: bytes = await self._infer(
-                encode_request(request), timeout=timeout, metadata=self._metadata
-            )
+            answer: bytes = await infer(encode_request(request), timeout=timeout, metadata=self._metadata)
         except grpc.RpcError as error:
-            raise self._error_of(error, "ModelInfer", request.model, request.version) from None
+            raise self._error_of(error, "ModelInfer", request.model, request.version, timeout) from None
         return decode_response(answer)
 
     async def stream(
@@ -76,7 +87,11 @@ class AsyncRpc:
             timer.end()
             call.cancel()
 
-    def _error_of(self, error: Any, rpc: str, model: str = "", version: str = "") -> MooringError:
+    def _error_of(
+        self, error: Any, rpc: str, model: str = "", version: str = "", timeout: float | None = None
+    ) -> MooringError:
+        if timeout is not None and error.details() == "Deadline Exceeded":  # the library's own words
+            return DeadlineExceeded(f"the server did not answer within {timeout:.3g} s")
         return error_of(error, self._address, rpc, model=model, version=version)
 
     async def live(self, timeout: float) -> bool:
@@ -158,7 +173,7 @@ class AsyncRpc:
             return await call(request, timeout=timeout, metadata=self._metadata)
         except grpc.RpcError as error:
             model = fields.get("name") or fields.get("model_name") or ""
-            raise self._error_of(error, rpc, model, fields.get("version", "")) from None
+            raise self._error_of(error, rpc, model, fields.get("version", ""), timeout) from None
 
 
 def _encode_parameter(value: Parameter) -> messages.ModelRepositoryParameter:

@@ -10,8 +10,9 @@ from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
 from mooring.client.address import DEFAULT_URL, Address, Trust, identities, verification
-from mooring.client.conversion import Input, differ, is_exact, request_of
+from mooring.client.conversion import Input, differing, is_exact, request_of
 from mooring.client.declarations import Declarations
+from mooring.client.options import read_count, read_headers, read_seconds
 from mooring.client.result import IndexEntry, Result, ServerMetadata
 from mooring.client.retries import RetryPolicy, repeat_after
 from mooring.core.errors import (
@@ -79,7 +80,7 @@ class Client:
     over gRPC they always do, and one connection carries all calls.
 
     A refusal is raised as the ``MooringError`` that the protocol's status stands for; a server that cannot be reached,
-    or that is not one of the protocol, raises ``ServerUnreachable``. Raises ``InvalidInput`` for a wrong URL or file. Use
+    or that is not one of the protocol, raises ``ServerUnreachable``. Raises ``InvalidInput`` for a wrong argument or file. Use
     the client as a context manager, or ``close`` it. It may be used by any number of tasks or threads at once.
     """
 
@@ -98,14 +99,19 @@ class Client:
         key: str = "",
         binary: bool = True,
     ) -> None:
-        sent = dict(headers or {}) | ({"authorization": f"Bearer {token}"} if token else {})
+        sent = read_headers(headers, token)
         self._address = Address.of(url)
-        self._timeout = timeout
-        self._retries = RetryPolicy(retries)
+        self._timeout = read_seconds("timeout", timeout)
+        self._retries = RetryPolicy(read_count("retries", retries, 0))
         self._declarations = Declarations()
         self._closed = False
         self._transport = _make_transport(
-            self._address, connect_timeout, sent, Trust(ca, certificate, key), binary, max_connections
+            self._address,
+            read_seconds("connect_timeout", connect_timeout),
+            sent,
+            Trust(ca, certificate, key),
+            binary,
+            read_count("max_connections", max_connections, 1),
         )
 
     def __repr__(self) -> str:
@@ -143,17 +149,17 @@ class Client:
         declares, as far as that changes no value but by rounding to a narrower float type. A model whose only input is
         JSON takes a mapping with other keys as the value of that input. Raises ``InvalidInput`` for what does not fit.
         """
-        limit = self._timeout if timeout is None else timeout
+        limit = self._seconds(timeout)
         until = monotonic() + limit
         build = partial(
             request_of, model, inputs,
             version=version, request_id=request_id, parameters=parameters, outputs=outputs,
         )  # fmt: skip
-        request, fresh = self._prepare(inputs, build, model, version, limit)
+        request, fresh = self._prepare(inputs, build, model, version, until)
         try:
             answer = self._repeat(partial(self._transport.infer, request), until)
-        except InvalidInput:
-            again = None if fresh else self._prepare_anew(request, inputs, build, until)
+        except InvalidInput as error:
+            again = None if fresh else self._prepare_anew(request, error, inputs, build, until)
             if again is None:
                 raise
             answer = self._repeat(partial(self._transport.infer, again), until)
@@ -174,13 +180,14 @@ class Client:
 
         ``inputs`` are those of ``infer``. ``timeout`` is for each piece. A call is repeated only before its first piece.
         """
-        limit = self._timeout if timeout is None else timeout
+        limit = self._seconds(timeout)
         until, done, begun = monotonic() + limit, 0, False
+        self._check_open()
         build = partial(
             request_of, model, inputs,
             version=version, request_id=request_id, parameters=parameters, outputs=outputs,
         )  # fmt: skip
-        request, fresh = self._prepare(inputs, build, model, version, limit)
+        request, fresh = self._prepare(inputs, build, model, version, until)
         while True:
             try:
                 with closing(self._transport.stream(request, limit)) as pieces:
@@ -194,7 +201,7 @@ class Client:
                     raise
                 again = None
                 if isinstance(error, InvalidInput) and not fresh:
-                    again = self._prepare_anew(request, inputs, build, until)
+                    again = self._prepare_anew(request, error, inputs, build, until)
                 if again is None:
                     self._pause(error, done, until)
                     done += 1
@@ -253,7 +260,7 @@ class Client:
         self._ask(partial(self._transport.unload, model, dependents), timeout)
 
     def _prepare(
-        self, inputs: Any, build: Callable[..., InferenceRequest], model: str, version: str, timeout: float
+        self, inputs: Any, build: Callable[..., InferenceRequest], model: str, version: str, until: float
     ) -> tuple[InferenceRequest, bool]:
         """Return the request, and whether it was built by what the server says of the model just now."""
         known = self._declarations.get(model, version)
@@ -264,31 +271,50 @@ class Client:
                 pass
         elif is_exact(inputs):
             return build(), False
+        named = isinstance(inputs, Mapping)
         try:
-            return build(self._fetch_inputs(model, version, timeout)), True
+            # With names there is another way for a model that is not ready, and with that its own repetitions.
+            return build(self._fetch_inputs(model, version, until, inference=not named)), True
         except (ModelNotReady, Unsupported, InvalidOutput):
-            if not isinstance(inputs, Mapping):
+            if not named:
                 raise
             return build(), False
 
     def _prepare_anew(
-        self, sent: InferenceRequest, inputs: Any, build: Callable[..., InferenceRequest], until: float
+        self,
+        sent: InferenceRequest,
+        refusal: InvalidInput,
+        inputs: Any,
+        build: Callable[..., InferenceRequest],
+        until: float,
     ) -> InferenceRequest | None:
-        """Return the request as the model declares its inputs now, None where that is what was sent."""
+        """Return the request as the model declares its inputs now, None where the refusal is not for what was sent.
+
+        A model that takes any type may have run, and refused for a reason of its own.
+        """
         if isinstance(inputs, Mapping) and not inputs:
             return None
+        known = self._declarations.get(sent.model, sent.version)
         try:
-            specs = self._fetch_inputs(sent.model, sent.version, max(until - monotonic(), 0.001))
+            specs = self._fetch_inputs(sent.model, sent.version, until)
         except MooringError:
             return None
         again = build(specs)
-        return again if differ(sent.inputs, again.inputs) else None
+        changed = differing(sent.inputs, again.inputs)
+        if known is None and not any(f"'{name}'" in refusal.message for name in changed):
+            return None
+        return again if changed else None
 
-    def _fetch_inputs(self, model: str, version: str, timeout: float) -> Sequence[TensorSpec]:
-        self._check_open()
-        metadata = self._transport.metadata(model, version, timeout)
+    def _fetch_inputs(
+        self, model: str, version: str, until: float, *, inference: bool = False
+    ) -> Sequence[TensorSpec]:
+        metadata = self._repeat(partial(self._transport.metadata, model, version), until, inference=inference)
         self._declarations.put(model, version, metadata)
         return metadata.inputs
+
+    def _seconds(self, timeout: float | None) -> float:
+        """Return the seconds of a call."""
+        return self._timeout if timeout is None else read_seconds("timeout", timeout)
 
     def _result_of(self, answer: InferenceResponse, model: str, version: str) -> Result:
         known = self._declarations.get(model, version)
@@ -296,7 +322,7 @@ class Client:
 
     def _ask(self, call: Callable[[float], T], timeout: float | None = None) -> T:
         """Return what a call of something else than a model returns."""
-        until = monotonic() + (self._timeout if timeout is None else timeout)
+        until = monotonic() + self._seconds(timeout)
         return self._repeat(call, until, inference=False)
 
     def _repeat(self, call: Callable[[float], T], until: float, *, inference: bool = True) -> T:
@@ -351,7 +377,7 @@ def _make_transport(
         address,
         connect_timeout=connect_timeout,
         headers=headers,
-        verify=verification(trust),
+        verify=verification(trust, secure=address.secure),
         binary=binary,
         max_connections=max_connections,
     )

@@ -8,6 +8,7 @@ import httpx
 import msgspec
 
 from mooring.client.address import Address
+from mooring.client.connections import Connections
 from mooring.client.documents import index_of, metadata_of, server_of, usage_of
 from mooring.client.faults import connect_timeout, connection_error, is_page, misdirected, texts_of
 from mooring.client.rest_calls import (
@@ -46,18 +47,26 @@ class Rest:
         self._binary = binary
         self._connect_timeout = connect_timeout
         self._max_connections = max_connections
+        self._headers = dict(headers)
+        self._verify = verify
+        self._connections = Connections(self._connect)
+
+    def _connect(self) -> httpx.Client:
+        most = self._max_connections
         # Not from the environment: a proxy that is set there is for the web, not for the server next door.
-        self._http = httpx.Client(
-            base_url=address.url,
-            headers=dict(headers),
-            verify=verify,
+        return httpx.Client(
+            base_url=self._address.url,
+            headers=self._headers,
+            verify=self._verify,
             trust_env=False,
-            limits=httpx.Limits(max_connections=max_connections, max_keepalive_connections=max_connections),
+            limits=httpx.Limits(max_connections=most, max_keepalive_connections=most),
         )
 
     def close(self) -> None:
         """Close the connections."""
-        self._http.close()
+        http = self._connections.pop()
+        if http is not None:
+            http.close()
 
     def infer(self, request: InferenceRequest, timeout: float) -> InferenceResponse:
         """Send one request and return its answer."""
@@ -69,7 +78,7 @@ class Rest:
         """Yield the pieces of an answer as they come; ``timeout`` (seconds) is for each of them."""
         call, model, version = stream_call(request), request.model, request.version
         try:
-            with self._http.stream(
+            with self._connections.get().stream(
                 call.method,
                 call.path,
                 content=call.body,
@@ -142,7 +151,7 @@ class Rest:
 
     def _is_ok(self, path: str, timeout: float, *, model: str = "", version: str = "") -> bool:
         try:
-            answer = self._http.get(path, timeout=self._timeouts(timeout))
+            answer = self._connections.get().get(path, timeout=self._timeouts(timeout))
         except httpx.HTTPError as error:
             raise self._connection_error(error, timeout) from error
         # 404 is a fault of the caller; servers say not ready with 400 or 503. 505 and a page are of another port.
@@ -161,7 +170,7 @@ class Rest:
 
     def _request(self, call: Call, timeout: float, *, model: str = "", version: str = "") -> httpx.Response:
         try:
-            answer = self._http.request(
+            answer = self._connections.get().request(
                 call.method,
                 call.path,
                 content=call.body,
@@ -192,7 +201,7 @@ class Rest:
                 f"no connection became free in time; max_connections is {self._max_connections}"
             )
         if isinstance(error, httpx.TimeoutException):
-            return DeadlineExceeded(f"the server did not answer in time: {type(error).__name__}")
+            return DeadlineExceeded(f"the server did not answer within {timeout:.3g} s")
         return connection_error(
             self._address, "\n".join(filter(None, texts_of(error))) or type(error).__name__
         )
