@@ -33,6 +33,25 @@ def write_model(folder, name, config):
     (folder / name / "1" / "model.py").write_text(COUNTING)
 
 
+HEADERS = """
+from mooring import Request
+
+calls = 0
+
+def infer(X: float, asked: Request) -> float:
+    global calls
+    calls += 1
+    return float(f"{asked.headers.get('x-user', '0')}.{calls}")
+"""
+OF_HEADERS = """
+platform: "ensemble"
+input { name: "X" data_type: TYPE_FP64 dims: [ 1 ] }
+output { name: "Y" data_type: TYPE_FP64 dims: [ 1 ] }
+ensemble_scheduling {
+  step { model_name: "headers" model_version: -1 input_map { key: "X" value: "X" } output_map { key: "output" value: "Y" } }
+}
+response_cache { enable: true }
+"""
 ENSEMBLE = """
 platform: "ensemble"
 max_batch_size: 4
@@ -52,6 +71,9 @@ def server(tmp_path_factory):
     for name, config in (("cached", CACHED), ("plain", CONFIG), ("reloaded", CACHED), ("forms", CACHED)):
         write_model(folder / "models", name, config)
     write_model(folder / "models", "ensemble", ENSEMBLE)
+    write_model(folder / "models", "headers", 'backend: "python"\nresponse_cache { enable: true }')
+    (folder / "models" / "headers" / "1" / "model.py").write_text(HEADERS)
+    write_model(folder / "models", "of_headers", OF_HEADERS)
     write_model(folder / "models", "decoupled", CACHED + "model_transaction_policy { decoupled: true }")
     server = Server(
         folder,
@@ -183,3 +205,19 @@ def test_with_frontends_each_process_keeps_answers_and_without_bytes_nothing_is_
             assert (texts[0] == texts[1]) is equal
         finally:
             server.kill()
+
+
+@pytest.mark.parametrize("model", ["headers", "of_headers"])
+def test_a_model_that_reads_headers_gives_nobody_the_answer_to_other_headers(server, model):
+    body = {"inputs": [{"name": "X", "datatype": "FP64", "shape": [1], "data": [1.0]}]}
+
+    def ask(user):
+        answer = requests.post(
+            f"{server.url}/v2/models/{model}/infer", json=body, headers={"x-user": user}, timeout=PATIENCE
+        )
+        assert answer.status_code == 200, answer.text
+        return answer.json()["outputs"][0]["data"][0]
+
+    seven, eight = ask("7"), ask("8")
+    assert (int(seven), int(eight)) == (7, 8)
+    assert (ask("7"), ask("8")) == (seven, eight)

@@ -95,6 +95,13 @@ def test_what_it_does_not_depend_on_is_not():
     assert hash_request(same) == hash_request(request())
 
 
+def test_headers_are_in_the_hash_where_the_model_reads_them():
+    one, two = (request(headers=[(b"x-user", name)]) for name in (b"a", b"b"))
+    assert hash_request(one) == hash_request(two)
+    assert hash_request(one, headers=True) != hash_request(two, headers=True)
+    assert hash_request(one, headers=True) == hash_request(request(headers=[(b"x-user", b"a")]), headers=True)
+
+
 def test_texts_are_told_apart_by_where_they_end():
     one, two = (
         tensor([b"ab", b"c"], datatype="BYTES", shape=(2,)),

@@ -1,10 +1,11 @@
 """Answers that are kept, so that the same request is answered again without a worker: Triton's response cache.
 
 A key is a hash of all that an answer depends on: the version, the inputs with their contents, the outputs asked for and
-in which form, and the parameters. Requests up to 64 KB are hashed on the event loop, larger ones in a thread.
+in which form, the parameters, and the headers where the model reads them. Requests up to 64 KB are hashed on the event loop, larger ones in a thread.
 """
 
 import asyncio
+import functools
 import hashlib
 import itertools
 import time
@@ -83,7 +84,11 @@ class CachedAnswers:
     How this works: a request is hashed. An answer that is kept under that hash goes to the caller at once; else the
     request goes on to the model, and its answer is kept. Equal requests that come before the first of them is answered
     all run. What is no plain inference, or streams its answer, is not kept.
+
+    With ``by_headers``, for a model that reads the headers of requests, requests with other headers are others.
     """
+
+    by_headers = False
 
     def __init__(
         self, cache: ResponseCache, statistics: ModelStatistics, clock: Callable[[], float] = time.monotonic
@@ -111,7 +116,7 @@ class CachedAnswers:
             return forward(done)
         began = self._clock()
         if size <= LARGE:
-            return self._answer(request, done, forward, hash_request(request), began)
+            return self._answer(request, done, forward, hash_request(request, headers=self.by_headers), began)
         ticket = _HashedTicket()
         self._hashing += 1
 
@@ -122,7 +127,8 @@ class CachedAnswers:
             else:
                 ticket.inner = self._answer(request, done, forward, task.result(), began)
 
-        task = asyncio.get_running_loop().run_in_executor(None, hash_request, request)
+        hashing = functools.partial(hash_request, request, headers=self.by_headers)
+        task = asyncio.get_running_loop().run_in_executor(None, hashing)
         task.add_done_callback(on_hashed)
         return ticket
 
@@ -184,6 +190,7 @@ class CachingScheduler(PolicyScheduler[W]):
         if self.refusal is not None:
             return super()._submit_at(request, done, rows, level)
         forward = super()._submit_at
+        self.answers.by_headers = not self._drops_headers  # known once a worker has loaded the model
         return self.answers.submit(request, done, lambda done: forward(request, done, rows, level))
 
 
@@ -201,8 +208,10 @@ class _HashedTicket:
             self.inner.cancel()
 
 
-def hash_request(request: InferenceRequest) -> bytes:
+def hash_request(request: InferenceRequest, *, headers: bool = False) -> bytes:
     """Return the hash of all that the answer to a request depends on, but for the version that answers it.
+
+    ``headers``: it depends on those of the request, too.
 
     It is empty where a parameter is a number that no message can hold: whoever sends it on says so.
     """
@@ -220,6 +229,7 @@ def hash_request(request: InferenceRequest) -> bytes:
             for tensor in request.inputs
         ],
         None if body is None else (body.kind, body.json_size, body.no_regions, body.declared),
+        request.headers if headers else None,
     )
     try:
         digest = hashlib.sha256(_encode(head))

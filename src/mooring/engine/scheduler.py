@@ -59,7 +59,7 @@ class Scheduler(Generic[W]):
         self._on_worker_free = on_worker_free
         # Only handlers read a request's headers, or models that get some as parameters, and they are half of what the
         # worker must decode of a small request.
-        self._drops_headers = spec.backend != "handler" and not spec.handler.forward_headers
+        self._drops_headers = not spec.reads_headers(None)
         self._clock = clock
         self._timer = DispatchTimer(self.dispatch, loop)
         self._health = health
@@ -104,7 +104,7 @@ class Scheduler(Generic[W]):
         """Do what the code of the model asks for, which a worker has told that has loaded it."""
         if code is None:
             return
-        self._drops_headers = self._drops_headers and not code.headers
+        self._drops_headers = not self.spec.reads_headers(code)
         self.spec = self.spec.with_code(code)
         self._policy = _batch_policy(self.spec)
 

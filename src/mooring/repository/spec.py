@@ -204,6 +204,14 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
             else declare(Batching, max_batch_size=size)
         )
 
+    def reads_headers(self, code: CodeOptions | None) -> bool:
+        """Whether an answer of the version may depend on a request's headers; ``code`` is what its code asks for."""
+        return (
+            self.backend == "handler"
+            or bool(self.handler.forward_headers)
+            or (code is not None and code.headers)
+        )
+
     def labels_of(self, output: str) -> Mapping[str, Any]:
         """The name of each class of an output, by its index."""
         found: Mapping[str, Any] = self.output_labels.get(output, self.labels)

@@ -107,8 +107,18 @@ class Ensembles:
             version.fail(ModelLoadFailed(fault, model=spec.name, version=spec.version))
             return
         plan.labels = {name: _labels_of(plan, name, found) for name in plan.outputs}
+        if plan.answers is not None:
+            plan.answers.by_headers = self._reads_headers(version)
         version.set_decoupled(any(model.decoupled for model in plan.models))
         version.on_worker_event(version.metadata)
+
+    def _reads_headers(self, version: ModelVersion) -> bool:
+        """Whether the answer of any model of an ensemble may depend on a request's headers, which all of them get."""
+        spec = version.spec
+        if spec.ensemble is None:
+            return bool(spec.stages) or spec.reads_headers(version.metadata.code)
+        found = [self._find_step(step).version for step in spec.ensemble.steps]
+        return any(self._reads_headers(each) for each in found if each is not None)
 
     def _find_step(self, step: EnsembleStep) -> _Step:
         model = self._registry.models.get(step.model)
