@@ -6,8 +6,9 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.client import HTTPConnection
+from pathlib import Path
 
 import pytest
 
@@ -90,3 +91,46 @@ def test_with_keep_going_a_function_that_is_not_there_leaves_a_server_that_says_
         assert "no_such_package" in told[5]
         assert told[6] == "Mooring is up.\n"
         assert answer(folder, "GET", "/ping")[0] == 500
+
+
+def run(folder, *arguments, **streams):
+    command = [sys.executable, "-m", "mooring", *arguments]
+    return subprocess.run(
+        command, cwd=folder, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+        **streams,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", [["version"], ["serve", "--help"], ["init", "new"]])
+def test_a_command_that_cannot_write_its_result_says_so_in_a_sentence(tmp_path, arguments):
+    with Path("/dev/full").open("w") as full:
+        ended = run(tmp_path, *arguments, stdout=full)
+    assert (ended.returncode, ended.stderr) == (1, "Error: standard output: No space left on device\n")
+
+
+def test_an_empty_target_is_no_start_without_models(tmp_path):
+    ended = run(tmp_path, "serve", "", "--port=0", stdout=subprocess.PIPE)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("Error: a TARGET is empty, as an unset variable makes it: give a file")
+
+
+def test_what_ends_a_start_shows_lines_of_the_user_and_none_of_ours(tmp_path):
+    (tmp_path / "model.py").write_text("def part():\n    raise ValueError('no weights')\n\n\npart()\n")
+    ended = run(tmp_path, "serve", "model.py:part", "--port=0", "--log-level=error", stdout=subprocess.PIPE)
+    assert ended.returncode == 1
+    assert f'{tmp_path}/model.py", line 5, in <module>' in ended.stderr
+    assert ended.stderr.splitlines()[-1].endswith("model.py, line 2: ValueError: no weights")
+    assert "user_function" not in ended.stderr
+    assert "importlib" not in ended.stderr
+    assert "part 1 failed\n" in ended.stdout
+
+
+def test_a_key_pressed_at_the_first_moment_of_a_start_leaves_no_traceback(tmp_path):
+    for moment in (0.02, 0.06):
+        command = [sys.executable, "-m", "mooring", "serve", "--port=0"]
+        process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(moment)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+        assert b"mooring/cli" not in said

@@ -666,3 +666,30 @@ def test_a_device_that_is_asked_for_with_care_is_no_fault(root, mar, monkeypatch
     monkeypatch.setattr("mooring.doctor.libraries.find_devices", lambda: {"CPU": 2})
     mar(files={"handler.py": f"{HANDLER}\n    def initialize(self, context):\n        {line}\n"})
     assert not told(root, Verdict.CHANGE)
+
+
+def test_a_folder_that_this_user_may_not_read_is_a_finding_and_no_end(tmp_path, monkeypatch):
+    for name in ("closed", "open"):
+        (tmp_path / name / "1").mkdir(parents=True)
+        (tmp_path / name / "1" / "model.py").write_text("def infer(x: int) -> int:\n    return x\n")
+    known = Path.stat
+
+    def refuse(path, **options):
+        if path.parent.name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return known(path, **options)
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    access = os.access
+    monkeypatch.setattr(
+        os, "access", lambda place, mode: Path(place).name != "closed" and access(place, mode)
+    )
+    found = {each.where: each.what for each in examine_place(tmp_path).findings}
+    assert found.pop("closed") == "cannot be read by this user"
+    assert list(found) == ["open"]
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "model.mar")
+    (finding,) = examine_place(tmp_path / "model.mar").findings
+    assert finding.what == "is neither a file nor a folder"

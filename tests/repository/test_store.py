@@ -8,6 +8,7 @@ import pytest
 from model_kit import defaults
 from msgspec.structs import replace
 
+import mooring.repository.store
 from mooring.config.settings import Config, ModelSettings, Snapshot
 from mooring.core.errors import ModelExists, ModelLoadFailed, ModelNotFound
 from mooring.repository.layout import model_folders
@@ -489,3 +490,20 @@ def test_only_what_can_be_had_again_has_a_place_in_a_snapshot(store, models, tmp
     assert store.archive_of(spec, None) == ""
     assert store.archive_of(replace(spec, workflow="w"), models) == ""
     assert store.archive_of(replace(spec, url="https://a/b.mar"), None) == "https://a/b.mar"
+
+
+def test_a_folder_that_cannot_be_read_leaves_out_that_model_alone(store, tmp_path, caplog, monkeypatch):
+    for name in ("closed", "open"):
+        (tmp_path / "r" / name / "1").mkdir(parents=True)
+        (tmp_path / "r" / name / "1" / "model.py").write_text("def infer(x: int) -> int:\n    return x\n")
+    read = mooring.repository.store.read_repository_model
+
+    def refuse(folder, **options):
+        if folder.name == "closed":
+            raise PermissionError(13, "Permission denied", str(folder / "closed"))
+        return read(folder, **options)
+
+    monkeypatch.setattr("mooring.repository.store.read_repository_model", refuse)
+    found = store.find(Config(model_repository=(tmp_path / "r",)))
+    assert [spec.name for spec in found.specs] == ["open"]
+    assert "closed/closed: Permission denied; the server runs as user" in caplog.text

@@ -1,6 +1,7 @@
 """What a target of ``mooring serve`` means is found without running any of its code, or refused with the way out."""
 
 import http.server
+import os
 import threading
 import zipfile
 from pathlib import Path
@@ -324,3 +325,27 @@ def test_doctor_judges_a_target_as_serve_reads_it(here):
     assert (status, "--allowed-urls" in said) == (1, True), said
     status, said = ask("nowhere.py:double")
     assert (status, "no such file" in said) == (2, True), said
+
+
+@pytest.mark.parametrize("name", ["pipe", "pipe.py", "pipe.py:f"])
+def test_a_pipe_is_refused_and_not_waited_for(here, name):
+    os.mkfifo(here / name.partition(":")[0])
+    with pytest.raises(
+        (ModelLoadFailed, ModelNotFound), match=r"not a model|is a pipe or a device, not a file"
+    ):
+        find_target(name)
+
+
+def test_a_link_to_nowhere_is_named_for_a_function_of_it_too(here):
+    (here / "app.py").symlink_to("gone.py")
+    with pytest.raises(ModelNotFound, match=r"is a link that leads nowhere: gone\.py is not there"):
+        find_target("app.py:f")
+
+
+def test_what_this_user_may_not_read_is_not_called_missing(here, monkeypatch):
+    def refuse(*_args, **_options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    with pytest.raises(ModelNotFound, match=r"'app\.py' cannot be read: permission denied"):
+        find_target("app.py:f")

@@ -154,6 +154,11 @@ def test_an_address_of_another_machine_and_an_unknown_host_are_named(reserved):
     assert said.startswith("management_address: no address is known for the host 'host.invalid' (")
 
 
+def test_a_host_that_is_wrong_names_the_flag_of_hosts(reserved):
+    said = refusal(reserved, inference_address=Address("host.invalid", 80))
+    assert said.endswith("choose another with --host or --inference-address")
+
+
 def test_a_port_for_which_the_user_has_no_right_is_said_so(reserved, monkeypatch):
     def refuse(*_args, **_options):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))

@@ -1,13 +1,14 @@
 """The ``mooring`` command. The process that workers are forked from is started first, before the flags are read."""
 
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from mooring.cli.init_process import leave_process_one
-from mooring.cli.standard_streams import open_missing_streams
+from mooring.cli.standard_streams import open_missing_streams, print_line, redirect_to_null
 
 if TYPE_CHECKING:
     from mooring.cli.caller import Caller
@@ -30,6 +31,10 @@ def main() -> None:
     arguments = sys.argv[1:]
     begun = Begun()
     if _is_server_start(arguments):
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(
+                signal.SIGINT, signal.SIG_DFL
+            )  # until the next import is done: no traceback of ours
         leave_process_one()
         caller = _find_caller()
         begun = Begun(_start_library_process(), caller)
@@ -37,7 +42,7 @@ def main() -> None:
         from mooring.cli.commands import commands
 
         if begun.caller is None:
-            commands(prog_name="mooring", args=arguments, obj=begun)
+            _run(lambda: commands(prog_name="mooring", args=arguments, obj=begun))
         else:
             begun.caller.tell_errors(lambda: commands(args=arguments, obj=begun, standalone_mode=False))
     finally:
@@ -45,6 +50,17 @@ def main() -> None:
             begun.libraries.end()
         if begun.caller is not None:
             begun.caller.close()
+
+
+def _run(commands: Callable[[], None]) -> None:
+    """Run a command. Where it cannot write what it found, as to a full disk, it ends with a sentence and status 1."""
+    try:
+        commands()
+    except OSError as error:
+        where = error.filename or "standard output"
+        print_line(f"Error: {where}: {error.strerror or error}", err=True)
+        redirect_to_null(sys.stdout)
+        sys.exit(1)
 
 
 def _is_server_start(arguments: Sequence[str]) -> bool:

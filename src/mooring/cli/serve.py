@@ -92,4 +92,8 @@ def serve(file: str | None, **flags: Any) -> None:
     MOORING_JOB_QUEUE_SIZE=200. With --port, management, metrics and gRPC take the ports after it; --host moves inference
     alone, since whoever reaches the management port manages the models: it needs a token to be opened to other machines.
     """  # noqa: D301 - a backspace, which tells click to keep the lines
+    if "" in flags["targets"]:
+        raise click.ClickException(
+            "a TARGET is empty, as an unset variable makes it: give a file, FILE.py:NAME, a folder or a URL"
+        )
     launch(drop_unset(flags), file)

@@ -12,7 +12,14 @@ from mooring.doctor.repositories import is_repository_model, mlserver_findings, 
 from mooring.doctor.settings import Settings
 from mooring.doctor.targets import TARGET_SUFFIXES, target_finding
 from mooring.doctor.workflows import workflow_findings
-from mooring.repository.layout import MLSERVER, find_flat_file, is_dangling_link, model_folders
+from mooring.repository.layout import (
+    MLSERVER,
+    find_flat_file,
+    is_dangling_link,
+    is_file,
+    may_read,
+    model_folders,
+)
 from mooring.repository.mar import MANIFEST, SUFFIXES
 from mooring.repository.targets import suggest_targets
 
@@ -24,6 +31,11 @@ def examine_place(place: Path) -> Report:
     """Return the report of a folder or a single archive. Nothing in it is run, and nothing is written to it."""
     root = place.resolve()
     alone = not root.is_dir()
+    if alone and not root.is_file():  # a pipe: to read it would block
+        return make_report(place, [change(root.name, "is neither a file nor a folder", "name one of those")])
+    if not may_read(root):
+        hint = "give the user who serves the right to read it"
+        return make_report(place, [change(".", "cannot be read by this user", hint)])
     findings = (
         list(_examine_file(root, root.name, installing=False)) if alone else _examine_folder(root, place)
     )
@@ -63,7 +75,7 @@ def _examine_folder(root: Path, given: Path) -> list[Finding]:
                     change(_relative_name(entry, root), f"cannot be read: {error}", "look at it by hand")
                 )
     if not found:  # no known layout: examine it as a server started with this folder would read it
-        for entry in [root] if find_flat_file(root, "") else [root / name for name in model_folders(root)]:
+        for entry in [root] if find_flat_file(root, "") else [root / name for name in _open_folders(root)]:
             found += repository_findings(entry, _relative_name(entry, root))
         flat = find_flat_file(root, "")
         targets = suggest_targets(root, given)
@@ -95,6 +107,7 @@ class _Kind(enum.Enum):
     """What an entry is: a file, a model of a repository, or one of another server's, as a folder."""
 
     FILE = enum.auto()
+    CLOSED = enum.auto()  # a folder that this user may not read
     REPOSITORY = enum.auto()
     FOLDER = enum.auto()
 
@@ -113,10 +126,13 @@ def _find_entries(root: Path) -> Iterator[tuple[Path, _Kind]]:
         folders[:] = [
             each
             for each in folders
-            if not deep and not each.startswith(".") and not (folder / each / "pyvenv.cfg").exists()
+            if not deep and not each.startswith(".") and not is_file(folder / each / "pyvenv.cfg")
         ]
+        closed = [each for each in folders if not may_read(folder / each)]
+        folders[:] = [each for each in folders if each not in closed]
+        yield from ((folder / each, _Kind.CLOSED) for each in closed)
         if _is_repository(folder, files):
-            judged = [each for each in model_folders(folder) if not _holds_other_things(folder / each)]
+            judged = [each for each in _open_folders(folder) if not _holds_other_things(folder / each)]
             folders[:] = [each for each in folders if each not in judged]
             yield from ((folder / each, _Kind.REPOSITORY) for each in judged)
         else:  # links are not walked, but a link may lead to a model
@@ -124,12 +140,12 @@ def _find_entries(root: Path) -> Iterator[tuple[Path, _Kind]]:
             yield from ((each, kind) for each in linked if (kind := _classify_folder(each)) is not None)
         # Dangling links are reported; pipes and devices are skipped, because reading them would block.
         places = [folder / each for each in sorted(files)]
-        yield from ((each, _Kind.FILE) for each in places if each.is_file() or is_dangling_link(each))
+        yield from ((each, _Kind.FILE) for each in places if is_file(each) or is_dangling_link(each))
 
 
 def _classify_folder(folder: Path) -> _Kind | None:
     """Return the kind of model that a folder is by itself; None if it is none."""
-    if (folder / MANIFEST).is_file() or (folder / MLSERVER).is_file():
+    if is_file(folder / MANIFEST) or is_file(folder / MLSERVER):
         return _Kind.FOLDER
     return _Kind.REPOSITORY if is_repository_model(folder) else None
 
@@ -141,7 +157,11 @@ def _is_repository(folder: Path, files: Sequence[str]) -> bool:
     """
     if any(each.endswith((*SUFFIXES, ".war", ".properties")) for each in files):
         return False
-    return any(is_repository_model(folder / each) for each in model_folders(folder))
+    return any(is_repository_model(folder / each) for each in _open_folders(folder))
+
+
+def _open_folders(folder: Path) -> list[str]:
+    return [each for each in model_folders(folder) if may_read(folder / each)]
 
 
 def _holds_other_things(folder: Path) -> bool:
@@ -157,6 +177,10 @@ def _holds_other_things(folder: Path) -> bool:
 def _examine_entry(
     entry: Path, kind: _Kind, shown: str, *, installing: bool, stores: Sequence[Path]
 ) -> Iterator[Finding]:
+    if kind is _Kind.CLOSED:
+        return iter(
+            [change(shown, "cannot be read by this user", "give the user who serves the right to read it")]
+        )
     if kind is _Kind.FILE:
         return _examine_file(entry, shown, installing=installing, stores=stores)
     if (entry / MLSERVER).is_file():

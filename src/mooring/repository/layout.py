@@ -7,6 +7,7 @@
 Server and doctor both ask here. Folders may go while they are looked at: what is gone is not there, and no error.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,7 +45,10 @@ def find_declaration(folder: Path) -> Path | None:
         (folder, "*.pbtxt"),
         (nested, "*.pbtxt"),
     ):
-        found = sorted(file for file in place.glob(pattern) if not file.name.startswith("."))
+        # Nobody who reads a pipe knows whether there will ever be an end.
+        found = sorted(
+            file for file in place.glob(pattern) if not file.name.startswith(".") and not file.is_fifo()
+        )
         if found:
             return found[0]
     return None
@@ -149,6 +153,11 @@ def is_file(place: Path) -> bool:
         return place.is_file()
     except (OSError, ValueError):
         return False
+
+
+def may_read(place: Path) -> bool:
+    """Whether this user may see what is in a folder; also of one that is not there."""
+    return os.access(place, os.R_OK | os.X_OK) or not is_folder(place)
 
 
 def is_dangling_link(place: Path) -> bool:

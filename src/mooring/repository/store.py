@@ -11,6 +11,7 @@ operator's, and so are the links in them: they are followed. Names that come fro
 paths), and what an archive holds is unpacked without any link.
 """
 
+import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +35,7 @@ from mooring.repository.layout import (
     is_file,
     is_folder,
     list_entries,
+    may_read,
     model_folders,
     version_folders,
 )
@@ -60,6 +62,18 @@ from mooring.repository.workflow_spec import Workflow, read_workflow
 log = get_logger(__name__)
 
 _Result = TypeVar("_Result")
+
+
+@contextmanager
+def _told_as_load_failure(source: str) -> Iterator[None]:
+    """Say of a source that the system does not let us read that it cannot be loaded: others may well be."""
+    try:
+        yield
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise ModelLoadFailed(
+            f"'{source}' cannot be read: {where}{error.strerror or error}; the server runs as user {os.geteuid()}"
+        ) from None
 
 
 class Store:
@@ -107,6 +121,10 @@ class Store:
 
     def read_target(self, target: str) -> list[ModelSpec]:
         """Read what one argument of ``mooring serve`` names: one model, or every version of one."""
+        with _told_as_load_failure(url_for_log(target)):
+            return self._read_target(target)
+
+    def _read_target(self, target: str) -> list[ModelSpec]:
         found = find_target(target)
         name, place, text = found.name, found.place, found.text
         if found.kind is TargetKind.URL:
@@ -130,9 +148,10 @@ class Store:
         if is_remote(archive):
             return self.read_remote(archive, name=name, defaults=defaults, keep_in=store)
         place = _place_in_store(store, archive)
-        if place.is_dir():
-            return self._read_folder(find_model_root(real_path(place)), archive, name, place, defaults)
-        return self._unpack(place, archive, name, defaults)
+        with _told_as_load_failure(archive):
+            if place.is_dir():
+                return self._read_folder(find_model_root(real_path(place)), archive, name, place, defaults)
+            return self._unpack(place, archive, name, defaults)
 
     def read_remote(
         self, url: str, *, name: str = "", defaults: Defaults | None = None, keep_in: Path | None = None
@@ -162,9 +181,9 @@ class Store:
         Raises ``SourceRefused`` for a name that leads out, ``ModelNotFound`` where there is no such folder and
         ``ModelLoadFailed`` where nothing of it can be served.
         """
-        return read_repository_model(
-            _place_in_store(repository, name), defaults=self._defaults, choice=choice
-        )
+        place = _place_in_store(repository, name)
+        with _told_as_load_failure(str(place)):
+            return read_repository_model(place, defaults=self._defaults, choice=choice)
 
     def release(self, spec: ModelSpec) -> None:
         """Remove what was unpacked for a model; a folder of the user's own stays."""
@@ -489,6 +508,10 @@ def _split_name(named: str) -> tuple[str, str]:
 def _existing_folder(folder: Path, what: str) -> Path:
     if not folder.is_dir():
         raise ModelLoadFailed(f"{what} '{folder}' is not a folder")
+    if not may_read(folder):
+        raise ModelLoadFailed(
+            f"{what} '{folder}' cannot be read: permission denied; the server runs as user {os.geteuid()}"
+        )
     return real_path(folder)
 
 

@@ -14,7 +14,9 @@ as text, and modules are found by their files.
 
 import enum
 import importlib.util
+import os
 import re
+import stat
 import sys
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
@@ -288,7 +290,7 @@ def _remote_target(name: str, url: str) -> Target:
 
 def _function_target(name: str, text: str, file: Path, function: str) -> Target:
     if not is_file(file):
-        raise ModelNotFound(f"no such file: '{file}'{_suggest_file(file)}")
+        raise ModelNotFound(_explain_missing_file(file))
     if function and not function.isidentifier():
         owner, dot, method = function.partition(".")
         hint = (
@@ -382,6 +384,8 @@ def _exists(place: Path) -> bool:
 def _is_packed(file: Path) -> bool:
     """Whether a file is a zip or a gzipped one, whatever it is called; also where it cannot be read, which is told later."""
     try:
+        if not is_file(file):  # a pipe or a device, which may block
+            return False
         with file.open("rb") as opened:
             return opened.read(2) in (b"PK", b"\x1f\x8b")
     except OSError:
@@ -390,8 +394,8 @@ def _is_packed(file: Path) -> bool:
 
 def _explain_missing(text: str) -> str:
     """Say that there is no such target, and what may have been meant."""
-    if is_dangling_link(Path(text)):
-        return f"'{text}' is a link that leads nowhere: {Path(text).readlink()} is not there"
+    if special := _explain_unusable(Path(text)):
+        return special
     if _HUB_NAME.fullmatch(text) and not text.endswith(_SERVED_SUFFIXES) and not Path(text).parent.exists():
         return f"no such file or folder: '{text}'; if the Hugging Face hub is meant: {_explain_hub(text)}"
     if is_file(Path(f"{text}.py")):
@@ -404,6 +408,23 @@ def _explain_missing(text: str) -> str:
     if colon and is_file(Path(f"{path}.py")):
         return f"no such file or folder: '{text}'; did you mean {path}.py:{function}?"
     return f"no such file or folder: '{text}'{_suggest_file(Path(text))}"
+
+
+def _explain_missing_file(file: Path) -> str:
+    return _explain_unusable(file) or f"no such file: '{file}'{_suggest_file(file)}"
+
+
+def _explain_unusable(place: Path) -> str:
+    """Say why a path is nothing to serve although there is something, or may be; empty where there is nothing."""
+    if is_dangling_link(place):
+        return f"'{place}' is a link that leads nowhere: {place.readlink()} is not there"
+    try:
+        mode = place.stat().st_mode
+    except PermissionError:
+        return f"'{place}' cannot be read: permission denied; the server runs as user {os.geteuid()}"
+    except (OSError, ValueError):
+        return ""
+    return f"'{place}' is a {'folder' if stat.S_ISDIR(mode) else 'pipe or a device'}, not a file"
 
 
 def _explain_hub(model: str) -> str:

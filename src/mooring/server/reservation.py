@@ -117,10 +117,14 @@ class Reservation:
                 if address.port in {each.getsockname()[1] for each in bound}:
                     return f"{where} is the {setting} of this start already; {other}"
             return f"{where} is in use{_find_owner(address)}; stop it or {other}"
+        if name in ("inference_address", "grpc_address") and name not in self._flags:
+            host = f"choose another with --host or {_own_flag(name).removeprefix('--port or ')}"
+        else:
+            host = other
         if isinstance(error, socket.gaierror):
-            return f"no address is known for the host '{address.host}' ({error.strerror}); {other}"
+            return f"no address is known for the host '{address.host}' ({error.strerror}); {host}"
         if error.errno == errno.EADDRNOTAVAIL:
-            return f"{address.host} is not an address of this machine; {other}"
+            return f"{address.host} is not an address of this machine; {host}"
         if error.errno in (errno.EACCES, errno.EPERM) and not address.path:
             return (
                 f"this user may not listen on port {address.port}: the ports below 1024 are for the administrator;"
