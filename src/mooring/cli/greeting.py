@@ -120,10 +120,10 @@ def _how_to_load(config: Config) -> str:
     """Return how a server without models gets its first one."""
     inference, management = config.inference_address, config.management_address
     if config.model_store is not None and config.enable_management_api and not management.path:
-        url = f"{_reachable_url(management)}/models?url=ARCHIVE&initial_workers=1"
+        url = f"{management.reachable}/models?url=ARCHIVE&initial_workers=1"
         return f'register some, as in `curl -X POST "{url}"`'
     if config.model_repository and config.enable_repository_api and not inference.path:
-        return f"load some, as in `curl -X POST {_reachable_url(inference)}/v2/repository/models/NAME/load`"
+        return f"load some, as in `curl -X POST {inference.reachable}/v2/repository/models/NAME/load`"
     return "name some, as in `mooring serve app.py`; `mooring serve --help` says what else can be served"
 
 
@@ -172,7 +172,7 @@ def _curl_lines(config: Config, example: ExampleRequest) -> list[str]:
     """Return commands for a shell: whether the server is there, and a request that the model can answer."""
     address = config.inference_address
     where = (
-        f"--unix-socket {quote(address.path)} http://localhost" if address.path else _reachable_url(address)
+        f"--unix-socket {quote(address.path)} http://localhost" if address.path else str(address.reachable)
     )
     if address.secure and config.client_ca_file is not None:
         where = f"--cert CERTIFICATE --key KEY {where}"
@@ -187,9 +187,3 @@ def _curl_lines(config: Config, example: ExampleRequest) -> list[str]:
         ask += f" -T {example.file}"
     note = f"  # {example.note}" if example.note else ""
     return [f"  curl {where}/ping", f"{ask}{token}{note}"]
-
-
-def _reachable_url(address: Address) -> str:
-    """Return a URL by which this machine reaches a listener, also one that is bound to every address."""
-    everywhere = address.host in ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
-    return str(msgspec.structs.replace(address, host="127.0.0.1") if everywhere else address)

@@ -43,6 +43,16 @@ class Address(msgspec.Struct, frozen=True):
         except ValueError:
             return False
 
+    @property
+    def reachable(self) -> "Address":
+        """The address by which this machine reaches the listener, also one that is bound to every address.
+
+        >>> str(Address("0.0.0.0", 8080).reachable)
+        'http://127.0.0.1:8080'
+        """
+        everywhere = self.host in ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
+        return msgspec.structs.replace(self, host="127.0.0.1") if everywhere else self
+
     @classmethod
     def parse(cls, text: str, port: int) -> "Address":
         """Parse an address as users write it; ``port`` stands in where it names none. Raises ``ValueError``.

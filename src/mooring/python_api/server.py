@@ -368,12 +368,7 @@ def _error_of(report: StartReport) -> Exception:
 
 def _reachable(address: str) -> str:
     """Return the URL by which this machine reaches an address, also one that is bound to every interface."""
-    if not address:
-        return ""
-    parsed = Address.parse(address, 0)
-    if parsed.host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
-        return address.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]")  # noqa: S104 - as above
-    return address
+    return str(Address.parse(address, 0).reachable) if address else ""
 
 
 def _check_not_imported() -> None:
