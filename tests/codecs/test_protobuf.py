@@ -368,7 +368,9 @@ def test_field_numbers_and_types_are_tritons():
                 assert kinds == (twin.number, twin.type, twin.is_repeated), field.full_name
                 compared += 1
             else:
-                own = {"model_name", "is_loaded", "is_unloaded", "optional", "unknown_rank", "labels"}
+                own = {
+                    "model_name", "is_loaded", "is_unloaded", "optional", "unknown_rank", "labels", "content_type",
+                }  # fmt: skip
                 assert field.name in own, field.full_name
         for nested in ours.nested_types:
             compare(nested, other.nested_types_by_name[nested.name])
