@@ -4,6 +4,7 @@ import asyncio
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -77,7 +78,20 @@ def greet(name: str, request: mooring.Request) -> str:
     return f"{name} of {request.headers['x-place']}"
 
 
-VALUES = {each.__name__: each for each in (order, refuse, spell, number_letters, greet)}
+def give(pieces: list[Any]):
+    for piece in pieces:
+        if piece == "fail":
+            raise RuntimeError("no more")
+        yield piece
+
+
+def same(value: Any) -> Any:
+    return value
+
+
+VALUES = {each.__name__: each for each in (order, refuse, spell, number_letters, greet, give, same)} | {
+    "a?b c": same
+}
 TARGET = VALUES | {
     "double": double,
     "scaler": Scaler,
@@ -143,6 +157,39 @@ def test_pieces_of_text_and_of_json_are_values(client):
     assert client.predict("abc", model="spell") == "abc"
     assert list(client.stream("ab", model="number_letters")) == [{"a": 0}, {"b": 1}]
     assert client.predict("ab", model="number_letters") == [{"a": 0}, {"b": 1}]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "told"),
+    [([], []), (["a", "", "b"], ["a", "b"]), (["a", {"b": 1}], ["a", '{"b":1}\n']), ([{"a": 1}], [{"a": 1}])],
+)
+def test_a_stream_of_any_pieces_is_told_alike(client, pieces, told):
+    assert list(client.stream({"pieces": pieces}, model="give")) == told
+
+
+def test_a_stream_that_fails_gives_what_came_before(client):
+    pieces = client.stream({"pieces": ["a", "fail"]}, model="give")
+    assert next(pieces) == "a"
+    with pytest.raises(mooring.ModelFailed):
+        next(pieces)
+
+
+def test_a_stream_of_one_piece_is_an_answer_to_infer_and_more_are_none(client):
+    assert client.infer({"pieces": [{"a": 1}]}, model="give")["output"] == {"a": 1}
+    with pytest.raises(mooring.Unsupported):
+        client.infer({"pieces": ["a", "b"]}, model="give")
+
+
+def test_a_body_may_hold_what_json_can_say_in_any_way(client):
+    assert client.predict({"value": 10**30}, model="same") == {"value": 1e30}
+    assert client.predict(Order("tea"), model="same") == {"item": "tea", "count": 1}
+    with pytest.raises(mooring.InvalidInput, match="cannot be written as JSON"):
+        client.predict(object(), model="same")
+
+
+def test_names_of_models_may_have_any_letters(client):
+    assert client.predict(1, model="a?b c") == 1
+    assert client.infer(1, model="a?b c").value == 1
 
 
 def test_explanations_are_asked(client):

@@ -9,14 +9,16 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from types import TracebackType
 from typing import Any, Protocol, Self
+from urllib.parse import quote
 
 import httpx
 import orjson
 
+from mooring.client.conversion import encode_value
 from mooring.client.rest_calls import error_of
 from mooring.client.result import Result
 from mooring.client.sync.client import Client as ServerClient
-from mooring.core.errors import DeadlineExceeded, Refused, ServerUnreachable
+from mooring.core.errors import DeadlineExceeded, ModelFailed, MooringError, Refused, ServerUnreachable
 from mooring.core.requests import BODY, EXPLAIN, INFER, InferenceRequest, InferenceResponse, Operation
 from mooring.core.tensors import Parameter, Tensor
 from mooring.protocols.torchserve.forms import body_parameters, form_fields, is_form
@@ -33,6 +35,8 @@ _OF_SERVER = ("port", "host", "workers", "log", "quiet")
 # What /predictions says of the faults of a model, and with any other status of its refusals.
 _FAULTS = (500, 503, 507)
 _REFUSED = '"InternalServerException"'
+# httpx's words for an answer whose end did not come.
+_BROKEN_OFF = "without sending complete message body"
 _PATHS = {INFER: "predictions", EXPLAIN: "explanations"}
 
 
@@ -218,8 +222,9 @@ class _InProcess:
             for piece in pieces:
                 if piece.outputs:
                     content_type, data = _body_of(piece)
-                    kind = content_type or kind
-                    yield kind, data
+                    kind = kind or content_type  # the first one goes ahead of all
+                    if data:  # over the wire, too, nothing is no piece
+                        yield kind, data
 
 
 def _request_of(asked: _Asked) -> InferenceRequest:
@@ -260,7 +265,7 @@ class _Server:
         try:
             answer = self._http.post(_path_of(asked), content=asked.body, headers=asked.headers)
         except httpx.HTTPError as error:
-            raise _unreachable(error) from error
+            raise _failure_of(error, asked.model) from error
         _check_answer(answer, asked)
         return answer.headers.get("content-type", ""), answer.content
 
@@ -276,11 +281,11 @@ class _Server:
                 for piece in _whole_pieces(content_type, answer.iter_raw()):
                     yield content_type, piece
         except httpx.HTTPError as error:
-            raise _unreachable(error) from error
+            raise _failure_of(error, asked.model) from error
 
 
 def _path_of(asked: _Asked) -> str:
-    return f"/{_PATHS[asked.operation]}/{asked.model}"
+    return f"/{_PATHS[asked.operation]}/{quote(asked.model, safe='')}"
 
 
 def _check_answer(answer: httpx.Response, asked: _Asked) -> None:
@@ -292,9 +297,14 @@ def _check_answer(answer: httpx.Response, asked: _Asked) -> None:
     raise error
 
 
-def _unreachable(error: httpx.HTTPError) -> DeadlineExceeded | ServerUnreachable:
+def _failure_of(error: httpx.HTTPError, model: str) -> MooringError:
     if isinstance(error, httpx.TimeoutException):
         return DeadlineExceeded(f"the server did not answer in time: {type(error).__name__}")
+    if _BROKEN_OFF in str(error):
+        return ModelFailed(
+            "the answer broke off: the model failed after it had begun to answer, or the server ended; its log says which",
+            model=model,
+        )
     return ServerUnreachable(f"the server cannot be reached: {error or type(error).__name__}")
 
 
@@ -327,7 +337,10 @@ def _encode(body: Any, content_type: str) -> tuple[bytes, str]:
     """Return the bytes of a body, and its content type."""
     if isinstance(body, bytes | bytearray | memoryview):
         return bytes(body), content_type or "application/octet-stream"
-    data = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
+    try:
+        data = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
+    except TypeError:  # as for integers of more than 64 bits, and for pydantic models
+        data = encode_value("body", body)
     return data, content_type or _JSON
 
 

@@ -9,7 +9,15 @@ import pytest
 from mooring.client.address import Address
 from mooring.client.conversion import request_of
 from mooring.client.documents import index_of, metadata_of, usage_of
-from mooring.client.rest_calls import answer_of, error_of, event_of, infer_call, load_body, model_path
+from mooring.client.rest_calls import (
+    answer_of,
+    error_of,
+    event_of,
+    infer_call,
+    load_body,
+    model_path,
+    stream_call,
+)
 from mooring.client.result import Result
 from mooring.core import errors
 from mooring.core.requests import InferenceResponse
@@ -44,6 +52,17 @@ def test_json_has_no_length_to_say():
     assert call.headers == {"content-type": "application/json"}
     assert json.loads(call.body)["parameters"] == {"a": 1}
     assert json.loads(call.body)["inputs"][0]["data"] == [1.5, 2.0]
+
+
+def test_bytes_that_are_no_text_are_refused_where_json_would_change_them():
+    asked = request_of("m", {"x": b"\xff"})
+    with pytest.raises(errors.InvalidInput, match=r"input 'x' holds bytes .* binary=True, or ask over gRPC"):
+        infer_call(asked, binary=False)
+    with pytest.raises(errors.InvalidInput, match=r"input 'x' holds bytes .*: ask over gRPC"):
+        stream_call(asked)
+    assert asked.inputs[0].parameters is None
+    assert infer_call(asked, binary=True).body.endswith(b"\x01\0\0\0\xff")
+    assert json.loads(stream_call(request_of("m", {"x": b"a"})).body)["inputs"][0]["data"] == ["a"]
 
 
 def test_names_are_quoted_in_paths_and_slashes_stay():

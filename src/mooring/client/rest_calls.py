@@ -8,6 +8,8 @@ from urllib.parse import quote
 import msgspec
 
 from mooring.client.retries import read_retry_after
+from mooring.codecs.packed import with_plain_data
+from mooring.codecs.tensor_json import decode_utf8_texts
 from mooring.codecs.v2_json import ALL_BINARY, JSON_ONLY, decode_response, encode_request
 from mooring.core import errors
 from mooring.core.buffers import view_of
@@ -49,6 +51,8 @@ def model_path(model: str, version: str = "", rest: str = "") -> str:
 
 def infer_call(request: InferenceRequest, *, binary: bool) -> Call:
     """Build an inference request; with ``binary`` its tensors travel in binary, both ways."""
+    if not binary:
+        _check_texts(request, "give the client binary=True, or ask over gRPC")
     whole = _request_binary_outputs(request) if binary else request
     pieces, json_size = encode_request(whole, ALL_BINARY if binary else JSON_ONLY)
     headers = {"content-type": "application/octet-stream" if json_size else "application/json"}
@@ -60,9 +64,21 @@ def infer_call(request: InferenceRequest, *, binary: bool) -> Call:
 
 def stream_call(request: InferenceRequest) -> Call:
     """Build an inference request whose answer comes in pieces, as server-sent events."""
+    _check_texts(request, "ask over gRPC")
     pieces, _ = encode_request(request, JSON_ONLY)
     path = model_path(request.model, request.version, "/generate_stream")
     return Call("POST", path, b"".join(map(view_of, pieces)), {"content-type": "application/json"})
+
+
+def _check_texts(request: InferenceRequest, way_out: str) -> None:
+    """Raise ``InvalidInput`` where bytes are no text, which JSON holds alone: in base64 a model would take them for another text."""
+    for tensor in request.inputs:
+        if tensor.datatype == "BYTES" and tensor.data is not None:
+            elements = [*map(bytes, with_plain_data(tensor).data)]
+            if decode_utf8_texts(elements) is None:
+                raise errors.InvalidInput(
+                    f"input '{tensor.name}' holds bytes that are not UTF-8, and JSON cannot say them: {way_out}"
+                )
 
 
 def _request_binary_outputs(request: InferenceRequest) -> InferenceRequest:

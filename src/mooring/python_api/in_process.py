@@ -66,14 +66,14 @@ class InProcessModel:
     def ask(
         self,
         request: InferenceRequest,
-        emit: Emit | None = None,
+        emit: Emit,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> InferenceResponse:
         """Ask the model and return its answer, or the last piece of it; ``emit`` gets the pieces before that.
 
         Raises ``MooringError``, with the exception of the model's code as its cause.
         """
-        reply = _Reply(emit, cancelled, self.spec.name)
+        reply = _Reply(emit, cancelled)
         try:
             with chdir(self._folder) if self._folder is not None else nullcontext():
                 (outcome,) = self._infer(request, reply)
@@ -165,14 +165,11 @@ class _LoopThread:
 class _Reply:
     """The ``Reply`` of one request."""
 
-    def __init__(self, emit: Emit | None, cancelled: Callable[[], bool], model: str) -> None:
+    def __init__(self, emit: Emit, cancelled: Callable[[], bool]) -> None:
         self._emit = emit
         self._cancelled = cancelled
-        self._model = model
 
     def emit(self, row: int, piece: InferenceResponse) -> None:
-        if self._emit is None:
-            raise Unsupported(f"model '{self._model}' streams its answers: ask it by stream()")
         self._emit(piece)
 
     def cancelled(self, row: int) -> bool:
@@ -302,7 +299,19 @@ class InProcessModels:
         self._stack.close()
 
     def infer(self, request: InferenceRequest, timeout: float | None = None) -> InferenceResponse:
-        return self.find(request.model).ask(request)
+        """Return the only piece of an answer. Raises ``Unsupported`` where there are more, as a server does."""
+        found: list[InferenceResponse] = []
+
+        def emit(piece: InferenceResponse) -> None:
+            if piece.outputs:
+                if found:
+                    raise Unsupported(f"model '{request.model}' streams its answers: ask it by stream()")
+                found.append(piece)
+
+        last = self.find(request.model).ask(request, emit)
+        if found:
+            emit(last)
+        return found[0] if found else last
 
     def stream(
         self, request: InferenceRequest, timeout: float | None = None
