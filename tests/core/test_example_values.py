@@ -134,6 +134,31 @@ SCHEMAS = st.recursive(
 )
 
 
+NUMBERS = {"type": "array", "minItems": 50_000_000, "items": {"type": "number"}}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        NUMBERS,
+        {
+            "type": "array",
+            "minItems": 1000,
+            "items": {"type": "array", "minItems": 1000, "items": {"type": "number"}},
+        },
+        {"anyOf": [NUMBERS, NUMBERS]},
+        {"type": "object", "minProperties": 50_000_000},
+        {"type": "string", "minLength": 4_000_000_000},
+        {"type": "string", "minLength": 4_000_000_000, "contentEncoding": "base64"},
+        {"allOf": [{"$ref": "#/$defs/a"}], "$defs": {"a": {"$ref": "#/$defs/a"}}},
+        {"allOf": [{"$ref": "#/$defs/a"}], "$defs": {"a": {"allOf": [{"$ref": "#/$defs/a"}]}}},
+    ],
+)
+def test_no_example_is_made_that_would_be_large_or_never_end(schema):
+    with pytest.raises(ValueError, match=r"too large|too deep|more properties"):
+        example_value(schema)
+
+
 @given(SCHEMAS)
 def test_an_example_fits_any_schema(schema):
     jsonschema.validate(example_value(schema), schema)

@@ -25,6 +25,9 @@ _FORMATS = {
 # Tried where a string must match a pattern.
 _TRIED = (_TEXT, "a", "A", "ab", "Ab", "abc", "ABC", "1", "12", "123", "a1", "a-b", "a_b", "a.b", "a b", "1.0", "1.2.3", "", "hello world")  # fmt: skip
 _ENOUGH_ITEMS = 64
+# Schemas looked at for one example, and characters of one text. A list of 150,000 numbers, which an image is, is none to
+# paste, and the event loop of the server looks for examples.
+_MOST_STEPS, _LONGEST_TEXT = 2000, 2000
 
 
 def example_value(schema: Schema | bool) -> Any:
@@ -32,16 +35,17 @@ def example_value(schema: Schema | bool) -> Any:
 
     A default, an example, a constant or the first value of an enumeration comes first, then what type, format and limits
     allow. Objects have what they must have, and all properties where they must have none. References are those to ``$defs``
-    of the schema itself. Raises ``ValueError`` where there is no such value, or none that this finds: of patterns it tries
-    common texts, and it knows nothing of ``not``, ``if`` and their like.
+    of the schema itself. Raises ``ValueError`` where there is no such value, or none that this finds: none is large, of
+    patterns it tries common texts, and it knows nothing of ``not``, ``if`` and their like.
 
     >>> example_value({"type": "object", "properties": {"n": {"type": "integer", "minimum": 5}}, "required": ["n"]})
     {'n': 5}
     """
-    if isinstance(schema, bool):
-        return _Examples({}).find(schema, frozenset())
-    definitions = schema.get("$defs")
-    return _Examples(definitions if isinstance(definitions, Mapping) else {}).find(schema, frozenset())
+    definitions = None if isinstance(schema, bool) else schema.get("$defs")
+    try:
+        return _Examples(definitions if isinstance(definitions, Mapping) else {}).find(schema, frozenset())
+    except RecursionError:
+        raise ValueError("the schema is nested too deep") from None
 
 
 class _Examples:
@@ -49,9 +53,16 @@ class _Examples:
 
     def __init__(self, definitions: Schema) -> None:
         self._definitions = definitions
+        self._steps = 0
+
+    def _count_step(self) -> None:
+        self._steps += 1
+        if self._steps > _MOST_STEPS:
+            raise ValueError("an example would be too large")
 
     def find(self, schema: Schema | bool, within: frozenset[str]) -> Any:
         """Return an example; ``within`` are the definitions that it is part of. Raises ``ValueError``."""
+        self._count_step()
         if isinstance(schema, bool):
             if schema:
                 return 1
@@ -97,6 +108,7 @@ class _Examples:
         for part in parts:
             found = part
             while "$ref" in found:
+                self._count_step()
                 found = self._definitions.get(found["$ref"].rpartition("/")[2], {})
             if "allOf" in found:
                 found = self._merge([_beside(found, "allOf"), *found["allOf"]])
@@ -154,8 +166,6 @@ class _Examples:
         least, most = schema.get("minItems", 0), schema.get("maxItems", math.inf)
         found = [self.find(each, within) for each in first[: min(len(first), most)]]
         wanted = min(max(least, 0 if first else 1), most)
-        if wanted > _ENOUGH_ITEMS and wanted > least:
-            wanted = least
         items = schema.get("items", True)
         try:
             while len(found) < wanted:
@@ -220,6 +230,8 @@ def _base64(least: int, most: float) -> str:
 
 def _string(schema: Schema) -> str:
     least, most = schema.get("minLength", 0), schema.get("maxLength", math.inf)
+    if least > _LONGEST_TEXT:
+        raise ValueError("an example would be too large")
     if schema.get("contentEncoding") == "base64" or schema.get("format") == "byte":
         return _base64(least, most)
     if pattern := schema.get("pattern"):
