@@ -10,8 +10,9 @@ from typing import Any
 
 import msgspec
 
+from mooring.backends.values.value_schemas import inner_types
+
 _LISTS = frozenset({list, tuple, set, frozenset, deque})
-_INNER = ("item_type", "type", "key_type", "value_type")
 
 
 def has_defaults(kind: Any) -> bool:
@@ -24,10 +25,7 @@ def has_defaults(kind: Any) -> bool:
         seen.add(id(each))
         if isinstance(each, msgspec.inspect.DataclassType) and _defaults_of(each.cls):
             return True
-        waiting += [field.type for field in getattr(each, "fields", ())]
-        waiting += [getattr(each, name, None) for name in _INNER]
-        for name in ("item_types", "types"):
-            waiting += getattr(each, name, ())
+        waiting += [inner for _, inner in inner_types(each)]
     return False
 
 

@@ -39,7 +39,7 @@ from mooring.backends.values.tensor_forms import (
     plain_hint,
     tensor_form,
 )
-from mooring.backends.values.value_schemas import schema_of, takes_object
+from mooring.backends.values.value_schemas import inner_types, schema_of, takes_object
 from mooring.codecs.tensor_json import decode_to_python
 from mooring.core.buffers import view_of
 from mooring.core.errors import InvalidInput, ModelLoadFailed
@@ -527,9 +527,6 @@ def _is_field(note: Any) -> bool:
     return type(note).__module__ == "pydantic.fields"
 
 
-_INNER = ("item_type", "type", "key_type", "value_type")
-
-
 def _check_classes(kind: Any, where: str) -> None:
     """Raise ``ModelLoadFailed`` for a type that neither msgspec nor ``custom_type`` reads, at any depth."""
     seen: set[int] = set()
@@ -549,10 +546,9 @@ def _check_classes(kind: Any, where: str) -> None:
             each, msgspec.inspect.DataclassType | msgspec.inspect.StructType | msgspec.inspect.TypedDictType
         ):
             _check_fields(each.cls, place)
-        waiting += [(field.type, f"{place}: field '{field.name}'") for field in getattr(each, "fields", ())]
-        waiting += [(getattr(each, name, None), place) for name in _INNER]
-        for name in ("item_types", "types"):
-            waiting += [(inner, place) for inner in getattr(each, name, ())]
+        waiting += [
+            (inner, f"{place}: field '{name}'" if name else place) for name, inner in inner_types(each)
+        ]
 
 
 _NOT_IN_SETS = (

@@ -74,6 +74,18 @@ def _parts(kind: Any, schema: Schema) -> Iterator[tuple[Any, Any]]:
         yield kind.item_type, schema.get("items")
 
 
+def inner_types(kind: msgspec.inspect.Type) -> Iterator[tuple[str, Any]]:
+    """Yield the types within a type, those of fields with the field's name."""
+    for field in getattr(kind, "fields", ()):
+        yield field.name, field.type
+    for name in ("item_type", "type", "key_type", "value_type"):
+        if (inner := getattr(kind, name, None)) is not None:
+            yield "", inner
+    for name in ("item_types", "types"):
+        for inner in getattr(kind, name, ()):
+            yield "", inner
+
+
 def _custom_schema(kind: Any) -> Schema:
     custom = custom_type(kind)
     return {} if custom is None else custom.schema
