@@ -98,6 +98,38 @@ def test_the_body_is_the_only_input_or_names_it(served, ask, source, body, answe
     assert [json.loads(each) for each in model(ask.instances(body)).outputs[0].data] == [answer]
 
 
+@pytest.mark.parametrize(
+    ("source", "fields", "answer"),
+    [
+        ("def infer(**more): return more", {"q": b"1"}, {"q": "1"}),
+        ("def infer(a: int = 0, **more: int): return [a, more]", {"q": b"1"}, [0, {"q": 1}]),
+        ("def infer(a: int = 0, **more: int): return [a, more]", {"a": b"1"}, [1, {}]),
+        ("def infer(**more): return more", {"data": b'{"q": 1}'}, {"q": 1}),
+        ("def infer(**more): return more", {"body": b'{"q": 1}'}, {"q": 1}),
+    ],
+)
+def test_the_only_field_of_a_form_may_be_one_of_the_other_names(served, source, fields, answer):
+    assert read(served(source)(form(**fields))) == answer
+
+
+def test_other_names_are_told_as_such(served, ask):
+    outcome = served("def infer(**more): return more")(ask.body(1))
+    assert (
+        outcome.message
+        == 'the body must be a JSON object that names its inputs (the model takes any names), such as {"name": ...}'
+    )
+
+
+def test_a_tensor_that_is_no_json_is_told_by_the_name_of_its_input(served):
+    source = "from typing import Literal\ndef infer(x: Literal['a', 1]): return x"
+    assert served(source)(texts("x", "a")).message == "x takes JSON text, and this is text, not JSON"
+
+
+def test_a_piece_of_half_a_surrogate_pair_is_told(served, ask):
+    outcome = served("def infer(x: int) -> Iterator[str]: yield '\\ud800'")(ask.body(1))
+    assert outcome.message == "output holds text with half a surrogate pair, which UTF-8 cannot say"
+
+
 def test_an_object_may_begin_with_any_space(served):
     assert read(served("def infer(x: int): return x")(plain(" " * 99 + '\n{"x": 5}', JSON))) == 5
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mooring.backends.values.results import ResultType
+from mooring.backends.values.results import OUTPUT, ResultType, refuse_text
 from mooring.codecs.requested_outputs import LabelSource, encode_outputs
 from mooring.core.errors import InvalidInput, InvalidOutput
 from mooring.core.requests import BODY, TENSORS, InferenceRequest, InferenceResponse, ResponseHead
@@ -65,7 +65,10 @@ class Answers(LabelSource):
 
     def _build_text(self, piece: Any) -> InferenceResponse:
         if isinstance(piece, str):
-            data, content_type = piece.encode(), _TEXT
+            try:
+                data, content_type = piece.encode(), _TEXT
+            except UnicodeEncodeError:
+                raise refuse_text(OUTPUT) from None
         elif isinstance(piece, bytes | bytearray | memoryview):
             data, content_type = bytes(piece), _TEXT
         else:

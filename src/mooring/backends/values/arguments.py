@@ -40,6 +40,8 @@ _OBJECT = re.compile(rb"[ \t\r\n]*\{")
 
 # What the body is called where it is no form.
 _PLAIN = "body"
+# And in TorchServe's RPC as its clients write it. Any other name may be one of **kwargs.
+_BODIES = (_PLAIN, "data")
 
 Values = dict[str, Any]
 """The arguments of a call that are inputs, by name."""
@@ -222,8 +224,8 @@ class Arguments:
         """Raise ``InvalidInput`` for a body that is no object, or whose keys are not those that it must have."""
         if type(body) is not dict:
             raise InvalidInput(
-                f"the body must be a JSON object that names the inputs{self._listed()}, such as "
-                + _example(self._required or self.inputs)
+                f"the body must be a JSON object that names its inputs (the model takes{self._listed()}), such as "
+                + _example(self._required or self.inputs or ("name",))
             )
         for name in body:
             self._type_of(name)
@@ -285,7 +287,7 @@ class Arguments:
                 and "file" not in parameters
             ):
                 return self._read_text(field.data[0])
-            if field.name not in self.inputs or (self.one is not None and field.name == _PLAIN):
+            if self._is_whole(field.name):
                 return self._read_whole(field)
         if not fields:
             return self._read_empty("the body is a form without a field")
@@ -295,6 +297,12 @@ class Arguments:
                 raise InvalidInput(f"'{field.name}' is sent twice")
             values[field.name] = self._type_of(field.name).from_bytes(_bytes_of(field), _content_type(field))
         return self._complete(values)
+
+    def _is_whole(self, name: str) -> bool:
+        """Whether the only field of a request is its body, and not an input of that name."""
+        if name in self.inputs:
+            return self.one is not None and name == _PLAIN
+        return self._rest is None or name in _BODIES
 
     def _read_text(self, payload: Any) -> Values:
         text = payload if type(payload) is bytes else view_of(payload)
@@ -387,7 +395,10 @@ class Arguments:
         return {**self._defaults, **values} if self._defaults else values
 
     def _listed(self) -> str:
-        return " " + (", ".join(f"'{name}'" for name in self.inputs) or "no input")
+        names = [f"'{name}'" for name in self.inputs]
+        if self._rest is not None:
+            names.append("any other names" if names else "any names")
+        return " " + (", ".join(names) or "no input")
 
 
 _anything = value_type(inspect.Parameter.empty, where="")

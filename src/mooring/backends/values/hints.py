@@ -231,10 +231,10 @@ class ValueType:
         try:
             return self.decode_json(element)
         except InvalidInput as error:
-            if not error.message.startswith("the body is not JSON"):
+            reason = error.message.removeprefix("the body is ")
+            if reason == error.message:
                 raise
-            reason = error.message.removeprefix("the body is not JSON")
-            raise InvalidInput(f"{self._name} takes JSON text, and this is not JSON{reason}") from None
+            raise InvalidInput(f"{self._name} takes JSON text, and this is {reason}") from None
 
     def _from_numbers(self, tensor: Tensor) -> Any:
         values = tensor.array().tolist()

@@ -337,7 +337,7 @@ def _element(value: Any) -> Any:
         try:
             return value.encode()
         except UnicodeEncodeError:
-            raise _refuse_text(OUTPUT) from None
+            raise refuse_text(OUTPUT) from None
     if kind in (bool, int, float, bytes):
         return value
     if isinstance(value, enum.Enum):
@@ -406,7 +406,7 @@ def _plain_of(value: Any, place: str) -> Any:
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise _refuse_text(place) from None
+            raise refuse_text(place) from None
         return value
     if isinstance(value, dict):
         return {_key_of(key, place): _plain_of(each, f"{place}.{key}") for key, each in value.items()}
@@ -481,7 +481,8 @@ def _refuse(value: Any, place: str) -> InvalidOutput:
     return InvalidOutput(f"{place} holds {article} {name}; {_CAN_BE_RETURNED}")
 
 
-def _refuse_text(place: str) -> InvalidOutput:
+def refuse_text(place: str) -> InvalidOutput:
+    """Return the error for a text that no protocol can carry."""
     return InvalidOutput(f"{place} holds text with half a surrogate pair, which UTF-8 cannot say")
 
 
