@@ -3,7 +3,7 @@
     the caller                                    the server, ``python -m mooring serve ...``
     ServerProcess ──── MOORING_CALLER ──────────▶ cli/caller.py: whom to tell, and with whom to end
                   ◀─── one StartReport on a pipe ─ the addresses and the models, or why it did not start
-                  ◀─── lines on another pipe ────── what it prints, where standard output is no file
+                  ◀─── lines on another pipe ────── what it prints, where standard output is not a file
 
 ``mooring.serve`` and TorchServe's launcher start servers here.
 """

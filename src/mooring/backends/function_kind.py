@@ -20,7 +20,7 @@ from mooring.core.errors import ModelLoadFailed
 from mooring.repository.spec import ModelSpec
 
 _UNHINTED = frozenset({"inputs", "sequence_id", "sequence_start", "sequence_end"})
-# Arguments of every function that are no inputs.
+# Arguments of every function that are not inputs.
 OWN = frozenset({"parameters", "cancelled"})
 # An annotation that cannot be evaluated, such as one whose import is for type checkers alone.
 _ARRAY = r"([\w.]+\.)?(ndarray|NDArray)\b"

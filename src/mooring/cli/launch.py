@@ -117,7 +117,7 @@ class _LoggedError(click.ClickException):
 
 
 def _report_failure(config: Config, error: Exception) -> click.ClickException:
-    """Write why there is no server to a log that is no text on standard error; return the exception that says it there."""
+    """Write why there is no server to a log that is not text on standard error; return the exception that says it there."""
     detail = error.detail if isinstance(error, MooringError) else ""
     on_stderr = config.log_file is None and config.log_folder is None and config.log_config is None
     if on_stderr and config.log_format != "json":

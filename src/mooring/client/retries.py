@@ -31,7 +31,7 @@ class RetryPolicy(msgspec.Struct, frozen=True):
         """Return the seconds to wait before the next try, None where there is none.
 
         ``after`` are the seconds that the server asks for, None where the call may not be repeated. ``done`` counts the
-        repetitions so far, ``left`` are the seconds until nobody waits for the answer. ``chance``, from 0 to 1, keeps many
+        repetitions so far, ``left`` are the seconds until the caller stops waiting. ``chance``, from 0 to 1, keeps many
         clients from coming back at once.
         """
         if after is None or done >= self.retries:

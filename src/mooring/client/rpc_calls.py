@@ -62,10 +62,8 @@ def channel_options(connect_timeout: float) -> list[tuple[str, int]]:
         ("grpc.max_reconnect_backoff_ms", 250),  # less than the repetitions of a call take
         ("grpc.min_reconnect_backoff_ms", milliseconds),  # how long one attempt to connect may take
         ("grpc.use_local_subchannel_pool", 1),  # or all channels of the process share these
-        (
-            "grpc.enable_http_proxy",
-            0,
-        ),  # a proxy of the environment is for the web, not for the server next door
+        # A proxy of the environment is for the web, not for the server next door.
+        ("grpc.enable_http_proxy", 0),
     ]
 
 

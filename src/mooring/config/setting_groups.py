@@ -1,4 +1,4 @@
-"""In which group a setting is shown, and what is written in the place of its value: for the help and the guide alike."""
+"""In which group a setting is shown, and what stands for its value: for the help and the guide alike."""
 
 from collections.abc import Mapping
 from typing import Literal, get_args, get_origin
@@ -90,7 +90,7 @@ _FILES = ("_file", "_config", "keystore")
 
 
 def word_of(name: str) -> str:
-    """Return what is written in the place of a setting's value: the choices, or what it is in capitals.
+    """Return what stands for a setting's value: the choices, or what it is in capitals.
 
     >>> word_of("log_level"), word_of("drain_timeout"), word_of("port")
     ('debug|info|warning|error', 'SECONDS', 'PORT')

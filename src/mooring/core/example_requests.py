@@ -1,4 +1,4 @@
-"""A request that fits a model, made of what the model declares: for the greeting, and whoever else shows how to ask it."""
+"""A request that fits a model, made of what the model declares: for the greeting, and other places that show how to ask it."""
 
 import json
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ class ExampleRequest(msgspec.Struct, frozen=True):
 
 
 def example_request(metadata: ModelMetadata, *, file: str = "", note: str = "") -> ExampleRequest:
-    """Return a request that the model can answer. ``file`` is what it reads where that is no JSON, as a handler does.
+    """Return a request that the model can answer. ``file`` is what it reads where that is not JSON, as a handler does.
 
     >>> example_request(ModelMetadata("m", inputs=[TensorSpec("x", "FP32", [-1, 2])]))
     ExampleRequest(path='/predictions/m', metadata_path='/v2/models/m', body='{"x": [[1.0, 1.0]]}', file='', note='')

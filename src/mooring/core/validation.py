@@ -204,7 +204,7 @@ def _quoted(value: object) -> str:
 
 
 def _suggestion(value: str, known: list[object]) -> str:
-    if len(value) > _LONGEST_NAME:  # nobody's misspelt name, and slow to compare
+    if len(value) > _LONGEST_NAME:  # not a misspelt name, and slow to compare
         return ""
     close = difflib.get_close_matches(
         value.strip("'\"`"), [each for each in known if isinstance(each, str)], n=1, cutoff=0.75

@@ -33,6 +33,6 @@ def target_finding(target: str, shown: str) -> Finding:
         requirements = Requirements(None, installed=False)
         for each in library_findings(folder, str(Path(shown).parent), [place], requirements):
             if each.verdict is Verdict.CHANGE:
-                # What is said there of archives' requirements holds for no file on its own.
+                # What is said there of archives' requirements does not hold for a file on its own.
                 return replace(each, suggestion=each.suggestion.partition(", or name it")[0])
     return runs(shown, f"can be served: mooring serve {target}")

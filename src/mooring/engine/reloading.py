@@ -62,10 +62,8 @@ class TargetReloader:
         while not self._ended.is_set():
             try:
                 folders = await self._watch_folders(folders)
-            except (
-                OSError,
-                RuntimeError,
-            ) as error:  # a folder has just gone, or the system has no more watches
+            except (OSError, RuntimeError) as error:
+                # A folder has just gone, or the system has no more watches.
                 if not isinstance(error, FileNotFoundError) and str(error) != told:
                     told = str(error)
                     log.warning(

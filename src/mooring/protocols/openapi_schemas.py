@@ -18,7 +18,7 @@ _KEPT = frozenset(
         "minItems", "uniqueItems", "maxProperties", "minProperties", "type", "format", "readOnly", "writeOnly", "deprecated",
     }
 )  # fmt: skip
-# What stands beside a reference or a choice, and is no part of it.
+# What stands beside a reference or a choice, and is not a part of it.
 _NOTES = frozenset({"title", "description", "default", "readOnly", "writeOnly", "deprecated"})
 _TYPES: Mapping[type, str] = {str: "string", bool: "boolean", int: "integer", float: "number"}
 _INVALID = re.compile(r"[^A-Za-z0-9._-]+")

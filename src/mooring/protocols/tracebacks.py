@@ -12,7 +12,7 @@ _OWN_PACKAGE = str(PurePath(__file__).parents[1])
 def find_own_line(traceback: str) -> str:
     """Return the last line of the model's own code in a traceback, as "model.py, line 3, in infer"; empty where there is none.
 
-    The file's folder is left out: it is no client's business.
+    The file's folder is left out: clients need not know it.
     """
     found = ""
     for frame in _FRAME.finditer(traceback):

@@ -200,7 +200,7 @@ def _is_binary(schema: Mapping[str, Any]) -> bool:
 
 
 def _binary_kinds(request: Mapping[str, Any]) -> Iterable[str]:
-    """Return the content types of bodies that are no JSON: of a model whose only input is bytes or an image."""
+    """Return the content types of bodies that are not JSON: of a model whose only input is bytes or an image."""
     for each in (request, *request.get("anyOf", ())):
         if each.get("contentEncoding") == "base64":
             media = each.get("contentMediaType", "")

@@ -1,4 +1,4 @@
-"""The port that ``mooring.serve`` takes where nobody names one."""
+"""The port that ``mooring.serve`` takes where the caller names none."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

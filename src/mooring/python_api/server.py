@@ -41,11 +41,11 @@ if TYPE_CHECKING:
 _OWN = ("target", "port", "workers", "block", "log", "quiet")
 # How often another port is tried where somebody else took the chosen one meanwhile.
 _TRIES = 5
-# Seconds that running requests get to finish: nobody in a notebook waits the 30 of a server that is replaced.
+# Seconds that running requests get to finish: in a notebook a user waits for them, and not 30 seconds.
 _DRAIN = 5.0
 _LINES_TOLD = 10
 _INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
-# Servers run on where nobody keeps what serve() returned.
+# Servers run on although the caller does not keep what serve() returned.
 _running: "set[RunningServer]" = set()
 
 
@@ -205,7 +205,7 @@ class _Output:
 
     def __init__(self, log: str | Path | None, quiet: bool) -> None:
         if log is not None and quiet:
-            raise TypeError("serve() takes either log or quiet: a file gets the lines, and nobody else does")
+            raise TypeError("serve() takes either log or quiet: with log only the file gets the lines")
         self._log = log
         self._quiet = quiet
 

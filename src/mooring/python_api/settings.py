@@ -16,7 +16,7 @@ _NO_SETTING = "targets"  # which are an argument of their own
 
 
 def to_flags(settings: Mapping[str, Any]) -> list[str]:
-    """Return the flags of ``mooring serve`` that say the same; None is not given, and secrets are no flags.
+    """Return the flags of ``mooring serve`` that say the same; None counts as not given, and secrets are left out.
 
     Raises ``ConfigError`` for a value that the setting cannot have.
 
@@ -44,7 +44,7 @@ def to_variables(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def check_names(settings: Mapping[str, Any], others: Iterable[str]) -> None:
-    """Raise ``TypeError`` for a name that is no setting; ``others`` are the arguments that are no settings, either."""
+    """Raise ``TypeError`` for a name that is not a setting; ``others`` are arguments beside the settings."""
     known = [*others, *(name for name in SETTINGS if name != _NO_SETTING)]
     for name in settings:
         if name not in known:

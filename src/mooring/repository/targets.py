@@ -149,7 +149,7 @@ def split_target(target: str) -> tuple[str, str]:
 
 
 def choose_function(file: Path) -> str:
-    """Choose what a Python file serves where nobody names it; empty where it has a Model or infer, or cannot be read.
+    """Choose what a Python file serves where the target names nothing; empty where it has a Model or infer, or cannot be read.
 
     Raises ``ModelLoadFailed`` that lists the names to choose from.
     """

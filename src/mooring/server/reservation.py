@@ -1,6 +1,6 @@
 """Takes the addresses of a server before anything else of it is begun, so that one that cannot be had ends the start at once.
 
-Nothing listens yet: whoever comes is refused by the system as if there were no server. A unix socket is bound, and the
+Nothing listens yet: the system refuses clients as if there were no server. A unix socket is bound, and the
 file is removed again until the server listens: clients that wait for the file must find a server behind it.
 """
 

@@ -290,7 +290,7 @@ class Server:
         self._stack.callback(self._model_calls.close)
         # An ensemble looks for its models at once.
         in_order = sorted(specs, key=lambda spec: spec.ensemble is not None)
-        going_on = self._config.keep_going or self._config.reload  # whoever reloads is about to mend it
+        going_on = self._config.keep_going or self._config.reload  # the user is about to mend it
         named = set() if going_on else found.named
         self._loading = [
             asyncio.ensure_future(self._deploy(spec, named=(spec.name, spec.version) in named))

@@ -53,7 +53,7 @@ def bind_sockets(host: str, places: Sequence[Place], *, reuse_port: bool = False
 
 
 def _bind(host: str, family: int, address: Any, *, reuse_port: bool) -> socket.socket:
-    """Bind one socket so that no other process can bind its address, although nobody listens there yet.
+    """Bind one socket so that no other process can bind its address, although it does not listen yet.
 
     Two sockets with SO_REUSEADDR may be bound to one address on Linux for as long as neither listens. So the option is
     off until then; where connections of the last server are in TIME-WAIT it is on while the socket is bound.
@@ -63,7 +63,7 @@ def _bind(host: str, family: int, address: Any, *, reuse_port: bool) -> socket.s
         if reuse_port:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
-            # All addresses of IPv6 are all of IPv4 as well, as everywhere else; any other is one address.
+            # All addresses of IPv6 stand for those of IPv4 as well, as in other servers; any other is one address.
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, host != EVERY_FAMILY)
         try:
             sock.bind(address)

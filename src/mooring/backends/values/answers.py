@@ -16,7 +16,7 @@ _LINES = "application/x-ndjson"
 
 
 class Answers(LabelSource):
-    """Builds the answers of one function. ``null``: NaN and Infinity are null in JSON that is no tensor's."""
+    """Builds the answers of one function. ``null``: NaN and Infinity are null in JSON that is not a tensor's."""
 
     def __init__(self, result: ResultType, name: str, spec: ModelSpec, *, null: bool, batched: bool) -> None:
         self._result = result

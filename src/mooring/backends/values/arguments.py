@@ -7,7 +7,7 @@
     one without a hint                    as the last where its name is the only key, else itself by its name
     none                                  empty, or {}                                            none
 
-Arguments called ``parameters`` and ``cancelled``, and one with the hint ``mooring.Request``, are no inputs.
+Arguments called ``parameters`` and ``cancelled``, and one with the hint ``mooring.Request``, are not inputs.
 """
 
 import difflib
@@ -38,7 +38,7 @@ _LISTS = (list, abc.Sequence, abc.Iterable, abc.Collection, abc.MutableSequence)
 
 _OBJECT = re.compile(rb"[ \t\r\n]*\{")
 
-# What the body is called where it is no form.
+# What the body is called where it is not a form.
 _PLAIN = "body"
 # And in TorchServe's RPC as its clients write it. Any other name may be one of **kwargs.
 _BODIES = (_PLAIN, "data")
@@ -48,7 +48,7 @@ Values = dict[str, Any]
 
 
 class Input(NamedTuple):
-    """One input of a function. ``raw``: a body that is no JSON is the value. ``default`` is ``inspect.Parameter.empty`` for none."""
+    """One input of a function. ``raw``: a body that is not JSON is the value. ``default`` is ``inspect.Parameter.empty`` for none."""
 
     name: str
     type: ValueType
@@ -67,7 +67,7 @@ class Arguments:
 
     ``request`` is the name of the argument that gets the ``mooring.Request``, empty where there is none; ``parameters`` and
     ``cancelled`` say whether the function takes arguments of these names. ``batched``: the function takes a list with an
-    item for each sample in the place of every input. Raises ``ModelLoadFailed`` for arguments that no request can fill.
+    item for each sample instead of every input. Raises ``ModelLoadFailed`` for arguments that no request can fill.
     """
 
     def __init__(self, function: Callable[..., Any], *, batched: bool = False) -> None:
@@ -221,7 +221,7 @@ class Arguments:
             raise
 
     def _check_names(self, body: Any) -> None:
-        """Raise ``InvalidInput`` for a body that is no object, or whose keys are not those that it must have."""
+        """Raise ``InvalidInput`` for a body that is not an object, or whose keys are not those that it must have."""
         if type(body) is not dict:
             raise InvalidInput(
                 f"the body must be a JSON object that names its inputs (the model takes{self._listed()}), such as "

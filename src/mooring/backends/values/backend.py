@@ -3,7 +3,7 @@
 How this works: ``Arguments`` and ``ResultType`` are made from the function's hints when it is loaded, so that a request
 looks at none. A request is one *sample*, but for the instances of KServe v1, and with ``mooring.batch`` the first dimension
 of v2's tensors, of which each is one. A function is called for one sample at a time, or with ``mooring.batch`` for lists of
-them. A lone request, as good as always, takes the short way through ``infer``; ``ValueRun`` takes all others.
+them. A lone request, the usual case, takes the short way through ``infer``; ``ValueRun`` takes all others.
 """
 
 import inspect
@@ -139,7 +139,7 @@ class ValueFunction(Backend):
     def arguments_beside(
         self, callee: Callee, requests: Sequence[InferenceRequest], cancelled: Callable[[], bool]
     ) -> Values:
-        """Return the arguments of a call that are no inputs; ``requests`` has the request of each sample."""
+        """Return the arguments of a call that are not inputs; ``requests`` has the request of each sample."""
         arguments, more = callee.arguments, dict[str, Any]()
         if arguments.parameters:
             more["parameters"] = self._parameters_of(requests[0])

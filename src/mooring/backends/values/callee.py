@@ -25,7 +25,7 @@ class Callee:
         self.batched = batched
         self.arguments = Arguments(function, batched=batched)
         arguments = self.arguments
-        # Whether a call has arguments that are no inputs.
+        # Whether a call has arguments that are not inputs.
         self.takes_more = bool(arguments.request or arguments.parameters or arguments.cancelled)
         if batched and not arguments.inputs:
             raise ModelLoadFailed(

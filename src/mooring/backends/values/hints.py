@@ -1,7 +1,7 @@
 """From requests to arguments: a type hint says how a value is read, from JSON, text, bytes or a tensor.
 
 ``value_type`` compiles a hint once, when the model is loaded. msgspec does the reading; what it does not know is in
-``custom_types``. The rules for numbers: an int is taken for a float, and 1.0 for an int; strings and booleans are no numbers.
+``custom_types``. The rules for numbers: an int is taken for a float, and 1.0 for an int; strings and booleans are not numbers.
 NaN and Infinity are read as bare tokens, as Python and Triton write them.
 """
 
@@ -51,7 +51,7 @@ _WHAT_CAN_BE_TAKEN = (
     "take str, bytes, int, float, bool, a list or dict of them, a dataclass, a TypedDict, a msgspec.Struct, a pydantic model, "
     "a numpy array or a PIL image"
 )
-# What to take in the place of types that people try.
+# What to take instead of types that people try.
 _INSTEAD: Mapping[str, str] = {
     "pathlib": "a client's path means nothing on this machine: take str, or bytes for the content of a file",
     "torch": "take numpy.ndarray or list[float], and make the tensor from it",
@@ -124,7 +124,7 @@ class ValueType:
         except (ValueError, RecursionError) as error:
             if isinstance(error, WrongValue):
                 raise self._explain(error) from None
-        # Either no JSON, or JSON with NaN or with 1.0 for an int.
+        # Either not JSON, or JSON with NaN or with 1.0 for an int.
         return self.convert(decode_to_python(text.encode() if isinstance(text, str) else text))
 
     def convert(self, value: Any) -> Any:
@@ -250,7 +250,7 @@ class ValueType:
     def _from_binary(self, value: Any) -> Any:
         """Read bytes as they are: neither base64 nor text."""
         try:
-            # What is no list of bytes is an image.
+            # An image, where it is not a list of bytes.
             return msgspec.convert(value, self._type, builtin_types=_BINARY, dec_hook=_read_custom)
         except msgspec.ValidationError as error:
             if self._leaf is Leaf.BYTES and plain_hint(self.hint) in (bytearray, memoryview):

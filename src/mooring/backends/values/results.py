@@ -297,7 +297,7 @@ def _to_tensor(name: str, array: Array) -> Tensor:
 
 
 def _regular_array(rows: list[Any], form: TensorForm | None) -> Array | None:
-    """Return values in regular lists as an array; None for what is no tensor: ragged or mixed lists, objects, null."""
+    """Return values in regular lists as an array; None for what has no form as a tensor: ragged or mixed lists, objects, null."""
     shape, flat = [len(rows)], rows
     while flat and len(shape) < _MOST_DIMENSIONS and all(isinstance(each, list | tuple) for each in flat):
         lengths = {len(each) for each in flat}
@@ -352,7 +352,7 @@ def _element(value: Any) -> Any:
 
 
 def _encode_custom(value: Any) -> Any:
-    """Return what msgspec writes in the place of a value that it does not know. Raises ``TypeError`` where nothing is known."""
+    """Return what msgspec writes instead of a value that it does not know. Raises ``TypeError`` where nothing is known."""
     if isinstance(value, np.ndarray):
         if value.dtype.kind in "iufb" and value.flags.c_contiguous and value.dtype.isnative:
             return msgspec.Raw(orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY))

@@ -30,7 +30,7 @@ class ValueModel(Protocol):
     def arguments_beside(
         self, callee: Callee, requests: Sequence[InferenceRequest], cancelled: Callable[[], bool]
     ) -> Values:
-        """Return the arguments of a call that are no inputs."""
+        """Return the arguments of a call that are not inputs."""
 
 
 class Sample:
