@@ -185,7 +185,7 @@ def test_an_object_of_a_class_is_always_the_whole_body(served, ask):
         (
             "def infer(a: int, b: int): return a",
             [1, 2],
-            "must be a JSON object that names the inputs 'a', 'b'",
+            "must be a JSON object that names its inputs (the model takes 'a', 'b')",
         ),
         ("def infer(a: int, b: int): return a", {"a": 1, "b": "2"}, "b must be a whole number, not a string"),
         ("def infer(): return 1", {"x": 1}, "the model takes no input"),
