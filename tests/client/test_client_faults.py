@@ -3,7 +3,8 @@
 import pytest
 
 from mooring.client.address import Address
-from mooring.client.faults import connection_error, misdirected, texts_of
+from mooring.client.faults import connection_error, explain_pieces, misdirected, texts_of
+from mooring.core.errors import Unsupported
 
 HTTP, HTTPS, GRPC, GRPCS = (Address.of(f"{scheme}://h:1") for scheme in ("http", "https", "grpc", "grpcs"))
 
@@ -12,6 +13,7 @@ HTTP, HTTPS, GRPC, GRPCS = (Address.of(f"{scheme}://h:1") for scheme in ("http",
     ("address", "text", "said"),
     [
         (HTTP, "[Errno 111] Connection refused", "nothing listens at h:1; is the server up?"),
+        (Address.of("localhost"), "[Errno 111] Connection refused", "nothing listens at localhost, port 80; is"),
         (HTTP, "All connection attempts failed\n[Errno 111] Connect call failed ('h', 1)", "nothing listens at h:1"),
         (GRPC, "last error: UNKNOWN: ipv4:h:1: Failed to connect to remote host: Connection refused", "nothing listens"),
         (HTTP, "[Errno -2] Name or service not known", "no host 'h' is known"),
@@ -32,6 +34,15 @@ HTTP, HTTPS, GRPC, GRPCS = (Address.of(f"{scheme}://h:1") for scheme in ("http",
 def test_a_connection_that_fails_is_explained(address, text, said):
     with pytest.raises(type(connection_error(address, text)), match=said):
         raise connection_error(address, text)
+
+
+def test_an_answer_in_pieces_is_told_with_the_call_that_takes_it():
+    told = explain_pieces(
+        Unsupported("ModelInfer RPC doesn't support models with decoupled transaction policy"), "m"
+    )
+    assert told.message.startswith("model 'm' answers in pieces: take them by stream() of the client")
+    other = Unsupported("no such operation")
+    assert explain_pieces(other, "m") is other
 
 
 def test_only_a_call_that_nobody_listened_to_may_be_repeated():

@@ -10,6 +10,7 @@ from e2e_kit import Server, free_ports
 
 import mooring
 from mooring.cli.commands import commands
+from mooring.core.errors import Unsupported
 
 FUNCTIONS = """
 import dataclasses
@@ -127,6 +128,7 @@ async def test_pieces_are_values(ask):
         ("add", {"x": 2.5}, mooring.InvalidInput, r"'x' holds 2\.5"),
         ("add", {}, mooring.InvalidInput, "'x' is missing"),
         ("refuse", 1, mooring.ModelFailed, "taken"),
+        ("words", 2, Unsupported, r"model 'words' answers in pieces: take them by stream\(\)"),
     ],
 )  # fmt: skip
 async def test_what_a_function_does_not_take_is_said(ask, model, inputs, kind, reason):

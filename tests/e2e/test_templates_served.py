@@ -113,6 +113,8 @@ def test_each_project_answers_the_client(server, projects):
         assert "German" in str(client.infer("handler", {"data": "Das Wetter ist schön."}))
         messages = json.loads(found["llm"].body)
         assert list(client.stream("llm", messages | {"max_tokens": 4}))
+        with pytest.raises(mooring.ModelFailed, match="max_new_tokens"):
+            list(client.stream("llm", messages | {"max_tokens": -1}, timeout=20))
 
 
 def classify(server, text):

@@ -6,11 +6,12 @@ Pure rules. Whatever is wrong with the address or the connection is a ``ServerUn
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
 from mooring.client.address import Address
-from mooring.core.errors import ServerUnreachable
+from mooring.core.errors import ServerUnreachable, Unsupported
 
 _NO_TLS = (
     "wrong version number",
@@ -63,6 +64,15 @@ def connection_error(address: Address, text: str) -> ServerUnreachable:
     return error
 
 
+def explain_pieces(error: Unsupported, model: str) -> Unsupported:
+    """Return the error that names the call to make, where a server has no room for an answer in pieces."""
+    if "decoupled transaction policy" not in error.message:
+        return error
+    return Unsupported(
+        f"model '{model}' answers in pieces: take them by stream() of the client, or mooring infer --stream"
+    )
+
+
 def _explain(address: Address, lower: str, text: str, *, refused: bool) -> str:
     at = address.authority
     rules = (
@@ -75,7 +85,8 @@ def _explain(address: Address, lower: str, text: str, *, refused: bool) -> str:
         (_NO_HOST, f"no host '{address.host}' is known"),
     )  # fmt: skip
     if refused:
-        return f"nothing listens at {at}; is the server up?"
+        port = "" if urlsplit(f"//{at}").port else f", port {443 if address.secure else 80}"
+        return f"nothing listens at {at}{port}; is the server up?"
     for words, explanation in rules:
         if any(word in lower for word in words):
             return explanation

@@ -12,6 +12,7 @@ from typing import Any, Protocol, Self, TypeVar
 from mooring.client.address import DEFAULT_URL, Address, Trust, identities, verification
 from mooring.client.conversion import Input, differing, is_exact, request_of
 from mooring.client.declarations import Declarations
+from mooring.client.faults import explain_pieces
 from mooring.client.options import read_count, read_headers, read_seconds
 from mooring.client.result import IndexEntry, Result, ServerMetadata
 from mooring.client.retries import RetryPolicy, repeat_after
@@ -163,6 +164,8 @@ class Client:
             if again is None:
                 raise
             answer = self._repeat(partial(self._transport.infer, again), until)
+        except Unsupported as error:
+            raise explain_pieces(error, model) from error
         return self._result_of(answer, model, version)
 
     def stream(

@@ -6,17 +6,18 @@ tiny model of random weights, which talks nonsense, so that all of this runs at 
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from threading import Thread
+from typing import Literal
 
 from transformers import AutoModelForCausalLM, AutoTokenizer, TextIteratorStreamer
 
 
 @dataclass
 class Message:
-    """A part of a chat. The role is "user", "assistant" or "system"."""
+    """A part of a chat."""
 
-    role: str
+    role: Literal["user", "assistant", "system"]
     content: str
 
 
@@ -35,15 +36,17 @@ class Model:
 
             self.tokenizer, model = make_tiny_model()
         self.model = model.to(self.device).eval()
+        self.threads = ThreadPoolExecutor()
 
     def infer(self, messages: list[Message], max_tokens: int = 64) -> Iterator[str]:
         """Yield the answer piece by piece: each is sent to the client at once."""
         inputs = self.tokenizer(self.prompt_of(messages), return_tensors="pt").to(self.device)
-        # The streamer would wait for a model that fails without an end: 60 seconds for a piece are enough.
         pieces = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True, timeout=60)
         options = {"max_new_tokens": max_tokens, "streamer": pieces}
-        Thread(target=self.model.generate, kwargs={**inputs, **options}).start()
+        generating = self.threads.submit(self.model.generate, **inputs, **options)
+        generating.add_done_callback(lambda _: pieces.end())  # where it fails, it has not said that it ended
         yield from filter(None, pieces)
+        generating.result()  # raises what generate raised
 
     def prompt_of(self, messages):
         """Write a chat as the text that the model was trained to go on with."""
