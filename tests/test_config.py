@@ -244,7 +244,7 @@ def test_a_misspelled_variable_is_named_and_kubernetes_own_are_not():
         "MOORING_PORT": "tcp://10.0.0.1:80",
     }
     load_config({}, environ, warn=lines.append)
-    assert lines == ["unknown variable MOORING_JOB_QUEUE_SISE; did you mean 'job_queue_size'?"]
+    assert lines == ["unknown variable MOORING_JOB_QUEUE_SISE; did you mean 'MOORING_JOB_QUEUE_SIZE'?"]
 
 
 @pytest.mark.parametrize("name", ["management_address", "grpc_management_address"])

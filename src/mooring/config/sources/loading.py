@@ -117,7 +117,7 @@ def _read_environment(environ: Mapping[str, str], warn: Callable[[str], object])
         if name in SETTINGS:
             chosen[name] = parse_setting(name, value, variable)
         # Not an error: more of Kubernetes' variables begin so.
-        elif hint := suggest_name(name, SETTINGS):
+        elif hint := suggest_name(name, SETTINGS, lambda known: f"{PREFIX}{known.upper()}"):
             warn(f"unknown variable {variable}{hint}")
     return chosen
 

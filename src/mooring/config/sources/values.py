@@ -139,7 +139,7 @@ def _check_device(text: str) -> str:
 _CHECKED_TEXTS: Mapping[str, Callable[[str], str]] = {"host": _check_host, "device": _check_device}
 
 
-def suggest_name(name: str, known: Mapping[str, object]) -> str:
-    """Complete an error with the known name that may have been meant; empty where none is close."""
+def suggest_name(name: str, known: Mapping[str, object], shown: Callable[[str], str] = str) -> str:
+    """Complete an error with the known name that may have been meant, as it is shown; empty where none is close."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
-    return f"; did you mean '{close[0]}'?" if close else ""
+    return f"; did you mean '{shown(close[0])}'?" if close else ""
