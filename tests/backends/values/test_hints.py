@@ -13,8 +13,9 @@ import pathlib
 import typing
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from typing import Annotated, Any, Literal, NamedTuple, NotRequired, TypedDict
+from typing import Annotated, Any, Final, Generic, Literal, NamedTuple, NotRequired, TypedDict, TypeVar
 
+import attrs
 import jsonschema
 import msgspec
 import numpy as np
@@ -34,6 +35,7 @@ from mooring.core.example_values import example_value
 from mooring.core.tensors import Tensor
 
 NOTHING = inspect.Parameter.empty
+T = TypeVar("T")
 
 
 class Color(enum.StrEnum):
@@ -685,3 +687,42 @@ def test_bytes_that_are_no_text_are_told_so_and_nothing_else():
     with pytest.raises(InvalidInput) as wrong:
         value_type(str, where="x").from_bytes(b"\xff", "")
     assert wrong.value.message == "x must be text in UTF-8"
+
+
+@attrs.define
+class OfAttrs:
+    x: int
+    tags: list[str] = attrs.field(factory=list)
+
+
+@dataclasses.dataclass
+class Box(Generic[T]):
+    item: T
+    size: int = 3
+
+
+class Crate(msgspec.Struct, Generic[T]):
+    item: T
+
+
+def test_classes_of_attrs_and_generic_ones_are_read():
+    assert read_one(OfAttrs, {"x": 1}) == OfAttrs(1, [])
+    assert read_one(Box[int], {"item": 1}) == Box(1)
+    assert vars(read_one(Box[int], {"item": 1})) == {"item": 1, "size": 3}
+    assert read_one(Crate[str], {"item": "a"}) == Crate("a")
+    with pytest.raises(InvalidInput, match=r"x\.item must be a whole number"):
+        read_one(Box[int], {"item": "a"})
+    assert read_one(Final[int], 5) == 5
+    arguments_type({"x": (Final[int], None)})
+
+
+@pytest.mark.parametrize("hint", [set, set[Any], frozenset])
+@pytest.mark.parametrize("body", [b"[[1]]", b'[1, {"a": 2}]'])
+def test_a_set_holds_no_lists_and_no_objects(hint, body):
+    with pytest.raises(InvalidInput, match="x is read into a set, which can hold no lists and no objects"):
+        value_type(hint, where="x").decode_json(body)
+
+
+def test_a_pattern_that_is_none_is_refused_when_the_model_is_loaded():
+    with pytest.raises(ModelLoadFailed, match=r"parameter 'x' has the hint .* cannot be served \(missing \)"):
+        value_type(Annotated[str, pydantic.Field(pattern="(")], where="x")

@@ -5,6 +5,7 @@
 
 import dataclasses
 import functools
+import typing
 from collections import deque
 from typing import Any
 
@@ -23,7 +24,9 @@ def has_defaults(kind: Any) -> bool:
         if id(each) in seen or not isinstance(each, msgspec.inspect.Type):
             continue
         seen.add(id(each))
-        if isinstance(each, msgspec.inspect.DataclassType) and _defaults_of(each.cls):
+        if isinstance(each, msgspec.inspect.DataclassType) and _defaults_of(
+            typing.get_origin(each.cls) or each.cls
+        ):
             return True
         waiting += [inner for _, inner in inner_types(each)]
     return False
@@ -53,6 +56,8 @@ def fill_defaults(value: Any) -> Any:
 
 @functools.lru_cache(256)
 def _defaults_of(kind: type[Any]) -> tuple[tuple[str, Any], ...]:
+    if not dataclasses.is_dataclass(kind):
+        return ()  # a class of attrs: msgspec describes it as it does a dataclass
     return tuple(
         (field.name, field.default)
         for field in dataclasses.fields(kind)

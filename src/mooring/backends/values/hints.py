@@ -90,7 +90,7 @@ class ValueType:
             described = msgspec.inspect.type_info(self._type)
             _check_classes(described, where)
             self.schema: Schema = schema_of(self._type)
-        except (TypeError, ValueError, NameError, AttributeError, RecursionError) as error:
+        except (TypeError, ValueError, NameError, AttributeError, RecursionError, re.error) as error:
             raise _refuse_hint(hint, where, error) from None
         self._fills = has_defaults(described)
         if self._fills:
@@ -124,6 +124,8 @@ class ValueType:
         except (ValueError, RecursionError) as error:
             if isinstance(error, WrongValue):
                 raise self._explain(error) from None
+        except TypeError as error:
+            raise self._explain_type_error(error) from None
         # Either not JSON, or JSON with NaN or with 1.0 for an int.
         return self.convert(decode_to_python(text.encode() if isinstance(text, str) else text))
 
@@ -136,6 +138,8 @@ class ValueType:
                 raise self._explain(error) from None
         except RecursionError:
             raise InvalidInput(f"{self._name} is nested too deep") from None
+        except TypeError as error:
+            raise self._explain_type_error(error) from None
         try:
             return self._convert(_to_whole_numbers(value))
         except msgspec.ValidationError as error:
@@ -269,6 +273,12 @@ class ValueType:
             if self._is_any:
                 return element
             raise InvalidInput(f"{self._name} must be text in UTF-8; this element of BYTES is not") from None
+
+    def _explain_type_error(self, error: TypeError) -> Exception:
+        """Return what is wrong where a set came to hold what has no hash; an error of the user's own code as it is."""
+        if not str(error).startswith("unhashable type"):
+            return error
+        return InvalidInput(f"{self._name} is read into a set, which can hold no lists and no objects")
 
     def _explain(self, error: Exception) -> InvalidInput:
         wrong = error if isinstance(error, WrongValue) else error.__cause__
@@ -411,6 +421,8 @@ def to_served(hint: Any, where: str) -> Any:
     if hasattr(hint, "__supertype__"):
         return to_served(hint.__supertype__, where)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Final:
+        return to_served(arguments[0], where)
     if origin is Annotated:
         return _annotated(hint, where)
     if is_pydantic(origin or hint):
@@ -565,6 +577,7 @@ def _check_items_of_set(kind: Any, place: str) -> None:
 
 def _check_fields(kind: type, place: str) -> None:
     """Refuse what pydantic would check and msgspec does not: its dataclasses and limits in a class of another kind."""
+    kind = typing.get_origin(kind) or kind  # of Box[int]
     if is_pydantic(kind):
         raise ModelLoadFailed(
             f"{place} is the pydantic dataclass '{kind.__name__}' in a class that is not pydantic's: make that one a pydantic "
