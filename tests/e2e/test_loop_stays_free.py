@@ -50,6 +50,10 @@ ECHO = """
 def infer(inputs, parameters):
     return dict(inputs)
 """
+VALUES = """
+def infer(x: list[float] = [], count: int = 0) -> list[float]:
+    return [float(len(x)) + each for each in range(max(count, 1))]
+"""
 X = '[[inputs]]\nname = "x"\ndatatype = "{}"\nshape = [-1]\n'
 STAGE = '[[models]]\nname = "{}"\nbackend = "function"\nentry = "model.py:infer"\n'
 ENSEMBLE = """
@@ -88,6 +92,7 @@ MODELS = {
     "one": (ROWS, X.format("FP32") + X.format("FP32").replace("inputs", "outputs").replace('"x"', '"y"')),
     "ensemble": (ROWS, ENSEMBLE.format(1_000_000, "[-1]", "[-1]", "rows", "rows")),
     "singles": (ROWS, ENSEMBLE.format(1, "[-1]", "[-1]", "one", "one")),
+    "values": (VALUES, ""),
     "echoes": (ECHO, "max_batch_size = 1000000\n" + STAGE.format("once") + STAGE.format("twice")),
 }
 
@@ -343,6 +348,7 @@ BODIES = {
     ),
     "many fields": ("application/x-www-form-urlencoded", lambda: b"a=1&" * (SIZE // 4)),
     "one field": ("application/x-www-form-urlencoded", lambda: b"a=" + b"%41" * (SIZE // 3)),
+    "spaces": ("application/x-www-form-urlencoded", lambda: b"a=" + b"+" * SIZE),
 }
 
 
@@ -353,6 +359,22 @@ BODIES = {
 def test_predictions(server, model, body):
     content_type, made = BODIES[body]
     assert server.post(f"/predictions/{model}", made(), Content_Type=content_type) in {200, 400}
+
+
+VALUE_BODIES = {
+    "many numbers": lambda: '{"x": [' + filled("1", SIZE // 2) + "]}",
+    "many numbers back": lambda: f'{{"count": {SIZE // 16}}}',
+}
+
+
+@pytest.mark.parametrize(
+    "path", ["predictions/values", "v1/models/values:predict", "v2/models/values/generate"]
+)
+@pytest.mark.parametrize("body", VALUE_BODIES)
+def test_a_function_of_values(server, path, body):
+    text = VALUE_BODIES[body]()
+    made = f'{{"instances": [{text}]}}' if path.startswith("v1") else text
+    assert server.post(f"/{path}", made.encode(), Content_Type="application/json") == 200
 
 
 def field(name: bytes, value: bytes) -> bytes:

@@ -28,6 +28,8 @@ _HEADS_KEPT = 256
 
 # Bytes of percent-encoded text that are decoded here, of all fields together: a percent sign costs 0.2 us.
 _MAX_DECODED = 65_536
+# 1 ms a megabyte whatever the text is, where ``replace`` takes 10 for a text of nothing but plus signs.
+_SPACES = bytes.maketrans(b"+", b" ")
 
 URLENCODED = "application/x-www-form-urlencoded"
 MULTIPART = "multipart/form-data"
@@ -154,7 +156,7 @@ def _lines(head: bytes) -> Iterator[tuple[str, str]]:
 
 
 def _percent_decode(text: bytes) -> bytes:
-    return unquote_to_bytes(text.replace(b"+", b" "))
+    return unquote_to_bytes(text.translate(_SPACES) if b"+" in text else text)
 
 
 def _find(body: bytes | memoryview, needle: bytes, start: int) -> int:
