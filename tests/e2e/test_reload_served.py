@@ -195,3 +195,17 @@ def test_what_a_folder_does_not_say_any_more_is_not_served_any_more(tmp_path):
         assert server.stop() == 0
     finally:
         server.kill()
+
+
+def test_code_that_hangs_keeps_nobody_from_mending_it_or_from_ending_the_server(tmp_path):
+    with reloading(tmp_path) as server:
+        write(tmp_path / "helper.py", "while True:\n    pass\n")
+        until(lambda: " reloading model=number" in server.log)
+        time.sleep(0.5)  # it is being loaded
+        write(tmp_path / "helper.py", "ADDED = 1\n")
+        until(lambda: number(server) == 1)
+        write(tmp_path / "helper.py", "while True:\n    pass\n")
+        until(lambda: server.log.count(" reloading model=number") == 3)
+        begun = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - begun < 20

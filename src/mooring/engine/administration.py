@@ -519,7 +519,7 @@ class Administration(ModelAdministration):
 def _load_failed(version: ModelVersion) -> ModelLoadFailed:
     error = version.error
     return ModelLoadFailed(
-        error.message if error is not None else "it did not load",
+        error.reason if error is not None else "it did not load",
         model=version.spec.name,
         version=version.spec.version,
         detail=error.detail if error is not None else "",

@@ -105,6 +105,7 @@ class Engine(InferenceService):
         self.drain_limit = drain_limit
         # Versions that still answer what they have accepted, or load to replace another; most are not in the registry.
         self._unlisted: set[ModelVersion] = set()
+        self._unloads: set[asyncio.Task[None]] = set()  # the event loop itself holds tasks only weakly
         self._capacity = machine_capacity(most_workers)
         self._arena = arena
         self._metrics = metrics
@@ -407,7 +408,19 @@ class Engine(InferenceService):
         return sum(pool.spec.count_processes(pool.wanted) for pool in pools if pool is not None)
 
     async def _unload_version(self, version: ModelVersion) -> None:
-        """Refuse new requests, wait for those in flight for ``drain_limit`` seconds at most, and end the workers."""
+        """Refuse new requests, wait for those in flight for ``drain_limit`` seconds at most, and end the workers.
+
+        That goes on where nobody waits for it any more.
+        """
+        await asyncio.shield(self._begin_unload(version))
+
+    def _begin_unload(self, version: ModelVersion) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(self._unload_to_end(version))
+        self._unloads.add(task)
+        task.add_done_callback(self._unloads.discard)
+        return task
+
+    async def _unload_to_end(self, version: ModelVersion) -> None:
         version.start_unloading()
         self._unlisted.add(version)
         self._ensembles.forget(version)
@@ -447,6 +460,9 @@ class Engine(InferenceService):
         self._unlisted.add(new)
         try:
             await self._start_version(new)
+        except asyncio.CancelledError:  # a newer one is to be loaded, or the server ends
+            self._begin_unload(new)
+            raise
         finally:
             self._unlisted.discard(new)
         if new.ready:

@@ -12,6 +12,8 @@ from mooring.repository.watch import changed_models
 
 log = get_logger(__name__)
 
+# Seconds that a load gets to finish when the server ends.
+_LAST_WAIT = 1
 _CONFIG_MAP = "..data"
 
 
@@ -41,10 +43,12 @@ class RepositoryMonitor:
         self._task = asyncio.get_running_loop().create_task(self._watch_repository())
 
     async def close(self) -> None:
-        """Return when nothing is being loaded or unloaded any more."""
+        """Return when nothing is being loaded or unloaded any more. What takes longer than a second is given up."""
         self._ended.set()
         if self._task is not None:
-            await self._task
+            await asyncio.wait([self._task], timeout=_LAST_WAIT)
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
 
     async def _watch_repository(self) -> None:
         async for names in changed_models(self._repository, self._ended, polling=self._polling):

@@ -33,7 +33,8 @@ class TargetReloader:
     """Follows the files of models, by their names, and loads each model anew that they are a part of.
 
     How this works: the system wakes it (``watchfiles``), and what the files look like then, compared with the last time,
-    says which have changed. So nothing is lost while a model loads, and a touched cache is no change.
+    says which have changed. So nothing is lost while a model loads, and a touched cache is no change. A load whose files change
+    meanwhile is given up for a new one: it may never end.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class TargetReloader:
         self._polling = polling
         self._ended = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._loads: dict[str, asyncio.Task[None]] = {}
         self._looks = _look_at(sources)
 
     def start(self) -> None:
@@ -51,10 +53,13 @@ class TargetReloader:
         self._task = asyncio.get_running_loop().create_task(self._watch_files())
 
     async def close(self) -> None:
-        """Return when nothing is being loaded any more."""
+        """Return when nothing is being loaded any more. What is not loaded yet is given up."""
         self._ended.set()
         if self._task is not None:
             await self._task
+        for load in self._loads.values():
+            load.cancel()
+        await asyncio.gather(*self._loads.values(), return_exceptions=True)
 
     async def _watch_files(self) -> None:
         told = ""
@@ -95,7 +100,11 @@ class TargetReloader:
         """Load anew what has changed since the last look; return the folders to watch."""
         looks, changes, folders = await asyncio.to_thread(_find_changes, self._sources, self._looks)
         self._looks = looks
-        await asyncio.gather(*(self._reload(name, changed) for name, changed in changes.items() if changed))
+        for name, changed in changes.items():
+            if changed:
+                if name in self._loads:
+                    self._loads[name].cancel()
+                self._loads[name] = asyncio.get_running_loop().create_task(self._reload(name, changed))
         return folders
 
     async def _reload(self, name: str, changed: Sequence[Path]) -> None:
