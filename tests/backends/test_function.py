@@ -241,6 +241,11 @@ def test_texts_keep_the_nuls_at_their_end(function, reply, ask):
         ("x = 1", "f.py:go", "no function or class 'go'"),
         ("class Model: pass", "model.py", "no method infer"),
         (
+            "class Model:\n    def predict(self, x): pass",
+            "model.py",
+            "no method infer; if it is 'predict', call it infer",
+        ),
+        (
             "class Model:\n    def load(self, context):\n        1 / 0\n    def infer(self, inputs): pass",
             "model.py",
             "line 3: ZeroDivisionError",

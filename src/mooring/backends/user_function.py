@@ -181,13 +181,22 @@ def import_dotted(path: Path, spec: ModelSpec) -> ModuleType:
     return module
 
 
+_OTHER_NAMES = ("predict", "inference", "forward", "run", "generate")
+
+
+def _other_method(kind: type) -> str:
+    """Complete the error of a class without ``infer`` with the method that other servers' users write in its place."""
+    other = next((name for name in _OTHER_NAMES if callable(getattr(kind, name, None))), "")
+    return f"; if it is '{other}', call it infer" if other else ""
+
+
 def _find_model(module: ModuleType, name: str, path: Path) -> Any:
     for each in (name,) if name else ("Model", "infer"):
         candidate = getattr(module, each, None)
         if candidate is Model and not name:  # imported, to inherit from
             candidate = _find_subclass(module, path)
         if inspect.isclass(candidate) and not hasattr(candidate, "infer"):
-            raise ModelLoadFailed(f"{path}: class '{each}' has no method infer")
+            raise ModelLoadFailed(f"{path}: class '{each}' has no method infer{_other_method(candidate)}")
         if callable(candidate):
             return candidate
     if name:

@@ -320,7 +320,11 @@ def test_tensors_are_numbers_lists_and_texts(served, ask):
     assert (outcome.outputs[0].name, outcome.outputs[0].array().tolist()) == ("output", [1.5])
     assert "a must be a whole number" in add(ask.tensors(a=np.float64([1.5]), b=np.float64([1]))).message
     assert "unexpected input 'c'" in add(ask.tensors(c=np.int64([1]))).message
-    assert "input 'b' is missing" in add(ask.tensors(a=np.int64([1]))).message
+    assert add(ask.tensors(a=np.int64([1]))).message == "input 'b' is missing; the model takes 'a', 'b'"
+    assert add(ask.tensors()).message == (
+        "input 'a' is missing: the request has no inputs, which v2 has as tensors in"
+        " a list \"inputs\"; the model takes 'a', 'b'"
+    )
 
 
 def test_a_value_without_a_form_as_a_tensor_is_json_text(served):

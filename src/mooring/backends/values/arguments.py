@@ -337,6 +337,11 @@ class Arguments:
 
     def read_tensors(self, tensors: Sequence[Tensor]) -> Values:
         """Read the inputs of v2. Raises ``InvalidInput``."""
+        if not tensors and self._required:
+            raise InvalidInput(
+                f"input '{self._required[0]}' is missing: the request has no inputs, which v2 has as tensors in"
+                f' a list "inputs"; the model takes{self._listed()}'
+            )
         values: Values = {}
         for tensor in tensors:
             name = self._name_of(tensor, tensors)
