@@ -297,6 +297,13 @@ async def test_it_works_in_a_running_event_loop():
         assert client.predict({"x": 1}, model="double") == {"doubled": 2}
 
 
+def test_a_closed_client_says_so():
+    with Client(double) as client:
+        pass
+    with pytest.raises(mooring.ModelNotFound, match="no model 'double'; the client is closed"):
+        client.predict({"x": 1}, model="double")
+
+
 def test_a_model_alone_needs_no_name_and_says_where_it_is():
     with Client(lambda x: x) as client:
         assert client.predict({"x": "text"}) == "text"

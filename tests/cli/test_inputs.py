@@ -138,6 +138,17 @@ def test_text_on_the_command_line_is_json_and_a_file_of_text_is_its_bytes():
     assert only(b'"a"', declared).data == [b'"a"']
 
 
+def test_a_json_file_may_begin_with_a_byte_order_mark_and_is_not_empty(tmp_path):
+    file = tmp_path / "a.json"
+    file.write_bytes(b"\xef\xbb\xbf[1]")
+    assert read_content(str(file)) == (b"[1]", True)
+    file.write_bytes(b"\n")
+    with pytest.raises(InvalidInput, match=r"a\.json is empty"):
+        read_content(str(file))
+    with pytest.raises(InvalidInput, match="an input has no value: name a file"):
+        read_content("")
+
+
 def test_what_is_no_file_may_be_json(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.json").write_text("[1]")

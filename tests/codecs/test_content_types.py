@@ -19,6 +19,7 @@ TAKES = "the model takes JSON or a tensor (application/x-npy): 'x' (FP32 [-1, 4]
 @pytest.mark.parametrize(
     ("data", "what"),
     [
+        (b'\xef\xbb\xbf{"x": 1}', "text behind a byte order mark"),
         (b"", "empty"),
         (PNG, "a PNG image"),
         (b"\xff\xd8\xff\xe0", "a JPEG image"),

@@ -1,5 +1,6 @@
 """Reads what the command line names as a model's inputs, in the datatypes and shapes that the model declares."""
 
+import codecs
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -156,8 +157,10 @@ def read_content(given: str) -> Content:
     """Return the content of a file, of the standard input ("-"), or JSON itself. Raises ``InvalidInput``."""
     if given == STDIN:
         return Content(sys.stdin.buffer.read())
+    if not given:
+        raise InvalidInput("an input has no value: name a file, - for the standard input, or write JSON")
     try:
-        return Content(Path(given).read_bytes(), is_json=given.endswith(".json"))
+        return _content_of(given, Path(given).read_bytes())
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "no name of a file"
     try:
@@ -167,6 +170,14 @@ def read_content(given: str) -> Content:
             f"{given}: {reason}; a value is written as JSON, text in its double quotes"
         ) from None
     return Content(given.encode(), is_json=True)
+
+
+def _content_of(file: str, data: bytes) -> Content:
+    if not file.endswith(".json"):
+        return Content(data)
+    if not data.strip():
+        raise InvalidInput(f"{file} is empty")
+    return Content(data.removeprefix(codecs.BOM_UTF8), is_json=True)  # as Windows writes it
 
 
 def is_json(given: str) -> bool:

@@ -15,6 +15,7 @@ _OTHERS = (
     (b"%PDF", "a PDF document"),
     (b"\x1f\x8b", "a gzip file"),
     (b"<", "HTML or XML"),
+    (b"\xef\xbb\xbf", "text behind a byte order mark"),
 )
 _LOOKED_AT = 512  # bytes
 _JSON = "application/json"

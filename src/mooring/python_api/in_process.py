@@ -287,7 +287,8 @@ class InProcessModels:
             return self._models[name]
         except KeyError:
             known = ", ".join(self._models)
-            raise ModelNotFound(f"there is no model '{name}'; there is {known}", model=name) from None
+            others = f"there is {known}" if known else "the client is closed"
+            raise ModelNotFound(f"there is no model '{name}'; {others}", model=name) from None
 
     def close(self) -> None:
         """Close all models; this process imports from no folder any more that they brought."""
