@@ -254,6 +254,17 @@ def test_the_next_model_may_have_files_of_the_same_names(tmp_path):
         assert (sys.path, sys.path_hooks) == (path, hooks)
 
 
+def test_variables_that_a_model_sets_or_removes_are_as_before_at_the_end(tmp_path, monkeypatch):
+    monkeypatch.setenv("REMOVED", "1")
+    monkeypatch.delenv("ADDED", raising=False)
+    text = "import os\nos.environ['ADDED'] = '1'\ndel os.environ['REMOVED']\ndef double(x: int) -> int: return x * 2\n"
+    (tmp_path / "app.py").write_text(text)
+    variables = dict(os.environ)
+    with Client(tmp_path / "app.py") as client:
+        assert client.predict(2) == 4
+    assert dict(os.environ) == variables
+
+
 def test_a_handler_works_in_its_folder_and_the_test_stays_in_its_own():
     folder, variables = Path.cwd(), dict(os.environ)
     digits = Path(__file__).parents[1] / "examples/digits"

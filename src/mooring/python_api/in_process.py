@@ -189,14 +189,16 @@ class _ProcessState:
         self._folder = Path.cwd()
         self._new_paths: list[str] = []
         self._new_hooks: list[Any] = []
-        self._changed: dict[str, str] = {}
+        self._changed: dict[str, str | None] = {}  # None for a variable that was removed
 
     def note(self) -> None:
         """Note what is new by now, and go back to the folder of the test."""
         self._new_paths = [each for each in sys.path if each not in self._paths]
         self._new_hooks = [each for each in sys.path_hooks if each not in self._hooks]
         self._changed = {
-            name: value for name, value in os.environ.items() if self._variables.get(name) != value
+            name: os.environ.get(name)
+            for name in self._variables.keys() | os.environ.keys()
+            if self._variables.get(name) != os.environ.get(name)
         }
         os.chdir(self._folder)
 
@@ -210,7 +212,7 @@ class _ProcessState:
         sys.path_hooks[:] = [each for each in sys.path_hooks if each not in self._new_hooks]
         for name, value in self._changed.items():
             if os.environ.get(name) == value:
-                os.environ.pop(name)
+                os.environ.pop(name, None)
                 if name in self._variables:
                     os.environ[name] = self._variables[name]
 
