@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from threading import Thread
+from concurrent.futures import ThreadPoolExecutor
 
 from transformers import TextIteratorStreamer, pipeline
 
@@ -27,12 +27,13 @@ class Writer:
 
     def load(self, context):
         self.writer = pipeline("text-generation", f"{MODELS}/writer", device=context.gpu)
+        self.threads = ThreadPoolExecutor()
 
     def infer(self, text: str, tokens: int = 8) -> Iterator[str]:
         pieces = TextIteratorStreamer(
             self.writer.tokenizer, skip_prompt=True, skip_special_tokens=True, timeout=60
         )
-        Thread(
-            target=self.writer, args=(text,), kwargs={"max_new_tokens": tokens, "streamer": pieces}
-        ).start()
+        writing = self.threads.submit(self.writer, text, max_new_tokens=tokens, streamer=pieces)
+        writing.add_done_callback(lambda _: pieces.end())  # where it fails, it has not said that it ended
         yield from filter(None, pieces)
+        writing.result()  # raises what the model raised
