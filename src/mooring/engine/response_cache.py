@@ -1,7 +1,8 @@
 """Answers that are kept, so that the same request is answered again without a worker: Triton's response cache.
 
 A key is a hash of all that an answer depends on: the version, the inputs with their contents, the outputs asked for and
-in which form, the parameters, and the headers where the model reads them. Requests up to 64 KB are hashed on the event loop, larger ones in a thread.
+in which form, the parameters, and the headers where the model reads them. Requests up to 64 KB are hashed on the event
+loop, larger ones in a thread.
 """
 
 import asyncio

@@ -91,8 +91,8 @@ class Listeners:
     ) -> HttpServer:
         """Make a listener that serves these, and hands what they do not cover to ``fallback_app``. It is not started.
 
-        ``not_found`` makes the 404 for a target that nothing here serves. An ``internal`` one is asked by another process of the server: it speaks no TLS and tells pages nothing, since
-        the one before it does. The address of a ``shared`` one is served by several processes.
+        ``not_found`` makes the 404 for a target that nothing here serves. An ``internal`` one is asked by another process
+        of the server: it speaks no TLS and tells pages nothing, since the one before it does. The address of a ``shared`` one is served by several processes.
         """
         application = Application(
             endpoints,

@@ -36,8 +36,8 @@ class Application:
     ``gate`` has the token checks. ``loopback`` says that only this machine reaches the listener: a page that changes
     models must then be of this machine, too. Pages of ``trusted_origins`` count as the server's own.
     ``overload_error`` returns the error with which a request to a model and version would be refused now, so that
-    large bodies are not received in vain. ``not_found`` makes the 404 for a target. ``fallback_app`` answers paths and methods without an endpoint, and OPTIONS.
-    With CORS headers set, preflights are answered on every path.
+    large bodies are not received in vain. ``not_found`` makes the 404 for a target. ``fallback_app`` answers paths and
+    methods without an endpoint, and OPTIONS. With CORS headers set, preflights are answered on every path.
     """
 
     def __init__(

@@ -35,7 +35,7 @@ class ProgressView(Protocol):
     """Shows the progress of a start. Neither method may raise or wait."""
 
     def show(self, models: Sequence[ModelProgress]) -> None:
-        """Show how far the models are now; called a few times a second."""
+        """Show how far the models are now; called ten times a second."""
 
     def finish(self, models: Sequence[ModelProgress]) -> None:
         """Show it for the last time: all have been tried, or the start has been given up."""
