@@ -210,7 +210,12 @@ def to_array(value: Any, name: str, datatype: str = "") -> Array:
         return cast_array(value, name, datatype) if datatype else value
     if type(value) is float and not datatype:
         return np.array(value)
-    return _from_lists(value, name, datatype)
+    try:
+        return _from_lists(value, name, datatype)
+    except OverflowError:  # an integer of more than 64 bits, as Python reads them
+        raise InvalidInput(
+            f"input '{name}' holds a number too large for {datatype or 'any datatype'}"
+        ) from None
 
 
 def _from_lists(value: Any, name: str, datatype: str) -> Array:

@@ -726,3 +726,19 @@ def test_a_set_holds_no_lists_and_no_objects(hint, body):
 def test_a_pattern_that_is_none_is_refused_when_the_model_is_loaded():
     with pytest.raises(ModelLoadFailed, match=r"parameter 'x' has the hint .* cannot be served \(missing \)"):
         value_type(Annotated[str, pydantic.Field(pattern="(")], where="x")
+
+
+@pytest.mark.parametrize(
+    ("hint", "body", "says"),
+    [
+        (np.int64, b"9" * 30, "x holds a number too large for INT64"),
+        (np.uint64, b"-" + b"9" * 30, "x holds a number too large for UINT64"),
+        (list[npt.NDArray[np.int64]], b"[[" + b"9" * 30 + b"]]", "x[0] holds a number too large for INT64"),
+        (list[np.ndarray], b"[[-" + b"9" * 30 + b"]]", "x[0] holds a number too large for any datatype"),
+        (np.bool_, b"1", "x must be true or false"),
+    ],
+)
+def test_what_no_datatype_of_numpy_holds_is_refused(hint, body, says):
+    with pytest.raises(InvalidInput) as wrong:
+        value_type(hint, where="x").decode_json(body)
+    assert wrong.value.message == says

@@ -197,6 +197,8 @@ def _scalar_type(kind: type[np.generic]) -> CustomType | None:
     def read_scalar(value: Any) -> Any:
         if isinstance(value, list | dict) or value is None:
             raise WrongValue("must be one value")
+        if element.kind == "b" and not isinstance(value, bool):
+            raise WrongValue("must be true or false")
         return _to_array(value, datatype)[()]
 
     return CustomType(read_scalar, _SCALARS[element.kind])
