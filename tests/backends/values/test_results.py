@@ -320,3 +320,14 @@ def test_the_slow_way_writes_what_the_fast_way_does(value):
     assert json.loads(slow) == {"null": json.loads(fast)}
     tokens = json.loads(ANY.encode_json(value, null=False))
     assert repr(tokens) == repr(value)
+
+
+def test_an_array_of_half_surrogate_pairs_is_refused():
+    with pytest.raises(InvalidOutput, match="output holds text with half a surrogate pair"):
+        ANY.to_tensors(np.array(["\ud800"]))
+
+
+@pytest.mark.filterwarnings("error")
+def test_nan_for_an_integer_stays_what_it_is_and_warns_nobody():
+    (tensor,) = result_type(int).to_tensors(np.array([math.nan, 1.0]))
+    assert tensor.datatype == "FP64"

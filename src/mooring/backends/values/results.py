@@ -208,7 +208,8 @@ class ResultType:
             or wanted.kind not in "iuf"
         ):
             return array
-        cast = array.astype(wanted)
+        with np.errstate(invalid="ignore"):  # NaN as an integer, which is not equal below
+            cast = array.astype(wanted)
         return cast if wanted.kind == "f" or np.array_equal(cast, array) else array
 
     def _json_tensor(self, value: Any, *, null: bool) -> Tensor:
@@ -294,6 +295,8 @@ def _to_tensor(name: str, array: Array) -> Tensor:
         raise InvalidOutput(
             f"{name} is a numpy array of {array.dtype}, which no protocol can carry: return numbers, booleans or strings"
         ) from None
+    except UnicodeEncodeError:
+        raise refuse_text(name) from None
 
 
 def _regular_array(rows: list[Any], form: TensorForm | None) -> Array | None:
