@@ -292,6 +292,13 @@ def test_a_script_takes_its_arguments_by_name_or_by_number(script, load, reply, 
     assert list(ask.read(one(model, reply, asked))) == ["OUTPUT__1", "OUTPUT0"]
 
 
+def test_whole_numbers_for_a_script_of_floats_are_told_with_what_to_send(script, load, reply, ask):
+    model = load(script(torch.nn.Linear(3, 1)))
+    failed = one(model, reply, ask.tensors(input=np.int64([[1, 2, 3]])))
+    assert failed.message.endswith("send 1.0 in place of 1, or declare the inputs in a config.toml")
+    assert "send 1.0" not in one(model, reply, ask.tensors(input=np.float32([[1, 2]]))).message
+
+
 def test_an_argument_that_is_sent_by_two_names_is_refused(script, load, reply, ask):
     model = load(script(Net()))
     with pytest.raises(InvalidInput, match="inputs 'x', 'INPUT0' name an argument twice"):

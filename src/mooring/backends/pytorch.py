@@ -187,7 +187,13 @@ class PyTorchBackend(DeclaredBackend):
                 InvalidInput(text) if text.startswith("Guard failed") else to_model_failure(error)
             ) from error
         except RuntimeError as error:
-            raise _shorten_failure(to_model_failure(error)) from error
+            failed = _shorten_failure(to_model_failure(error))
+            integers = any(
+                getattr(each, "dtype", None) is self._torch.int64 for each in values_by_argument.values()
+            )
+            if integers and not self._declared_types and _INTEGERS_FOR_FLOATS.search(failed.message):
+                failed.message += _SEND_FLOATS
+            raise failed from error
 
     def explain(self, arrays: Arrays, parameters: Parameters, targets: ExplanationTargets) -> ModelOutput:
         """Explain as configured, else by integrated gradients."""
@@ -257,6 +263,14 @@ class PyTorchBackend(DeclaredBackend):
         value = value.detach().cpu()
         array: Array = (value.float() if value.dtype is self._torch.bfloat16 else value).numpy()
         return array
+
+
+# Torch says it in many words: "must have the same dtype, but got Long and Float", "Input type (long int) and bias type (float) ...".
+_INTEGERS_FOR_FLOATS = re.compile(r"\b(long|int)\b.*\bfloat\b|\bfloat\b.*\b(long|int)\b", re.IGNORECASE)
+_SEND_FLOATS = (
+    "; whole numbers come as integers to a file that declares no types: send 1.0 in place of 1, or declare the inputs"
+    " in a config.toml"
+)
 
 
 def match_names(declared: Sequence[str], own: Sequence[str]) -> dict[str, str]:
