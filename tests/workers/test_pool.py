@@ -271,6 +271,16 @@ async def test_a_pool_that_stops_lets_idle_workers_end_and_kills_the_others():
     assert (list(stage.pool.workers), stage.spawner.closed) == ([], 1)
 
 
+@virtual_time
+async def test_of_workers_that_a_stop_ends_while_they_load_no_descriptor_for_frontends_is_left():
+    stage = Stage()
+    stage.pool.start(1)
+    await turns()
+    assert [process.frontends_told for process in stage.processes] == [False]
+    await stage.pool.stop(2.0)
+    assert [process.frontends_told for process in stage.processes] == [True]
+
+
 # Death.
 
 

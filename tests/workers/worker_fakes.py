@@ -56,6 +56,7 @@ class FakeProcess:
         self.ended = asyncio.Event()
         self.on_end = lambda: None
         self.kills = 0
+        self.frontends_told = False
         self._frames = Frames()
 
     def kill(self):
@@ -71,7 +72,7 @@ class FakeProcess:
             self.on_end()
 
     def close_frontend_channels(self):
-        pass
+        self.frontends_told = True
 
     def say(self, message):
         """What the worker says to the server; ``turn`` lets the server hear it."""

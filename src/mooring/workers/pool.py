@@ -391,6 +391,7 @@ class WorkerPool:
                 worker.process.kill()
             worker.state = WorkerState.ENDED
             worker.start_permit.end()
+            worker.process.close_frontend_channels()
             worker.close()
         ends = [asyncio.ensure_future(worker.process.ended.wait()) for worker in workers]
         if ends:
