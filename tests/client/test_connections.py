@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -15,6 +17,20 @@ def test_a_process_makes_its_connections_once_and_gives_them_up():
     assert connections.pop() is first
     assert connections.pop() is None
     assert connections.get() is not first
+
+
+def test_threads_that_come_first_at_once_share_one():
+    made = []
+
+    def make():
+        time.sleep(0.05)
+        made.append(object())
+        return made[-1]
+
+    connections = Connections(make)
+    with ThreadPoolExecutor(4) as threads:
+        assert {*threads.map(lambda _: connections.get(), range(4))} == {*made}
+    assert len(made) == 1
 
 
 def test_a_forked_process_uses_and_closes_none_of_its_parents(monkeypatch):
@@ -44,6 +60,6 @@ def test_each_event_loop_has_its_own_and_those_of_closed_ones_are_dropped():
 
     assert asyncio.run(ask()) is not asyncio.run(ask())
     assert len(made) == 2
-    assert list(connections._kept.values()) == made[1:]
+    assert list(connections._state.kept.values()) == made[1:]
     with pytest.raises(RuntimeError, match="no running event loop"):
         connections.get()

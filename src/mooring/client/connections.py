@@ -6,10 +6,21 @@ request. And what one event loop has made is of no use in the next, as with ``as
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+
+
+class _State(Generic[T]):
+    """What one process has made. ``parent`` is not closed, which would also end streams and TLS of the parent process."""
+
+    def __init__(self, parent: "_State[T] | None") -> None:
+        self.process = os.getpid()
+        self.kept: dict[asyncio.AbstractEventLoop | None, T] = {}
+        self.lock = threading.Lock()  # a forked process has its own: it could inherit one that is locked
+        self.parent = parent
 
 
 class Connections(Generic[T]):
@@ -17,9 +28,7 @@ class Connections(Generic[T]):
 
     def __init__(self, make: Callable[[], T]) -> None:
         self._make = make
-        self._process = os.getpid()
-        self._kept: dict[asyncio.AbstractEventLoop | None, T] = {}
-        self._of_parent: object = None
+        self._state: _State[T] = _State(None)
 
     def get(self) -> T:
         """Return the connections of this process."""
@@ -29,24 +38,26 @@ class Connections(Generic[T]):
         """Return the connections of this process to be closed, None where there are none."""
         return self._pop(None)
 
-    # There is no lock, which a forked process could inherit locked. Of two threads that come first at once, one
-    # uses for a single call what is not kept.
     def _get(self, loop: asyncio.AbstractEventLoop | None) -> T:
-        if os.getpid() != self._process:
-            # Not closed, which would also end streams and TLS of the parent.
-            self._process, self._of_parent, self._kept = os.getpid(), self._kept, {}
-        found = self._kept.get(loop)
+        state = self._state
+        if state.process != os.getpid():
+            state = self._state = _State(state)
+        found = state.kept.get(loop)
         if found is None:
-            others = {each: made for each, made in self._kept.items() if each is None or not each.is_closed()}
-            found = self._make()
-            self._kept = {**others, loop: found}
+            with state.lock:
+                found = state.kept.get(loop)
+                if found is None:
+                    for each in [each for each in state.kept if each is not None and each.is_closed()]:
+                        del state.kept[each]
+                    found = state.kept[loop] = self._make()
         return found
 
     def _pop(self, loop: asyncio.AbstractEventLoop | None) -> T | None:
-        if os.getpid() != self._process:
+        state = self._state
+        if state.process != os.getpid():
             return None
-        kept, self._kept = self._kept, {}
-        return kept.get(loop)
+        self._state = _State(None)
+        return state.kept.get(loop)
 
 
 class AsyncConnections(Connections[T]):
