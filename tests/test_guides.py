@@ -20,6 +20,7 @@ SHOWN = {
         "`/v2/models/{model}/explain`": "e2e/test_v2_handlers_served.py::test_an_explanation_has_a_number_for_every_pixel",
         '`{"b64": ...}` in the json envelope': "e2e/test_envelopes_served.py::test_the_servers_envelope_counts_and_not_the_manifests",
         "503 blames missing workers when the queue is full": "e2e/test_batches_and_limits.py::test_a_full_queue_refuses_and_says_when_to_come_again",
+        "`curl -d '{...}'` without a content type reaches a handler as a form with an odd field": "e2e/test_error_texts.py::test_a_request_is_answered_as_the_guide_says",
         "a wrong number in a management call becomes the default": "protocols/test_torchserve_changes.py::test_a_registration_with_a_number_that_makes_no_sense_is_refused",
         "a handler's `logger.info(...)` is in the log": "e2e/test_torchserve_logs.py::test_what_a_handler_logs_is_in_model_log_and_ts_log_with_its_level",
         "`print` of a handler is in the log": "e2e/test_torchserve_logs.py::test_what_a_handler_logs_is_in_model_log_and_ts_log_with_its_level",
