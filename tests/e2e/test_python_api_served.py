@@ -60,11 +60,16 @@ class Script:
         self.file = folder / name
         self.file.write_text(text)
         self.output = folder / "output"
-        with self.output.open("wb") as output:
-            self.process = psutil.Popen(
-                [sys.executable, self.file], cwd=folder, stdout=output, stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-            )  # fmt: skip
+        # Tests that run in the background of a shell inherit that SIGINT is ignored; a program in front does not.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            with self.output.open("wb") as output:
+                self.process = psutil.Popen(
+                    [sys.executable, self.file], cwd=folder, stdout=output, stderr=subprocess.STDOUT,
+                    stdin=subprocess.DEVNULL,
+                )  # fmt: skip
+        finally:
+            signal.signal(signal.SIGINT, before)
         self.family = []
 
     @property

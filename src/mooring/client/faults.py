@@ -69,7 +69,9 @@ def explain_pieces(error: Unsupported, model: str) -> Unsupported:
     if "decoupled transaction policy" not in error.message:
         return error
     return Unsupported(
-        f"model '{model}' answers in pieces: take them by stream() of the client, or mooring infer --stream"
+        f"model '{model}' answers in pieces: take them by stream() of the client, or mooring infer --stream",
+        model=error.model,
+        version=error.version,
     )
 
 
