@@ -58,8 +58,11 @@ def channel_options(connect_timeout: float) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", -1),  # the default of 4 MiB each way is less than one large image
         ("grpc.max_send_message_length", -1),
-        ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.max_reconnect_backoff_ms", 250),  # less than the repetitions of a call take
+        ("grpc.initial_reconnect_backoff_ms", 50),
+        (
+            "grpc.max_reconnect_backoff_ms",
+            100,
+        ),  # less than the two repetitions of a call take at the least, 150 ms
         ("grpc.min_reconnect_backoff_ms", milliseconds),  # how long one attempt to connect may take
         ("grpc.use_local_subchannel_pool", 1),  # or all channels of the process share these
         # A proxy of the environment is for the web, not for the server next door.

@@ -10,6 +10,7 @@ from mooring.client.address import Address
 from mooring.client.connections import AsyncConnections
 from mooring.client.documents import index_of, metadata_of, server_of, usage_of
 from mooring.client.faults import connect_timeout, connection_error, is_page, misdirected, texts_of
+from mooring.client.http_pool import AsyncHTTPPool
 from mooring.client.rest_calls import (
     Call,
     answer_of,
@@ -51,14 +52,11 @@ class AsyncRest:
         self._connections = AsyncConnections(self._connect)
 
     def _connect(self) -> httpx.AsyncClient:
-        most = self._max_connections
-        # Not from the environment: a proxy that is set there is for the web, not for the server next door.
         return httpx.AsyncClient(
             base_url=self._address.url,
             headers=self._headers,
-            verify=self._verify,
             trust_env=False,
-            limits=httpx.Limits(max_connections=most, max_keepalive_connections=most),
+            transport=AsyncHTTPPool(self._verify, self._max_connections),
         )
 
     async def close(self) -> None:

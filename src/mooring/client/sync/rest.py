@@ -11,6 +11,7 @@ from mooring.client.address import Address
 from mooring.client.connections import Connections
 from mooring.client.documents import index_of, metadata_of, server_of, usage_of
 from mooring.client.faults import connect_timeout, connection_error, is_page, misdirected, texts_of
+from mooring.client.http_pool import HTTPPool
 from mooring.client.rest_calls import (
     Call,
     answer_of,
@@ -52,14 +53,11 @@ class Rest:
         self._connections = Connections(self._connect)
 
     def _connect(self) -> httpx.Client:
-        most = self._max_connections
-        # Not from the environment: a proxy that is set there is for the web, not for the server next door.
         return httpx.Client(
             base_url=self._address.url,
             headers=self._headers,
-            verify=self._verify,
             trust_env=False,
-            limits=httpx.Limits(max_connections=most, max_keepalive_connections=most),
+            transport=HTTPPool(self._verify, self._max_connections),
         )
 
     def close(self) -> None:
