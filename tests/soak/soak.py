@@ -75,7 +75,14 @@ class Soaked(Server):
         )  # fmt: skip
 
     def held(self, asked: int, seconds: float) -> Held:
-        family = self.family()
+        while True:
+            try:
+                return self._held_by(self.family(), asked, seconds)
+            except psutil.NoSuchProcess as gone:  # one that ended meanwhile, such as a trial of a model file
+                if gone.pid == self.process.pid:
+                    raise
+
+    def _held_by(self, family: list[psutil.Process], asked: int, seconds: float) -> Held:
         memory = [each.memory_full_info().pss for each in family]
         return Held(
             asked,

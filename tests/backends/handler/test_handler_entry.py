@@ -137,6 +137,8 @@ def test_a_handler_of_a_loaded_name_that_fails_leaves_nothing_behind(load, tmp_p
 def test_another_installed_ts_does_not_win(load, tmp_path_factory, monkeypatch):
     elsewhere = tmp_path_factory.mktemp("site")
     (elsewhere / "ts.py").write_text("__version__ = 'real'")
+    for name in [each for each in sys.modules if each.partition(".")[0] == "ts"]:  # of a test before this one
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.syspath_prepend(str(elsewhere))
     import ts
 
