@@ -1,5 +1,6 @@
 """Ports for the servers that tests start."""
 
+import os
 import secrets
 import socket
 from contextlib import ExitStack, suppress
@@ -23,12 +24,15 @@ def free_ports(count: int) -> list[int]:
     """Ports that nobody listens on now, and that the kernel gives to nobody by itself.
 
     A port of the kernel's own range may be taken between this answer and its use: by a connection of a client, or by
-    a server that listens on port 0.
+    a server that listens on port 0. Each process of pytest-xdist has ports of its own, for the same reason.
     """
     ephemeral = int(_RANGE.read_text().split()[0]) if _RANGE.exists() else 32_768
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    size = (ephemeral - _LOWEST) // processes
     found: list[int] = []
     while len(found) < count:
-        port = _LOWEST + secrets.randbelow(ephemeral - _LOWEST)
+        port = _LOWEST + process * size + secrets.randbelow(size)
         with suppress(OSError), socket.create_server(("127.0.0.1", port)):
             if port not in found:
                 found.append(port)
