@@ -24,5 +24,4 @@ def test_a_signal_that_comes_where_python_ignores_exceptions_is_remembered():
     done = subprocess.run(
         [sys.executable, "-c", IN_A_FINALIZER], capture_output=True, text=True, timeout=60, check=False
     )
-    assert (done.returncode, done.stdout) == (0, "went on True\n"), done.stderr
-    assert "Exception ignored" in done.stderr
+    assert (done.returncode, done.stdout, done.stderr) == (0, "went on True\n", "")

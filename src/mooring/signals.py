@@ -79,7 +79,7 @@ def stop_was_asked() -> bool:
     """Return whether a stop signal has come since ``exit_on_signal``.
 
     Python ignores an exception in a finalizer or in a callback of a weak reference. A signal that comes in such a moment does
-    not end the process: whoever goes on asks here.
+    not end the process: code that goes on asks here.
     """
     return _asked.is_set()
 
@@ -91,7 +91,14 @@ def _leave(_number: int, _frame: FrameType | None) -> None:
     _asked.set()
     for number in STOP:  # a second one must not stop the cleaning
         signal.signal(number, _do_nothing)
+    sys.unraisablehook = _report_unless_leaving
     raise SystemExit(0)
+
+
+def _report_unless_leaving(ignored: "sys.UnraisableHookArgs") -> None:
+    """Print an exception that Python ignores, unless it is that of a stop signal, which ``stop_was_asked`` remembers."""
+    if not isinstance(ignored.exc_value, SystemExit):
+        sys.__unraisablehook__(ignored)
 
 
 def _do_nothing(_number: int, _frame: FrameType | None) -> None:
