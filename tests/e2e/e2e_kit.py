@@ -186,8 +186,11 @@ class Server:
         if command == "serve":
             if not {"--show-errors", "--no-show-errors"} & said:
                 flags.append("--no-show-errors")  # most tests compare TorchServe's own texts
-            names = set() if "--port" in said else {"--grpc-address", "--grpc-management-address"} - said
-            flags += [f"{name}=127.0.0.1:0" for name in sorted(names)]
+            if not {"--port", "--grpc-address"} & said:
+                self.grpc = f"127.0.0.1:{free_ports(1)[0]}"
+                flags.append(f"--grpc-address={self.grpc}")
+            if not {"--port", "--grpc-management-address"} & said:
+                flags.append("--grpc-management-address=127.0.0.1:0")
             if os.environ.get("FRONTENDS") and not {"--inference-address"} & said:
                 flags += [f"--frontends={os.environ['FRONTENDS']}"]
         inherited = {

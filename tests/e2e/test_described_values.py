@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from e2e_kit import JSON, SCRIPTS, Server, free_ports
+from e2e_kit import JSON, SCRIPTS, serving
 from openapi_schema_validator import OAS30Validator
 from openapi_spec_validator import validate
 
@@ -119,14 +119,8 @@ except ValueError:
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("described")
     (folder / "app.py").write_text(APP)
-    (port,) = free_ports(1)
-    server = Server(folder, *(f"{name}=app.py:{name}" for name in MODELS), f"--grpc-address=127.0.0.1:{port}")
-    server.grpc = f"127.0.0.1:{port}"
-    try:
-        yield server.started()
-        assert server.stop() == 0
-    finally:
-        server.kill()
+    with serving(folder, *(f"{name}=app.py:{name}" for name in MODELS)) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

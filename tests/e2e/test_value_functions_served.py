@@ -8,7 +8,7 @@ import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
-from e2e_kit import JSON, PATIENCE, Server, Wire, free_ports, request, until
+from e2e_kit import JSON, PATIENCE, Server, Wire, request, serving, until
 from websockets.sync.client import connect
 
 from mooring.codecs.proto import torchserve_inference_pb2 as inference
@@ -117,17 +117,9 @@ def server(tmp_path_factory):
     (chain / "1").mkdir(parents=True)
     (chain / "config.toml").write_text(CHAIN)
     (chain / "1/app.py").write_text(STAGES)
-    (port,) = free_ports(1)
     targets = [f"{name.lower()}=app.py:{name}" for name in NAMES]
-    server = Server(
-        folder, *targets, "--model-repository", folder / "models", f"--grpc-address=127.0.0.1:{port}"
-    )
-    server.grpc = f"127.0.0.1:{port}"
-    try:
-        yield server.started()
-        assert server.stop() == 0
-    finally:
-        server.kill()
+    with serving(folder, *targets, "--model-repository", folder / "models") as server:
+        yield server
 
 
 def post(server, target, document, *lines):

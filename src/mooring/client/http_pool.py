@@ -1,9 +1,9 @@
 """Connections over HTTP that are kept and used again, at most so many at a time."""
 
+import math
 import threading
 from collections import deque
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import Any
 
@@ -36,6 +36,7 @@ class HTTPPool(httpx.BaseTransport):
     def __init__(self, verify: Any, most: int) -> None:
         self._verify = verify
         self._places = threading.Semaphore(most)
+        self._lock = threading.Lock()
         # The ones used last are at the end, with the time when they became idle.
         self._idle: deque[tuple[float, httpx.HTTPTransport]] = deque()
         self._closed = False
@@ -57,36 +58,36 @@ class HTTPPool(httpx.BaseTransport):
     def close(self) -> None:
         """Close the connections that nobody uses; each of the others is closed when its answer has been read."""
         self._closed = True
-        self._close_idle(before=float("inf"))
+        self._close_idle(before=math.inf)
 
     def _take(self) -> httpx.HTTPTransport:
-        try:
-            return self._idle.pop()[1]
-        except IndexError:
-            return httpx.HTTPTransport(**_transport_options(self._verify, 1))
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()[1]
+        return httpx.HTTPTransport(**_transport_options(self._verify, 1))
 
     def _give_back(self, connection: httpx.HTTPTransport) -> None:
         now = monotonic()
-        self._idle.append((now, connection))
+        with self._lock:
+            self._idle.append((now, connection))
         self._places.release()
-        self._close_idle(before=float("inf") if self._closed else now - _MAX_IDLE)
+        self._close_idle(before=math.inf if self._closed else now - _MAX_IDLE)
 
     def _close_idle(self, *, before: float) -> None:
-        with suppress(IndexError):  # other threads take them meanwhile
-            while self._idle[0][0] < before:
-                since, connection = self._idle.popleft()
-                if since >= before:  # another thread was faster
-                    self._idle.appendleft((since, connection))
-                    return
-                connection.close()
+        expired = []
+        with self._lock:
+            while self._idle and self._idle[0][0] < before:
+                expired.append(self._idle.popleft()[1])
+        for connection in expired:
+            connection.close()
 
 
 class _LentStream(httpx.SyncByteStream):
     """The body of an answer, whose connection is given back once, at its end."""
 
-    def __init__(self, stream: Any, give_back: Any) -> None:
+    def __init__(self, stream: Any, give_back: Callable[[], None]) -> None:
         self._stream = stream
-        self._give_back = give_back
+        self._give_back: Callable[[], None] | None = give_back
 
     def __iter__(self) -> Iterator[bytes]:
         yield from self._stream
