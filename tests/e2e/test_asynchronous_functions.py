@@ -8,7 +8,7 @@ from textwrap import dedent
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
-from e2e_kit import JSON, Server, Wire, free_ports, request, until
+from e2e_kit import JSON, Server, Wire, request, until
 
 # What x says is what a call waits for: n others above 0, for ever at 0, nobody below.
 MEETING = """
@@ -95,11 +95,7 @@ def server(tmp_path_factory):
         (place / name / "1").mkdir(parents=True)
         (place / name / "config.toml").write_text(config)
         (place / name / "1" / "model.py").write_text(dedent(source))
-    (port,) = free_ports(1)
-    server = Server(
-        tmp_path_factory.mktemp("server"), "--model-repository", place, f"--grpc-address=127.0.0.1:{port}"
-    )
-    server.grpc = f"127.0.0.1:{port}"
+    server = Server(tmp_path_factory.mktemp("server"), "--model-repository", place)
     try:
         yield server.started()
         assert server.stop() == 0, server.log

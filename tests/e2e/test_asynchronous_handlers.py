@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
-from e2e_kit import HANDLERS, Server, Wire, answered, free_ports, refused, request, streamed, until
+from e2e_kit import HANDLERS, Server, Wire, answered, refused, request, streamed, until
 from stream_kit import Asked, folder
 
 MODELS = {
@@ -62,9 +62,7 @@ def server(tmp_path_factory):
         folder(place, name, text)
         for name, text in (("plain", FUNCTION), ("counting", GENERATOR), ("steps", STEPS))
     ]
-    (port,) = free_ports(1)
-    server = Server(tmp_path_factory.mktemp("server"), *models, f"--grpc-address=127.0.0.1:{port}")
-    server.grpc = f"127.0.0.1:{port}"
+    server = Server(tmp_path_factory.mktemp("server"), *models)
     try:
         yield server.started()
         assert server.stop() == 0, server.log

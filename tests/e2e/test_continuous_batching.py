@@ -6,7 +6,7 @@ import signal
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from e2e_kit import HANDLERS, Server, Wire, answered, free_ports, refused, request, streamed, until
+from e2e_kit import HANDLERS, Server, Wire, answered, refused, request, streamed, until
 from stream_kit import Asked, folder
 
 MODELS = {
@@ -23,9 +23,7 @@ def server(tmp_path_factory):
     source = (HANDLERS / "talking_handler.py").read_text()
     models = [folder(place, name, source, **settings) for name, settings in MODELS.items()]
     models.append(folder(place, "once", ONCE, continuousBatching=True, batchSize=4))
-    (port,) = free_ports(1)
-    server = Server(tmp_path_factory.mktemp("server"), *models, f"--grpc-address=127.0.0.1:{port}")
-    server.grpc = f"127.0.0.1:{port}"
+    server = Server(tmp_path_factory.mktemp("server"), *models)
     try:
         until(lambda: "Mooring is up." in server.log)
         until(lambda: len(server.workers("talking")) == 2)

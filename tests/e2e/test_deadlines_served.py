@@ -120,8 +120,6 @@ def served(tmp_path_factory):
     server = Server(place, "--model-repository", place / "models", *handlers)
     try:
         server.started()
-        port = next(line for line in server.log.splitlines() if "listening for gRPC" in line)
-        server.grpc = "127.0.0.1:" + port.rpartition("port=")[2].split()[0]
         places = {"slow": place / "models/slow/1/told"} | {each.name: each / "told" for each in handlers}
         yield Deadlines(server, places)
         assert server.stop() == 0

@@ -62,8 +62,6 @@ def start(tmp_path):
         server = Server(tmp_path, "--model-repository", tmp_path / "models", *arguments)
         servers.append(server)
         server.started()
-        line = next(line for line in server.log.splitlines() if "listening for gRPC" in line)
-        server.grpc = "127.0.0.1:" + line.rpartition("port=")[2].split()[0]
         return server
 
     yield start
