@@ -214,16 +214,10 @@ class Asking:
             client.stop_stream()
 
 
-def grpc_port(server):
-    line = next(line for line in server.log.splitlines() if "listening for gRPC" in line)
-    return "127.0.0.1:" + line.rpartition("port=")[2].split()[0]
-
-
 def test_a_version_that_is_loaded_anew_warms_up_and_takes_over_under_load(start, tmp_path):
     models = tmp_path / "models"
     place = model(models, "fresh", "[[warmup]]\n", slow=0.3)
     server = start("--model-repository", models)
-    server.grpc = grpc_port(server)
     with Asking(server, "fresh") as asking:
         source = (place / "1/model.py").read_text()
         for number in range(3):
@@ -304,7 +298,6 @@ def test_versions_that_come_and_go_through_the_management_api_fail_nobody(start,
     store.mkdir()
     versioned(store, "1.0")
     server = start("--model-store", store, store / "versioned-1.0")
-    server.grpc = grpc_port(server)
     assert server.predict("versioned", ROW).body == b"1.0"
     with Asking(server, "versioned", kinds=("_http", "_http")) as asking:
         versioned(store, "2.0")
