@@ -191,6 +191,7 @@ class FakeWorkerPool(FakePool):
         self.stopped = False
         self.served = 0
         self.processes = 0
+        self.starting = 0
 
     def has_exactly(self, count):
         return len(self.workers) == count

@@ -61,6 +61,59 @@ async def house(monkeypatch):
     await house.engine.close()
 
 
+async def test_loads_tell_what_each_version_has_to_do_and_its_workers(house):
+    await house.load(name="b")
+    first = await house.load(name="a", min_workers=2, max_workers=2)
+    await house.engine.deploy_version(
+        model_spec(name="c", version="1", backend="chain", location="", stages=("a", "b"))
+    )
+    for _ in range(3):
+        house.ask("a")
+    await asyncio.sleep(0.01)  # what came in one turn is with the workers
+    house.ask("a")
+    house.ask("a")
+    await asyncio.sleep(0.01)
+    loads = house.engine.loads()
+    assert [(each.name, each.waiting, each.in_flight) for each in loads] == [
+        ("a", 3, 2), ("b", 0, 0), ("c", 0, 0),
+    ]  # fmt: skip
+    assert (loads[0].ready_workers, loads[0].wanted_workers, loads[0].starting_workers) == (2, 2, 0)
+    assert 0.0 < loads[0].oldest_wait < 5.0
+    assert loads[1].oldest_wait == 0.0
+    assert (loads[2].ready_workers, loads[2].wanted_workers) == (0, 0)
+    house.ask("c")
+    await asyncio.sleep(0.01)
+    assert [each.in_flight for each in house.engine.loads()] == [2, 0, 1]
+    for _ in range(10):
+        for worker in first.pool.workers:
+            if worker not in first.pool.idle:
+                worker.answer()
+    await asyncio.sleep(0.01)
+    assert [each.waiting for each in house.engine.loads()] == [0, 0, 0]
+
+
+async def test_the_load_of_a_version_that_is_replaced_counts_until_it_has_answered(house):
+    old = await house.load()
+    house.ask()
+    await asyncio.sleep(0.01)
+    replacing = asyncio.ensure_future(house.engine.replace_version(old.spec))
+    while house.engine.registry.find_version("m") is old:
+        await asyncio.sleep(0.01)
+    house.ask()
+    await asyncio.sleep(0.01)
+    (load,) = house.engine.loads()
+    assert (load.in_flight, load.ready_workers) == (2, 1)
+    old.pool.workers[0].answer()
+    await replacing
+    (load,) = house.engine.loads()
+    assert load.in_flight == 1
+    unloading = asyncio.ensure_future(house.engine.retire_version("m", "1"))
+    await asyncio.sleep(0.01)
+    assert sum(each.in_flight for each in house.engine.loads()) <= 1
+    house.engine.drain_limit = 0.0
+    unloading.cancel()
+
+
 # Loading.
 
 

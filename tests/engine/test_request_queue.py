@@ -1,5 +1,7 @@
 """The order of a queue, its bound, and what becomes of requests that are withdrawn, offloaded or too late."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -185,3 +187,19 @@ def test_a_request_whose_precedence_changes_gets_a_new_place(line):
     line.queue.reinsert(delayed)
     line.push("c")
     assert line.take() == ["b", "c", "a"]
+
+
+def test_the_oldest_request_is_the_one_that_came_first_whatever_its_priority():
+    line = Line()
+    assert line.queue.oldest_arrival() == math.inf
+    for name, arrived, priority in (("a", 5.0, 0), ("b", 6.0, 0), ("c", 7.0, 1)):
+        queued = line.request(name, priority=priority)
+        queued.arrived = arrived
+        line.queue.push(queued)
+        if name == "a":
+            first = queued
+    assert line.queue.oldest_arrival() == 5.0
+    line.withdraw(first)
+    assert line.queue.oldest_arrival() == 6.0
+    line.take()
+    assert line.queue.oldest_arrival() == math.inf

@@ -16,6 +16,7 @@ from mooring.core.errors import (
 from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.service import CodeOptions, ModelMetadata
 from mooring.core.tensors import Tensor
+from mooring.engine.admission import NO_LOAD, QueueLoad
 from mooring.engine.queued_request import IllegalTransition
 
 
@@ -164,6 +165,20 @@ def test_a_caller_of_two_slow_workers_leaves_the_other_one_its_share():
     first.answer(seconds=0.02)
     assert [len(batch) for batch in first.names] == [2, 4]
     assert stage.scheduler.waiting == 2
+
+
+def test_the_load_tells_who_waits_who_runs_and_since_when_the_oldest_waits(stage):
+    assert stage.scheduler.load == NO_LOAD
+    began = stage.clock.now
+    stage.ask("runs")
+    assert stage.scheduler.load == QueueLoad(0, 1)
+    stage.clock.now = began + 2.0
+    stage.ask("one")
+    stage.clock.now = began + 3.0
+    stage.ask("two")
+    assert stage.scheduler.load == QueueLoad(2, 1, began + 2.0)
+    stage.finish()
+    assert stage.scheduler.load == NO_LOAD
 
 
 # Who is served first.

@@ -15,6 +15,7 @@ from mooring.core.errors import (
 from mooring.core.options import SequenceOptions
 from mooring.core.requests import BodyKind, Form, InferenceRequest, UndecodedBody
 from mooring.core.tensors import Tensor
+from mooring.engine.admission import QueueLoad
 from mooring.engine.sequence_scheduler import SequenceScheduler
 
 
@@ -71,6 +72,24 @@ def test_the_next_step_leaves_when_the_one_before_it_is_withdrawn(stage):
     worker.answer()
     stage.loop.turn()
     assert worker.names == [["a"], ["c"]]
+
+
+def test_the_load_has_the_oldest_step_that_waits_whether_or_not_it_was_read():
+    codecs = FakeCodecs()
+    stage = made(codecs=codecs)
+    began = stage.clock.now
+    asked(stage, "s", "a")
+    stage.loop.turn()
+    assert stage.scheduler.load == QueueLoad(0, 1)
+    stage.clock.now = began + 1.0
+    unread(stage, "large")
+    stage.clock.now = began + 2.0
+    asked(stage, "s", "b")
+    assert stage.scheduler.load == QueueLoad(2, 1, began + 1.0)
+    codecs.work()
+    stage.loop.turn()
+    assert stage.scheduler.load.oldest in (began + 1.0, began + 2.0)
+    assert stage.scheduler.load.waiting + stage.scheduler.load.running == 3
 
 
 def unread(stage, step, *, body=None, deadline=None):

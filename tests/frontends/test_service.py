@@ -7,6 +7,7 @@ from unittest.mock import Mock
 
 import pytest
 
+from mooring.engine.admission import NO_LOAD, QueueLoad
 from mooring.frontends import messages
 from mooring.frontends.service import FrontendService
 from mooring.frontends.supervisor import FrontendSupervisor
@@ -145,9 +146,11 @@ async def test_the_counts_of_a_frontend_are_added_to_the_first_process_s(sides):
     other = Metrics("prometheus", system=False)
     other.ingress["GET"] += 2
     other.responses.count(200)
-    sides.supervisor.receive(sides.process, messages.CountsReport(other.take_counts(), {3: 4}, []))
+    sides.supervisor.receive(
+        sides.process, messages.CountsReport(other.take_counts(), {3: QueueLoad(4, 2, 50.0)}, [])
+    )
     assert not other.take_counts()
     assert counted.ingress == {"GET": 2, "POST": 0}
     assert counted.responses.classes[2] == 1
-    assert sides.supervisor.waiting(Mock(number=3)) == 4
-    assert sides.supervisor.waiting(Mock(number=4)) == 0
+    assert sides.supervisor.load(Mock(number=3)) == QueueLoad(4, 2, 50.0)
+    assert sides.supervisor.load(Mock(number=4)) == NO_LOAD

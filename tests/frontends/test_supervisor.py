@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+import time
 from unittest.mock import Mock
 
 import pytest
@@ -10,6 +11,8 @@ from model_kit import model_spec
 
 from mooring.core.errors import ErrorRecord
 from mooring.core.options import QueuePolicy
+from mooring.core.requests import InferenceRequest
+from mooring.engine.admission import NO_LOAD
 from mooring.frontends import messages
 from mooring.frontends.service import FrontendService
 from mooring.frontends.supervisor import FrontendSupervisor, shareable
@@ -48,6 +51,7 @@ async def first_process():
         1, theirs, descriptors, Arena(65_536), Metrics("prometheus", system=False), Mock()
     )
     with ours, theirs, descriptors, kept:
+        keeper.frontend = frontend
         yield keeper, heard
         frontend.close()
         keeper.close()
@@ -76,6 +80,30 @@ async def test_a_frontend_has_left_a_version_that_it_does_not_serve_any_more(fir
     keeper.send(messages.WorkerDied(7, "9000", ErrorRecord("WorkerDied", "Worker died."), retry=False))
     keeper.send(messages.DetachWorker(7, "9001", 3))
     assert await asyncio.wait_for(done_orders(heard, 3), 5) == [1, 2, 3]
+
+
+async def test_a_frontend_reports_what_waits_and_runs_there_and_no_more_once_it_is_answered(first_process):
+    keeper, heard = first_process
+    keeper.send(messages.ServeVersion(7, model_spec(name="m", version="1", location="", backend="onnx")))
+
+    async def reported(wanted):
+        while not (reports := [each for each in heard if isinstance(each, messages.CountsReport)]) or (
+            (load := reports[-1].loads.get(7, NO_LOAD)).waiting != wanted
+        ):
+            await asyncio.sleep(0.01)
+        return load
+
+    frontend = keeper.frontend
+    while not frontend._served:
+        await asyncio.sleep(0.01)
+    began = time.monotonic()
+    scheduler = frontend._served[7].scheduler
+    tickets = [scheduler.submit(InferenceRequest("m", "1", "", []), lambda _outcome: None, 1) for _ in "ab"]
+    load = await asyncio.wait_for(reported(2), 5)
+    assert began <= load.oldest <= time.monotonic()
+    for ticket in tickets:
+        ticket.cancel()
+    assert await asyncio.wait_for(reported(0), 5) == NO_LOAD
 
 
 @pytest.mark.parametrize(

@@ -188,6 +188,9 @@ class FakeService(InferenceService, ModelAdministration):
     def index(self) -> list[ModelState]:
         return self.states
 
+    def loads(self):
+        raise AssertionError("no protocol here asks for it")
+
     def config(self, model: str, version: str = ""):
         raise AssertionError("no protocol here asks for it")
 

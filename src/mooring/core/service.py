@@ -379,6 +379,24 @@ class Scaled(msgspec.Struct, frozen=True):
     done: bool = True
 
 
+class VersionLoad(msgspec.Struct, frozen=True):
+    """What one version has to do now, over all processes of the server.
+
+    ``waiting`` requests have no worker yet, and the oldest of them has waited ``oldest_wait`` seconds (0.0 where none
+    waits). A worker has each of the ``in_flight`` ones; of a chain or an ensemble, which has no workers, they are those on
+    their way through it. ``starting_workers`` load the model, or are to be started.
+    """
+
+    name: str
+    version: str
+    waiting: int
+    oldest_wait: float
+    in_flight: int
+    ready_workers: int
+    wanted_workers: int
+    starting_workers: int
+
+
 class ModelAdministration(abc.ABC):
     """The operations of the management protocols on models."""
 
@@ -388,6 +406,10 @@ class ModelAdministration(abc.ABC):
 
         Raises ``ModelNotFound`` or ``VersionNotFound``.
         """
+
+    @abc.abstractmethod
+    def loads(self) -> Sequence[VersionLoad]:
+        """What every loaded version has to do now, sorted as ``InferenceService.models``. Cheap: it asks no process."""
 
     @abc.abstractmethod
     def index(self) -> Sequence[ModelState]:

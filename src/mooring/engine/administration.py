@@ -33,6 +33,7 @@ from mooring.core.service import (
     Registration,
     ResponseUsage,
     Scaled,
+    VersionLoad,
     WorkerDescription,
 )
 from mooring.core.tensors import Parameter
@@ -86,6 +87,9 @@ class Administration(ModelAdministration):
         entry = self._engine.registry.find_model(model)
         versions = list(entry.versions.values()) if version == "all" else [entry.find_version(version)]
         return [_describe_version(each, entry, self._engine.waiting_for(each)) for each in versions]
+
+    def loads(self) -> Sequence[VersionLoad]:
+        return self._engine.loads()
 
     def index(self) -> Sequence[ModelState]:
         registry = self._engine.registry

@@ -1,10 +1,13 @@
 """Admission of a request to the queue of a version: its deadline, and its split where it has more rows than a batch."""
 
 import asyncio
+import math
 import re
 import time
 from collections.abc import Callable
 from typing import Protocol
+
+import msgspec
 
 from mooring.codecs.packed import join_predictions
 from mooring.core.buffers import Buffer
@@ -16,6 +19,27 @@ from mooring.repository.platforms import FUNCTION
 from mooring.repository.spec import ModelSpec
 
 _PLACE = re.compile(r"instance (\d+): ")
+
+
+class QueueLoad(msgspec.Struct, array_like=True, frozen=True):
+    """The requests of one version in one process, or in several.
+
+    ``oldest`` is when the one that has waited longest came, on the monotonic clock, which all processes of a machine share;
+    infinity where none waits.
+    """
+
+    waiting: int = 0
+    running: int = 0
+    oldest: float = math.inf
+
+    def plus(self, other: "QueueLoad") -> "QueueLoad":
+        """The requests of both."""
+        return QueueLoad(
+            self.waiting + other.waiting, self.running + other.running, min(self.oldest, other.oldest)
+        )
+
+
+NO_LOAD = QueueLoad()
 
 
 class RequestScheduler(Protocol):
@@ -30,6 +54,10 @@ class RequestScheduler(Protocol):
     @property
     def waiting(self) -> int:
         """How many requests wait for a worker."""
+
+    @property
+    def load(self) -> QueueLoad:
+        """How many requests wait and run, and since when the oldest waits. Asked for once a second, of every version."""
 
     @property
     def idle(self) -> bool:

@@ -4,7 +4,7 @@ import asyncio
 import functools
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from mooring.core.errors import (
     InvalidInput,
@@ -21,9 +21,17 @@ from mooring.core.service import (
     ModelMetadata,
     ModelState,
     Ticket,
+    VersionLoad,
 )
 from mooring.core.tensors import TensorSpec
-from mooring.engine.admission import RequestScheduler, admit_request, refuse_request, wait_until
+from mooring.engine.admission import (
+    NO_LOAD,
+    QueueLoad,
+    RequestScheduler,
+    admit_request,
+    refuse_request,
+    wait_until,
+)
 from mooring.engine.body_reader import BodyReader
 from mooring.engine.codec_pool import MAX_CODECS, CodecPool
 from mooring.engine.completion import complete_spec, needs_completion
@@ -273,8 +281,30 @@ class Engine(InferenceService):
 
     def waiting_for(self, version: ModelVersion) -> int:
         """Count the requests that wait for a worker of a version, in all processes."""
-        own = version.scheduler.waiting if version.scheduler is not None else 0
-        return own + self._frontends.waiting(version)
+        return self._load_of(version).waiting
+
+    def _load_of(self, version: ModelVersion) -> QueueLoad:
+        """The requests of a version that have a queue, in all processes."""
+        own = version.scheduler.load if version.scheduler is not None else NO_LOAD
+        return own.plus(self._frontends.load(version))
+
+    def loads(self) -> Sequence[VersionLoad]:
+        """What every version has to do now. One that is replaced counts as the one in its place."""
+        now = time.monotonic()
+        replaced: dict[tuple[str, str], QueueLoad] = {}
+        for other in self._unlisted:
+            key = other.spec.name, other.spec.version
+            replaced[key] = self._load_of(other).plus(replaced.get(key, NO_LOAD))
+        return [
+            _version_load(version, self._load_beside(version, replaced), now) for version in self.registry
+        ]
+
+    def _load_beside(self, version: ModelVersion, replaced: Mapping[tuple[str, str], QueueLoad]) -> QueueLoad:
+        load = self._load_of(version)
+        # While it is unloaded it is in the registry, and among the replaced as well.
+        if not replaced or version in self._unlisted:
+            return load
+        return load.plus(replaced.get((version.spec.name, version.spec.version), NO_LOAD))
 
     def await_workflows(self, *, awaiting: bool) -> None:
         """Set whether workflows that the start names are still being registered: the engine is not ready meanwhile."""
@@ -608,3 +638,17 @@ def threads_for(workers: int) -> int:
 def codecs_for() -> int:
     """The default number of codec processes: one for each core but one, ``MAX_CODECS`` at most."""
     return min(count_cores() - 1, MAX_CODECS)
+
+
+def _version_load(version: ModelVersion, load: QueueLoad, now: float) -> VersionLoad:
+    pool = version.pool
+    return VersionLoad(
+        version.spec.name,
+        version.spec.version,
+        load.waiting,
+        max(now - load.oldest, 0.0) if load.waiting else 0.0,
+        load.running if version.scheduler is not None else len(version.runs),
+        pool.ready if pool is not None else 0,
+        pool.wanted if pool is not None else 0,
+        pool.starting if pool is not None else 0,
+    )

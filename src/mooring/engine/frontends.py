@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+from mooring.engine.admission import NO_LOAD, QueueLoad
 from mooring.engine.registry import ModelVersion
 from mooring.workers.local import SharingFrontend
 from mooring.workers.pool import Sharing
@@ -24,8 +25,8 @@ class Frontends(Protocol):
     async def retire(self, version: ModelVersion) -> None:
         """Return when no frontend has a request in the version, nor sends it another one."""
 
-    def waiting(self, version: ModelVersion) -> int:
-        """How many requests wait for a version in the frontends, by their last reports."""
+    def load(self, version: ModelVersion) -> QueueLoad:
+        """The requests of a version in the frontends, by their last reports."""
 
     def check(self, now: float) -> None:
         """End frontends that are frozen. Called a few times a second."""
@@ -47,8 +48,8 @@ class SingleProcess(Frontends):
     async def retire(self, version: ModelVersion) -> None:
         pass
 
-    def waiting(self, version: ModelVersion) -> int:
-        return 0
+    def load(self, version: ModelVersion) -> QueueLoad:
+        return NO_LOAD
 
     def check(self, now: float) -> None:
         pass

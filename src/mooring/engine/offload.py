@@ -5,6 +5,7 @@ too (json_outputs.py). Whatever goes wrong with a codec process, the request goe
 decodes the body.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
@@ -61,6 +62,10 @@ class JsonOffload:
     def in_flight(self) -> list[QueuedRequest]:
         """The requests whose bodies are being decoded."""
         return list(self._in_flight)
+
+    def oldest_arrival(self) -> float:
+        """When the first of these requests came; infinity where there is none."""
+        return min((queued.arrived for queued in self._in_flight), default=math.inf)
 
     def start_pending(self) -> None:
         """Have pending bodies decoded while there is a process for them. Call it when all workers are busy."""

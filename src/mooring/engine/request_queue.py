@@ -1,5 +1,6 @@
 """The requests of one version that wait for a worker, in the order in which they are served."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator
 
@@ -98,6 +99,13 @@ class RequestQueue:
         while entries[0].state is not WAITING:
             entries.popleft()
         return entries[0]
+
+    def oldest_arrival(self) -> float:
+        """When the request came that has waited longest; infinity where none waits."""
+        if not self.waiting:
+            return math.inf
+        # The first one, unless some came before others that were there already.
+        return min(queued.arrived for queued in self) if self._prioritized else self.head().arrived
 
     def take_batch(
         self,

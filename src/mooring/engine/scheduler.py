@@ -8,6 +8,7 @@ from mooring.core.buffers import Buffer
 from mooring.core.errors import MooringError, QueueFull
 from mooring.core.requests import InferenceRequest
 from mooring.core.service import CodeOptions, Done, ModelMetadata, Ticket
+from mooring.engine.admission import QueueLoad
 from mooring.engine.batching import SLOW_ROW, BatchPolicy, RefillWait, fair_share
 from mooring.engine.dispatch_timer import DispatchTimer, Loop
 from mooring.engine.dispatcher import Clock, Dispatcher, W
@@ -82,6 +83,14 @@ class Scheduler(Generic[W]):
     def waiting(self) -> int:
         """How many requests wait for a worker."""
         return self._queue.waiting + self._queue.offloaded
+
+    @property
+    def load(self) -> QueueLoad:
+        """How many requests wait and run, and since when the oldest waits."""
+        oldest = self._queue.oldest_arrival()
+        if self._offload is not None:
+            oldest = min(oldest, self._offload.oldest_arrival())
+        return QueueLoad(self.waiting, self._dispatcher.running, oldest)
 
     @property
     def idle(self) -> bool:

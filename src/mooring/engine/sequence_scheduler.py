@@ -1,5 +1,6 @@
 """The scheduler of a model that keeps state: every request of a sequence goes to the worker that has it."""
 
+import math
 import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Generic, Protocol, TypeVar
@@ -8,6 +9,7 @@ from mooring.core.buffers import Buffer
 from mooring.core.errors import DeadlineExceeded, InvalidInput, MooringError, QueueFull, SequenceLost
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse, Operation, Step
 from mooring.core.service import Done, ModelMetadata, Ticket
+from mooring.engine.admission import QueueLoad
 from mooring.engine.batching import SequencePolicy
 from mooring.engine.body_reader import ReadBody, is_undecoded
 from mooring.engine.dispatch_timer import DispatchTimer, Loop
@@ -112,6 +114,18 @@ class SequenceScheduler(Generic[S]):
     def waiting(self) -> int:
         """How many requests wait for a worker."""
         return self._waiting + len(self._undecoded)
+
+    @property
+    def load(self) -> QueueLoad:
+        """How many steps wait and run, and since when the oldest waits."""
+        return QueueLoad(self.waiting, self._dispatcher.running, self._oldest_arrival())
+
+    def _oldest_arrival(self) -> float:
+        undecoded = next((queued.arrived for queued in self._undecoded), math.inf)
+        # Before the first one that waits are only those that run.
+        jobs = self._sequences.jobs()
+        step = next((queued.arrived for queued in jobs if queued.state is WAITING), math.inf)
+        return min(undecoded, step)
 
     @property
     def idle(self) -> bool:

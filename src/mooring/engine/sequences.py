@@ -428,6 +428,10 @@ class Sequences(Generic[P, J]):
             if len(self._lost) > _MAX_REMEMBERED:
                 del self._lost[next(iter(self._lost))]
 
+    def jobs(self) -> Iterator[J]:
+        """The jobs of all steps that wait or run, in the order in which they came."""
+        return iter(self._sequence_of)
+
     def waiting_jobs(self) -> Iterator[J]:
         """The jobs of all steps that wait."""
         for live in set(self._sequence_of.values()):

@@ -16,6 +16,7 @@ from mooring.core.buffers import Buffer
 from mooring.core.errors import ErrorRecord
 from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.service import ModelMetadata, ModelState
+from mooring.engine.admission import QueueLoad
 from mooring.frontends.balancing import Load
 from mooring.ipc.framing import Frames, FrameWriter, heap_buffer
 from mooring.ipc.messages import NO_MEMORY, MessageDecoder, MessageEncoder
@@ -186,10 +187,10 @@ class KillWorker(msgspec.Struct, array_like=True, tag="end"):
 
 
 class CountsReport(msgspec.Struct, array_like=True, tag="counted"):
-    """What the frontend counted since its last report, and how many requests wait there now, by version."""
+    """What the frontend counted since its last report, and the requests that wait and run there now, by version."""
 
     counted: CountsDelta
-    waiting: dict[int, int]
+    loads: dict[int, QueueLoad]
     served: list[tuple[int, str, int]]  # requests by version and worker
 
 

@@ -25,7 +25,7 @@ from mooring.core.errors import (
 )
 from mooring.core.requests import InferenceRequest
 from mooring.core.service import Done, InferenceService, ModelMetadata, ModelState, Ticket
-from mooring.engine.admission import admit_request, wait_until
+from mooring.engine.admission import QueueLoad, admit_request, wait_until
 from mooring.engine.response_cache import CachingScheduler, ResponseCache
 from mooring.engine.scheduler import Scheduler
 from mooring.engine.scheduler_choice import make_scheduler
@@ -149,7 +149,7 @@ class FrontendService(InferenceService):
         self._view = messages.RegistryView([], [], ready=False, healthy=False)
         self._defaults: dict[str, str] = {}
         self._metadata: dict[tuple[str, str], ModelMetadata] = {}
-        self._waiting: dict[int, int] = {}
+        self._loads: dict[int, QueueLoad] = {}
         self._checks = 0
         self._loop = asyncio.get_running_loop()
         self._ticker = self._loop.call_later(_CHECK_EVERY, self._check)
@@ -420,12 +420,12 @@ class FrontendService(InferenceService):
 
     def _count(self) -> None:
         counted = self._metrics.take_counts()
-        waiting = {
-            served.number: served.scheduler.waiting
+        loads = {
+            served.number: served.scheduler.load
             for served in self._served.values()
-            if served.scheduler.waiting
+            if not served.scheduler.idle
         }
-        if counted or waiting != self._waiting:
-            self._waiting = waiting
+        if counted or loads != self._loads:
+            self._loads = loads
             sent = [(each.number, *sent) for each in self._served.values() for sent in each.pool.served()]
-            self._link.send(messages.CountsReport(counted, waiting, sent))
+            self._link.send(messages.CountsReport(counted, loads, sent))

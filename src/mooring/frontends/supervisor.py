@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from mooring.core.errors import ErrorRecord, MooringError, WorkerDied
 from mooring.core.service import InferenceService, Outcome, Ticket
 from mooring.core.tensors import release
-from mooring.engine.admission import NO_OP_TICKET
+from mooring.engine.admission import NO_LOAD, NO_OP_TICKET, QueueLoad
 from mooring.engine.registry import ModelVersion, Registry
 from mooring.frontends import messages
 from mooring.frontends.balancing import Load, queue_share
@@ -72,7 +72,7 @@ class FrontendProcess:
         self.listening = asyncio.Event()
         self.settled = asyncio.Event()  # it listens, or is gone
         self.served: set[int] = set()
-        self.waiting: dict[int, int] = {}
+        self.loads: dict[int, QueueLoad] = {}
         self.load = Load(0.0, 0)
         self.tickets: dict[int, Ticket] = {}
         self.orders: dict[int, asyncio.Future[None]] = {}
@@ -243,9 +243,13 @@ class FrontendSupervisor:
             frontend.forget()
         await asyncio.gather(*(frontend.end(1.0) for frontend in self.processes))
 
-    def waiting(self, version: ModelVersion) -> int:
-        """How many requests wait for a version in all of them, by their last reports."""
-        return sum(frontend.waiting.get(version.number, 0) for frontend in self.processes)
+    def load(self, version: ModelVersion) -> QueueLoad:
+        """The requests of a version that wait and run in all of them, by their last reports."""
+        total = NO_LOAD
+        for frontend in self.processes:
+            if version.number in frontend.loads:
+                total = total.plus(frontend.loads[version.number])
+        return total
 
     def set_tokens(self, tokens: Mapping[Access, Token]) -> None:
         """Have them check calls against these tokens."""
@@ -280,7 +284,7 @@ class FrontendSupervisor:
         self._numbers.pop(number, None)
         for frontend in self.processes:
             frontend.served.discard(number)
-            frontend.waiting.pop(number, None)
+            frontend.loads.pop(number, None)
 
     def serve(self, version: ModelVersion, frontend: FrontendProcess) -> None:
         """Tell a frontend of a version that it may serve, unless it was told before."""
@@ -323,7 +327,7 @@ class FrontendSupervisor:
                 done.set_result(None)
         elif isinstance(message, messages.CountsReport):
             self._metrics.add_counts(message.counted)
-            frontend.waiting = message.waiting
+            frontend.loads = message.loads
             for number, worker, count in message.served:
                 self._count_served(number, worker, count)
         elif isinstance(message, messages.LoadReport):

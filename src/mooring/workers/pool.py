@@ -109,6 +109,11 @@ class WorkerPool:
         return sum(worker.loaded for worker in self._workers)
 
     @property
+    def starting(self) -> int:
+        """The number of workers that load the model, or are to be started now or after a pause."""
+        return self._starting + sum(worker.state is WorkerState.STARTING for worker in self._workers)
+
+    @property
     def wanted(self) -> int:
         """The number of workers that the pool keeps up."""
         return self._wanted
