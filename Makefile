@@ -1,5 +1,6 @@
-# The one door: serve, test, unit, long, check, record-exchanges, fuzz, soak, bench, faults. Needs make and Python 3.11 or newer, nothing else.
-# `make serve` installs what serving needs; everything else installs the tools of the tests as well, into the same environment.
+# The one door: serve, test, unit, long, check, docs, record-exchanges, fuzz, soak, bench, faults. Needs make and Python 3.11 or newer, nothing else.
+# `make serve` installs what serving needs, `make docs` what the documentation needs; everything else installs the tools of
+# the tests as well, into the same environment.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -27,6 +28,8 @@ SERVING := $(VENV)/.serving
 INSTALLED := $(VENV)/.installed
 # An environment that has the tools of the tests can serve, too.
 READY := $(or $(wildcard $(INSTALLED)),$(SERVING))
+# It can write the documentation, too.
+DOCUMENTING := $(or $(wildcard $(INSTALLED)),$(VENV)/.documenting)
 # pip tells what it does on a terminal, with its bars; in a log only what goes wrong. (Standard output is make's here.)
 PIP := $(BIN)/python -m pip install --disable-pip-version-check $(shell [ -t 2 ] || echo --quiet)
 DIGITS := examples/digits/digits.mar
@@ -35,7 +38,7 @@ DIGITS_FILES := $(addprefix examples/digits/,model.py digits.pt handler.py index
 # Otherwise each of the thousands of processes that tests start compiles every module again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: serve test unit long check record-exchanges fuzz soak bench bench-peers overload faults clean install
+.PHONY: serve test unit long check docs record-exchanges fuzz soak bench bench-peers overload faults clean install
 .DELETE_ON_ERROR:
 
 serve: $(READY) $(DIGITS)
@@ -76,6 +79,10 @@ check: $(INSTALLED)
 	$(BIN)/codespell src docs tests examples benchmarks scripts *.md
 	$(BIN)/python scripts/sizes.py
 
+# The site with search, from docs/, in seconds: plain files in build/docs. A warning or a dead link is an error.
+docs: $(DOCUMENTING)
+	$(BIN)/python scripts/build_docs.py $(ARGS)
+
 bench: $(INSTALLED) $(DIGITS)
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
@@ -107,6 +114,14 @@ $(SERVING): pyproject.toml constraints.txt
 	$(PIP) torch==2.13.0
 	@echo "2 of 2: Mooring and what it needs ..."
 	$(PIP) --constraint constraints.txt --editable .[torchserve,onnx]
+	@echo "Installed $$(ls -d $(VENV)/lib/python3*/site-packages/*.dist-info | wc -l) packages, $$(du -sm $(VENV) | cut -f1) MB."
+	@touch $@
+
+# The documentation needs no model to run: neither PyTorch nor ONNX Runtime.
+$(VENV)/.documenting: pyproject.toml constraints.txt
+	@echo "Installing what the documentation needs into $(VENV), once: some 60 packages, 260 MB on the disk ..."
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) --constraint constraints.txt --editable .[docs]
 	@echo "Installed $$(ls -d $(VENV)/lib/python3*/site-packages/*.dist-info | wc -l) packages, $$(du -sm $(VENV) | cut -f1) MB."
 	@touch $@
 
