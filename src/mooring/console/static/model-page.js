@@ -1,0 +1,321 @@
+// A version's page: what it does now, what it takes and gives, its workers, its errors, and the try-it form.
+
+import { getJson, modelPath, postJson } from "./api.js";
+import { openDialog, field } from "./dialogs.js";
+import { element, modelHref, setAttribute, setText } from "./dom.js";
+import { ErrorItems } from "./error-list.js";
+import { bytes, count, dateTime, digits, milliseconds, perSecond, seconds } from "./format.js";
+import { Sparkline } from "./sparkline.js";
+import { showState } from "./states.js";
+import { store, View } from "./store.js";
+import "./try-it.js";
+
+const REFRESH = 5_000; // ms between two looks at the workers
+
+export class ModelPage extends View {
+  /** Set before it is shown. A version of null is the default one. */
+  name = "";
+  version = null;
+  #detail = null;
+  #seen = "";
+  #asked = 0;
+
+  build() {
+    this.state = element("span");
+    this.badge = element("span", { class: "tag default", hidden: true }, "default");
+    this.others = element("ul", { class: "versions", "aria-label": "Versions" });
+    this.actions = element("div", { class: "actions" });
+    this.said = element("p", { class: "message", role: "status", hidden: true });
+    this.fault = element("section", { class: "card fault", hidden: true, "aria-label": "Why it is not ready" });
+    this.live = new LiveFigures();
+    this.trial = element("section", { class: "card", hidden: true }, element("h2", {}, "Try it"));
+    this.schema = element("section", { class: "card", hidden: true }, element("h2", {}, "Inputs and outputs"));
+    this.workers = element("section", { class: "card", hidden: true }, element("h2", {}, "Workers"));
+    this.about = element("section", { class: "card", hidden: true }, element("h2", {}, "Description"));
+    this.errors = element("section", { class: "card", hidden: true }, element("h2", {}, "Last errors"));
+    this.heading = element("h1", {}, this.name, this.version ? element("span", { class: "version" }, ` ${this.version}`) : null);
+    this.append(
+      element("p", { class: "trail" }, element("a", { href: "#/" }, "All models")),
+      element("div", { class: "heading" }, this.heading, this.badge, this.state, this.actions),
+      this.others, this.said, this.fault, this.live.node,
+      element("div", { class: "columns" },
+        element("div", { class: "column" }, this.trial, this.errors),
+        element("div", { class: "column" }, this.schema, this.workers, this.about)),
+    );
+    this.makeActions();
+    this.errorItems = new ErrorItems({ withModel: false });
+    this.errors.append(this.errorItems.node);
+    this.follow(["state"], () => this.drawState());
+    this.follow(["errors"], () => this.drawErrors());
+    this.follow(["connection"], () => (this.#asked = 0));
+  }
+
+  makeActions() {
+    const button = (text, act, more = {}) => element("button", { type: "button", onclick: act, ...more }, text);
+    this.load = button("Load", () => this.perform("load", { version: this.version || undefined }, "Load"), { class: "primary" });
+    this.scale = button("Scale…", () => this.askScale());
+    this.makeDefault = button("Make default…", () => this.askDefault());
+    this.unload = button("Unload…", () => this.askUnload(), { class: "danger" });
+    this.actions.append(this.load, this.scale, this.makeDefault, this.unload);
+  }
+
+  drawState() {
+    if (!store.state) return;
+    const versions = store.versions(this.name);
+    const row = this.version === null || (this.version === "" && !store.version(this.name, ""))
+      ? (versions.find((each) => each.is_default) ?? versions[0])
+      : versions.find((each) => each.version === this.version);
+    if (row && row.version !== this.version) {
+      location.replace(modelHref(row.name, row.version));
+      return;
+    }
+    this.row = row ?? null;
+    this.drawVersions(versions);
+    if (!row) {
+      setAttribute(this.state, "class", "state off");
+      setText(this.state, "Not on this server");
+      for (const each of [this.load, this.scale, this.makeDefault, this.unload, this.trial, this.workers]) each.hidden = true;
+      return;
+    }
+    showState(this.state, row);
+    this.badge.hidden = !row.is_default || versions.length < 2;
+    const served = row.state === "READY" || row.scaled_to_zero;
+    this.load.hidden = row.state === "READY" || row.state === "LOADING";
+    setText(this.load, row.state === "FAILED" ? "Load again" : "Load");
+    this.scale.hidden = !served;
+    this.makeDefault.hidden = row.is_default || row.state === "UNAVAILABLE";
+    this.unload.hidden = row.state === "UNAVAILABLE";
+    this.live.draw(row, store.history(this.name, this.version));
+    this.drawFault(row);
+    const look = JSON.stringify([row.state, row.workers, row.is_default]);
+    if (look !== this.#seen || Date.now() - this.#asked > REFRESH) {
+      this.#seen = look;
+      this.#asked = Date.now();
+      this.fetchDetail();
+    }
+  }
+
+  drawVersions(versions) {
+    const look = JSON.stringify(versions.map((each) => [each.version, each.is_default]));
+    if (this.others.dataset.look === look) return;
+    this.others.dataset.look = look;
+    this.others.hidden = versions.length < 2;
+    this.others.replaceChildren(...versions.map((each) =>
+      element("li", {}, element("a", { href: modelHref(each.name, each.version), "aria-current": each.version === this.version && "page" },
+        each.version || "no version", each.is_default ? " (default)" : ""))));
+  }
+
+  drawFault(row) {
+    const reason = row.state === "READY" ? "" : row.reason;
+    const traceback = this.#detail?.description?.detail ?? "";
+    this.fault.hidden = !reason;
+    const look = reason + traceback;
+    if (this.fault.dataset.look === look) return;
+    this.fault.dataset.look = look;
+    this.fault.replaceChildren(
+      element("h2", {}, "Why it is not ready"), element("p", { class: "reason" }, reason),
+      traceback && element("pre", { class: "traceback", tabindex: "0", role: "region", "aria-label": "Traceback" }, traceback));
+  }
+
+  drawErrors() {
+    const own = store.errors.filter((error) => error.model === this.name && (!error.version || error.version === this.version));
+    this.errors.hidden = own.length === 0;
+    this.errorItems.draw(own.slice(0, 10));
+  }
+
+  async fetchDetail() {
+    if (!this.version) return;
+    try {
+      this.#detail = await getJson(modelPath(this.name, this.version));
+    } catch {
+      return; // the connection's banner or the state says why
+    }
+    if (!this.isConnected || !this.row) return;
+    this.drawFault(this.row);
+    this.drawSchema(this.#detail);
+    this.drawWorkers(this.#detail.description.workers ?? []);
+    this.drawDescription(this.#detail);
+    this.drawTrial(this.#detail);
+  }
+
+  /** The form is made once, and again only when what the model takes has changed. */
+  drawTrial(detail) {
+    const { inputs, outputs, values, examples } = detail;
+    const look = JSON.stringify([inputs, outputs, values, examples]);
+    this.trial.hidden = !(this.row.state === "READY" || this.row.scaled_to_zero);
+    if (this.trial.hidden || this.trial.dataset.look === look) return;
+    this.trial.dataset.look = look;
+    this.trial.querySelector("mooring-try")?.remove();
+    this.trial.append(Object.assign(element("mooring-try"), { model: this.name, version: this.version, detail }));
+  }
+
+  drawSchema({ inputs = [], outputs = [], values }) {
+    const look = JSON.stringify([inputs, outputs, values]);
+    if (this.schema.dataset.look === look) return;
+    this.schema.dataset.look = look;
+    const parts = values
+      ? [values.text && element("p", {}, values.text), schemaBlock("Request", values.request), schemaBlock("Response", values.response)]
+      : [tensorTable("Inputs", inputs), tensorTable("Outputs", outputs)];
+    this.schema.hidden = !(values || inputs.length || outputs.length);
+    this.schema.replaceChildren(this.schema.firstElementChild, ...parts.filter(Boolean));
+  }
+
+  drawWorkers(workers) {
+    this.workers.hidden = workers.length === 0;
+    const look = JSON.stringify(workers);
+    if (this.workers.dataset.look === look) return;
+    this.workers.dataset.look = look;
+    const rows = workers.map((worker) => element("tr", {},
+      element("th", { scope: "row" }, String(worker.id)), element("td", { class: "number" }, String(worker.pid ?? "")),
+      element("td", {}, String(worker.state ?? worker.status ?? "").toLowerCase()),
+      element("td", { class: "number" }, bytes(worker.memory)),
+      element("td", {}, typeof worker.started === "number" && worker.started ? dateTime(worker.started) : String(worker.started || "–"))));
+    this.workers.replaceChildren(this.workers.firstElementChild, table(["Worker", "*PID", "State", "*Memory", "Started"], rows));
+  }
+
+  drawDescription({ description, usage }) {
+    const left = new Set(["name", "version", "state", "is_default", "reason", "detail", "workers"]);
+    const look = JSON.stringify([description, usage], (key, value) => (left.has(key) || key === "pending" ? undefined : value));
+    if (this.about.dataset.look === look) return;
+    this.about.dataset.look = look;
+    const pairs = Object.entries(description).filter(([key, value]) => !left.has(key) && !isEmpty(value));
+    this.about.hidden = pairs.length === 0;
+    this.about.replaceChildren(this.about.firstElementChild, element("dl", { class: "pairs" },
+      pairs.flatMap(([key, value]) => [element("dt", {}, key.replaceAll("_", " ")), element("dd", {}, readable(value))])));
+  }
+
+  async perform(action, body, word) {
+    this.say(`${word}: working…`);
+    this.load.disabled = true;
+    try {
+      await postJson(`${modelPath(this.name)}/${action}`, body);
+      this.say(`${word}: done.`);
+    } catch (error) {
+      this.say(`${word}: ${error.message}`, true);
+    } finally {
+      this.load.disabled = false;
+    }
+  }
+
+  say(text, wrong = false) {
+    this.said.hidden = false;
+    this.said.classList.toggle("error", wrong);
+    setText(this.said, text);
+  }
+
+  async askUnload() {
+    const done = await openDialog({
+      title: `Unload ${this.name} ${this.version}?`,
+      content: [element("p", {}, "Requests that it has are answered. New ones are refused until it is loaded again.")],
+      confirm: "Unload", danger: true,
+      act: () => postJson(`${modelPath(this.name)}/unload`, { version: this.version }),
+    });
+    if (done) this.say(`${this.name} ${this.version} is unloaded.`);
+  }
+
+  async askDefault() {
+    const done = await openDialog({
+      title: `Make ${this.version} the default?`,
+      content: [element("p", {}, `Requests to ${this.name} that name no version will go to ${this.version}.`)],
+      confirm: "Make default",
+      act: () => postJson(`${modelPath(this.name)}/default`, { version: this.version }),
+    });
+    if (done) this.say(`${this.version} is the default version of ${this.name}.`);
+  }
+
+  async askScale() {
+    const number = (name, value, low) => element("input", { type: "number", name, min: low, max: 1000, value, required: true });
+    const { min_workers: low = this.row.workers.wanted, max_workers: high = this.row.workers.wanted } = this.#detail?.description ?? {};
+    const least = number("least", low, 0);
+    const most = number("most", high, 1);
+    const done = await openDialog({
+      title: `Workers of ${this.name} ${this.version}`,
+      content: [field("At least", least), field("At most", most)],
+      confirm: "Scale",
+      act: () => {
+        if (Number(least.value) > Number(most.value)) throw new Error("At most has to be at least as large as at least.");
+        return postJson(`${modelPath(this.name)}/scale`, { version: this.version, min_workers: Number(least.value), max_workers: Number(most.value) });
+      },
+    });
+    if (done) this.say(`${this.name} ${this.version} has ${least.value} to ${most.value} workers.`);
+  }
+}
+
+/** The figures of a version, and its two charts. */
+class LiveFigures {
+  constructor() {
+    this.values = {};
+    const figure = (key, label) => {
+      this.values[key] = { main: element("dd"), note: element("dd", { class: "note" }) };
+      return element("div", {}, element("dt", {}, label), this.values[key].main, this.values[key].note);
+    };
+    this.rate = new Sparkline("rate");
+    this.p95 = new Sparkline("latency");
+    this.rateTop = element("span", { class: "muted" });
+    this.p95Top = element("span", { class: "muted" });
+    this.node = element("div", { class: "live" },
+      element("dl", { class: "figures" }, figure("rate", "Answers per second"), figure("latency", "Latency p95"),
+        figure("queue", "Queue p95"), figure("waiting", "Waiting"), figure("flight", "In flight"),
+        figure("workers", "Workers ready"), figure("rows", "Rows in a batch"), figure("failed", "Failed")),
+      element("div", { class: "charts" },
+        chart("Answers per second, last two minutes", this.rateTop, this.rate),
+        chart("Latency p95, last two minutes", this.p95Top, this.p95)));
+  }
+
+  draw(row, history) {
+    const set = (key, main, note = "") => {
+      setText(this.values[key].main, main);
+      setText(this.values[key].note, note);
+    };
+    const { latency_ms: latency, queue_ms: queue } = row;
+    set("rate", perSecond(row.rate), `${count(row.answered)} in all`);
+    set("latency", milliseconds(latency?.p95), latency ? `p50 ${milliseconds(latency.p50)}, p99 ${milliseconds(latency.p99)}` : "no answer in 10 s");
+    set("queue", milliseconds(queue?.p95), queue ? `p50 ${milliseconds(queue.p50)}, p99 ${milliseconds(queue.p99)}` : "");
+    set("waiting", count(row.waiting), row.waiting ? `oldest ${milliseconds(row.oldest_wait_ms)}` : "");
+    set("flight", count(row.in_flight));
+    set("workers", `${row.workers.ready} of ${row.workers.wanted}`, row.workers.starting ? `${row.workers.starting} starting` : "");
+    set("rows", row.batch_rows === null || row.batch_rows === undefined ? "–" : digits(row.batch_rows), "mean of 10 s");
+    set("failed", count(row.failed), "in all");
+    setText(this.rateTop, `up to ${perSecond(this.rate.draw(history.rate))}`);
+    const top = this.p95.draw(history.p95);
+    setText(this.p95Top, top ? `up to ${milliseconds(top)}` : "no answers");
+  }
+}
+
+function chart(title, top, line) {
+  return element("figure", { class: "card chart" }, element("figcaption", {}, title, top), line.node);
+}
+
+/** A table with these heads; "*" before a head is a column of numbers. */
+function table(heads, rows) {
+  return element("div", { class: "scroll" }, element("table", {},
+    element("thead", {}, element("tr", {}, heads.map((head) =>
+      element("th", { scope: "col", class: head.startsWith("*") && "number" }, head.replace("*", ""))))),
+    element("tbody", {}, rows)));
+}
+
+function tensorTable(title, tensors) {
+  if (!tensors.length) return null;
+  const rows = tensors.map((tensor) => element("tr", {},
+    element("th", { scope: "row" }, tensor.name, tensor.optional ? element("span", { class: "tag" }, "optional") : null),
+    element("td", {}, tensor.datatype), element("td", { class: "mono" }, `[${(tensor.shape ?? []).map((size) => (size < 0 ? "any" : size)).join(", ")}]`)));
+  return table([title, "Type", "Shape"], rows);
+}
+
+function schemaBlock(title, schema) {
+  if (!schema) return null;
+  return element("details", {}, element("summary", {}, title),
+    element("pre", { class: "traceback", tabindex: "0", role: "region", "aria-label": `JSON Schema of the ${title.toLowerCase()}` }, JSON.stringify(schema, null, 2)));
+}
+
+function isEmpty(value) {
+  return value === null || value === "" || value === false || (Array.isArray(value) && !value.length);
+}
+
+function readable(value) {
+  if (value === true) return "yes";
+  if (typeof value === "number") return count(value) === String(value) ? String(value) : digits(value);
+  return typeof value === "object" ? JSON.stringify(value) : String(value);
+}
+
+customElements.define("mooring-model", ModelPage);
