@@ -92,6 +92,7 @@ def test_every_setting_reads_the_same_from_file_environment_and_flag(tmp_path, n
         "unauthorized_status": ("400", 400),
         "failed_prediction_status": ("503", 503),
         "metrics_mode": ("log", "log"),
+        "trusted_hosts": ("models.example,[::1]", ["models.example", "::1"]),
         "cors_allowed_origin": ("https://a.example,*", ["https://a.example", "*"]),
         "cors_allowed_methods": ("GET, PUT", ["GET", "PUT"]),
         "cors_allowed_headers": ("X-Own", ["X-Own"]),

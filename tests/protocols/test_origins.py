@@ -15,6 +15,7 @@ from mooring.observability.metrics import Metrics
 from mooring.protocols.application import Application
 from mooring.protocols.dialect import AMD
 from mooring.protocols.endpoints import Endpoint
+from mooring.protocols.origins import Sites
 from mooring.protocols.responses import Responses
 from mooring.server.server import Server
 from mooring.tokens import Access
@@ -101,7 +102,11 @@ async def loopback():
         responses.send_body(exchange, b"changed", "text/plain")
 
     server = HttpServer(
-        Application([Endpoint("/change", change, Access.MANAGEMENT, changes=True)], responses, loopback=True),
+        Application(
+            [Endpoint("/change", change, Access.MANAGEMENT, changes=True)],
+            responses,
+            sites=Sites(loopback=True),
+        ),
         limits=Limits(),
         allocator=HeapAllocator(),
         render_error=responses.format_refusal,

@@ -16,8 +16,9 @@ from mooring.cli.pid_file import find_temporary_folder
 from mooring.config.settings import SETTINGS, Config, ConfigError, is_secret
 from mooring.config.sources.loading import PREFIX, load_config
 from mooring.core.errors import MooringError
-from mooring.observability.log_output.setup import setup_logging
+from mooring.observability.log_output.setup import add_reader, setup_logging
 from mooring.observability.logs import get_logger, truncate_text
+from mooring.observability.recent import RecentRecords
 from mooring.signals import exit_on_signal
 
 if TYPE_CHECKING:
@@ -85,6 +86,9 @@ def serve_until_stopped(
         warnings = [*warnings, *setup_logging(config)]
     except ConfigError as error:
         raise click.ClickException(str(error)) from error
+    recent = RecentRecords()
+    if config.console:
+        add_reader(recent)
     exit_on_signal()
     for warning in warnings:
         log.warning(warning)
@@ -104,7 +108,7 @@ def serve_until_stopped(
             stack.enter_context(while_serving())
             if view is not None:
                 view.begin(reservation.listening)
-            return _prepare_server(config, reservation, stack)(started=report_started, view=view)
+            return _prepare_server(config, reservation, recent, stack)(started=report_started, view=view)
     except (MooringError, ConfigError, OSError) as error:
         raise _report_failure(config, error) from error
 
@@ -147,7 +151,9 @@ def _reserve_addresses(config: Config, flags: Mapping[str, str], stack: ExitStac
     return reservation
 
 
-def _prepare_server(config: Config, reservation: "Reservation", stack: ExitStack) -> Callable[..., int]:
+def _prepare_server(
+    config: Config, reservation: "Reservation", recent: RecentRecords, stack: ExitStack
+) -> Callable[..., int]:
     """``mooring.server.server.run`` for these settings. Imported bit by bit: what takes longest has begun before the next is."""
     gc.disable()  # objects made by imports are never garbage
     try:
@@ -158,7 +164,7 @@ def _prepare_server(config: Config, reservation: "Reservation", stack: ExitStack
 
         from mooring.server.startup import Startup
 
-        startup = Startup(config, stack, libraries, reservation)
+        startup = Startup(config, stack, libraries, reservation, recent)
         startup.find()
 
         from mooring.server.server import run

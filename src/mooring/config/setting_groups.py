@@ -13,7 +13,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     ),
     "Addresses": (
         "inference_address", "management_address", "metrics_address", "grpc_address", "grpc_management_address",
-        "root_path", "keep_alive_timeout", "frontends", "deal_connections", "enable_metrics_api", "enable_management_api",
+        "root_path", "keep_alive_timeout", "frontends", "deal_connections", "console", "enable_metrics_api", "enable_management_api",
         "enable_repository_api", "enable_model_api", "grpc_max_connection_age", "grpc_max_connection_age_grace",
         "grpc_management_max_connection_age", "grpc_management_max_connection_age_grace",
     ),
@@ -23,7 +23,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     ),
     "TLS and web pages": (
         "enable_grpc_ssl", "certificate_file", "private_key_file", "keystore", "keystore_pass", "keystore_type",
-        "client_ca_file", "cors_allowed_origin", "cors_allowed_methods", "cors_allowed_headers",
+        "client_ca_file", "trusted_hosts", "cors_allowed_origin", "cors_allowed_methods", "cors_allowed_headers",
     ),
     "Who may do what": (
         "insecure", "token_authorization", "token_expiration_min", "unauthorized_status", "inference_token",
@@ -73,6 +73,7 @@ _WORDS: Mapping[str, str] = {
     "allowed_urls": "EXPRESSION",
     "blacklist_env_vars": "EXPRESSION",
     "forward_headers": "EXPRESSION",
+    "trusted_hosts": "HOST",
     "cors_allowed_origin": "ORIGIN",
     "cors_allowed_methods": "METHOD",
     "cors_allowed_headers": "HEADER",

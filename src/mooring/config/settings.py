@@ -313,6 +313,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             description="web sites whose pages may send requests: *, or scheme://HOST[:PORT], comma-separated"
         ),
     ] = ()
+    trusted_hosts: Annotated[
+        Names,
+        Meta(
+            description="names of this server beside those of this machine, such as that of a proxy in front of it,"
+            " comma-separated: on an address that only this machine reaches, models are managed, and the console is read,"
+            " only by requests whose Host header names one of them"
+        ),
+    ] = ()
     cors_allowed_methods: Annotated[
         Names, Meta(description="methods that such pages may use, comma-separated")
     ] = ()
@@ -400,6 +408,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             " are served, and it is tried again when its files change, as with reload; with false the server ends with status 1 at once"
         ),
     ] = False
+    console: Annotated[
+        bool,
+        Meta(
+            description="whether the page that shows and manages the server is served, at /console on the inference"
+            " address, true or false"
+        ),
+    ] = True
     enable_repository_api: Annotated[
         bool,
         Meta(

@@ -101,7 +101,12 @@ class Joining(msgspec.Struct, frozen=True):
 
 
 class ModelState(msgspec.Struct, frozen=True):
-    """One version of a model as the index and the readiness probes see it."""
+    """One version of a model as the index and the readiness probes see it.
+
+    ``kind`` is ``handler``, ``values`` for functions of Python values, ``tensors``, or ``chain``, ``workflow`` or ``ensemble``;
+    it is empty where the model is not loaded, and before a function has loaded it may be wrong. ``loading_since`` is when the
+    load began that is going on, on the monotonic clock; 0.0 where none is.
+    """
 
     name: str
     version: str
@@ -111,6 +116,9 @@ class ModelState(msgspec.Struct, frozen=True):
     reason: str = ""
     # False for a function of a workflow, which TorchServe lists nowhere, and for a stage that has its chain's name.
     listed: bool = True
+    kind: str = ""
+    platform: str = ""
+    loading_since: float = 0.0
 
 
 class Ticket(Protocol):

@@ -239,6 +239,9 @@ class Engine(InferenceService):
                 is_default=self.registry.models[version.spec.name].default == version.spec.version,
                 reason=self._reason_not_ready(version),
                 listed=not version.spec.function and not version.spec.chain,
+                kind=version.kind,
+                platform=version.metadata.platform,
+                loading_since=version.loading_since,
             )
             for version in self.registry
         ]

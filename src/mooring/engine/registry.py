@@ -107,6 +107,25 @@ class ModelVersion:
         return self.pool is not None and not self.pool.wanted and self.ready
 
     @property
+    def kind(self) -> str:
+        """What its clients send and what it is made of, as in ``ModelState``."""
+        spec = self.spec
+        if spec.ensemble is not None:
+            return "ensemble"
+        if spec.nodes:
+            return "workflow"
+        if spec.stages:
+            return "chain"
+        if spec.backend == "handler":
+            return "handler"
+        return "tensors" if self.metadata.values is None else "values"
+
+    @property
+    def loading_since(self) -> float:
+        """When the load began that is going on, on the monotonic clock; 0.0 where none is, or no worker is wanted."""
+        return self._began if self.state is State.LOADING and not self.suspended else 0.0
+
+    @property
     def healthy(self) -> bool:
         """Whether it has the workers it should have, or is about to get them back.
 

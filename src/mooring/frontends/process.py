@@ -230,6 +230,7 @@ class FrontendServer:
             cors=self._listeners.cors,
             dialect=self._dialect,
             ping_format=self._settings.config.ping_format,
+            console=self._listeners.console,
             relay=relay,
         )
         description = ApiDescription(responses, __version__)  # a call for it is relayed

@@ -4,6 +4,7 @@ import ssl
 from collections.abc import Callable, Sequence
 
 from mooring.config.settings import Address, Config
+from mooring.console.endpoints import PATH as CONSOLE_PATH
 from mooring.core.buffers import Allocator
 from mooring.observability.metrics import Metrics
 from mooring.protocols.access import Gate
@@ -11,6 +12,7 @@ from mooring.protocols.application import Application, NotFound, OverloadCheck, 
 from mooring.protocols.cors import Cors
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.inflater import Inflater
+from mooring.protocols.origins import Sites
 from mooring.protocols.responses import Responses
 from mooring.protocols.status import NOT_FOUND, FaultWords
 from mooring.tokens import TokenTable
@@ -56,6 +58,7 @@ class Listeners:
         )
         self._config = config
         self.root = config.root_path.rstrip("/")  # the prefix of all paths behind an ingress
+        self.console = f"{self.root}{CONSOLE_PATH}" if config.console else ""
         self._allocator = allocator
         self._tokens = tokens
         self._certificates = certificates
@@ -71,6 +74,17 @@ class Listeners:
             protect_metrics=config.protect_metrics,
             demanded=config.demands_tokens(address),
             status=config.unauthorized_status,
+        )
+
+    def _sites(self, address: Address) -> Sites:
+        loopback = address.loopback and not self._config.insecure
+        return Sites(
+            loopback=loopback,
+            checks_host=loopback and not address.path,  # no browser reaches a unix socket
+            own_host=address.host.lower(),
+            hosts=frozenset(self._config.trusted_hosts),
+            origins=self.cors.named_origins,
+            any_origin=self.cors.any_origin,
         )
 
     def rpc_tls(self, address: Address) -> Callable[[], ssl.SSLContext] | None:
@@ -98,8 +112,7 @@ class Listeners:
             endpoints,
             self.responses,
             gate=self.gate(address),
-            loopback=address.loopback and not self._config.insecure,
-            trusted_origins=self.cors.named_origins,
+            sites=self._sites(address),
             overload_error=overload_error,
             fallback_app=fallback_app,
             inflater=Inflater(self.responses, self._allocator, self._limits),

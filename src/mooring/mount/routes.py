@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from mooring import __version__
 from mooring.config.settings import Address
+from mooring.console.endpoints import ConsoleEndpoints
 from mooring.core.service import (
     InferenceService,
     ModelAdministration,
@@ -51,6 +52,7 @@ class Administrative:
     trace_settings: TraceSettings
     worker_extensions: Sequence[str] = ()  # of v2: AMD's workers whose library is installed
     tokens: Tokens | None = None
+    console: ConsoleEndpoints | None = None  # where it is served
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +68,7 @@ class Services:
     dialect: Dialect = V2
     administrative: Administrative | None = None
     ping_format: str = "both"
+    console: str = ""  # the path of the console, where it is served
     relay: App | None = None
 
 
@@ -94,10 +97,13 @@ def inference_endpoints(
     """
     inference, responses = services.inference, services.responses
     endpoints = TorchServeInference(
-        inference, responses, description, ping_format=services.ping_format
+        inference, responses, description, ping_format=services.ping_format, console=services.console
     ).endpoints()
-    if services.administrative is not None:
-        endpoints += TorchServeWorkflows(services.administrative.workflows, responses).inference_endpoints()
+    administrative = services.administrative
+    if administrative is not None:
+        endpoints += TorchServeWorkflows(administrative.workflows, responses).inference_endpoints()
+        if administrative.console is not None:
+            endpoints += administrative.console.endpoints()
     endpoints += KServeV1(inference, responses).endpoints()
     v2, extensions = _v2_endpoints(services, shared_memory)
     return endpoints + v2, extensions

@@ -10,7 +10,7 @@ from mooring.protocols import status as statuses
 from mooring.protocols.access import Check, Gate
 from mooring.protocols.endpoints import Endpoint, Prepare
 from mooring.protocols.inflater import ENCODING, Inflater
-from mooring.protocols.origins import CROSS_SITE, is_cross_site
+from mooring.protocols.origins import Sites, refuse_foreign
 from mooring.protocols.responses import Responses
 from mooring.protocols.status import Refusal, Target
 from mooring.tokens import Access
@@ -23,18 +23,19 @@ OverloadCheck = Callable[[str, str], MooringError | None]
 NotFound = Callable[[bytes], Refusal]
 
 _PREFLIGHT = b"access-control-request-method"
+_MANAGING = frozenset({Access.MANAGEMENT, Access.RENEWAL})
 
 
 class Application:
     """The app of an ``HttpServer``. Endpoints with one pattern share its methods.
 
-    How this works: at construction every endpoint's handler is wrapped by the checks that it needs (the token, for
-    ``changes`` the Origin) and entered into the router under its pattern, so that a handler without checks is called
+    How this works: at construction every endpoint's handler is wrapped by the checks that it needs (the token; for
+    management Host and Origin) and entered into the router under its pattern, so that a handler without checks is called
     directly. A request is routed by its target, then by its method. If the connection has seen the same head before,
     the prepared handler of that head answers, without routing. A compressed body is inflated behind the checks.
 
-    ``gate`` has the token checks. ``loopback`` says that only this machine reaches the listener: a page that changes
-    models must then be of this machine, too. Pages of ``trusted_origins`` count as the server's own.
+    ``gate`` has the token checks. ``sites`` says which names and web pages count as the server's own: what manages models
+    is refused to others. Without it only Origins are looked at, and only where something changes.
     ``overload_error`` returns the error with which a request to a model and version would be refused now, so that
     large bodies are not received in vain. ``not_found`` makes the 404 for a target. ``fallback_app`` answers paths and
     methods without an endpoint, and OPTIONS. With CORS headers set, preflights are answered on every path.
@@ -46,8 +47,7 @@ class Application:
         responses: Responses,
         *,
         gate: Gate | None = None,
-        loopback: bool = False,
-        trusted_origins: frozenset[bytes] = frozenset(),
+        sites: Sites | None = None,
         overload_error: OverloadCheck | None = None,
         fallback_app: App | None = None,
         inflater: Inflater | None = None,
@@ -60,8 +60,7 @@ class Application:
         self._overload_error = overload_error
         self._model_patterns: set[str] = set()  # patterns of the endpoints that run a model
         self._gate = gate or Gate()
-        self._loopback = loopback
-        self._trusted_origins = trusted_origins
+        self._sites = sites
         self._router = Router()
         self._checks: dict[str, dict[str, Check]] = {}  # by pattern and method, "" for any
         self._prepares: dict[str, dict[str, Prepare]] = {}
@@ -185,7 +184,10 @@ class Application:
             checks = self._checks.setdefault(endpoint.pattern, {})
             checks.update(dict.fromkeys(endpoint.methods or ("",), check))
             handler = self._require_token(check, handler)
-        return self._require_same_site(handler) if endpoint.changes else handler
+        managing = endpoint.access in _MANAGING and self._sites is not None
+        if managing or endpoint.changes or endpoint.same_site:
+            return self._require_own_site(endpoint, handler)
+        return handler
 
     def _inflate_first(self, exchange: Exchange, match: Match) -> None:
         """Inflate the body, then call the endpoint's handler; refuse first what is refused whatever its body."""
@@ -209,14 +211,17 @@ class Application:
 
         return handle_with_token
 
-    def _require_same_site(self, handler: Handler) -> Handler:
-        def handle_same_site(exchange: Exchange, match: Match) -> None:
-            if is_cross_site(exchange, loopback=self._loopback, trusted_origins=self._trusted_origins):
-                self._responses.send_refusal(exchange, CROSS_SITE)
-            else:
-                handler(exchange, match)
+    def _require_own_site(self, endpoint: Endpoint, handler: Handler) -> Handler:
+        sites, changes, same_site = self._sites or Sites(), endpoint.changes, endpoint.same_site
 
-        return handle_same_site
+        def handle_of_own_site(exchange: Exchange, match: Match) -> None:
+            refusal = refuse_foreign(exchange, sites, changes=changes, same_site=same_site)
+            if refusal is None:
+                handler(exchange, match)
+            else:
+                self._responses.send_refusal(exchange, refusal)
+
+        return handle_of_own_site
 
     def _method_not_allowed(self, methods: Iterable[str]) -> Handler:
         fallback_app = self._fallback_app
@@ -230,8 +235,14 @@ class Application:
 def _check_token(check: Check, exchange: Exchange, match: Match) -> Refusal | None:
     """Return why the check refuses this request, in the form of its protocol; None where it is allowed."""
     refusal = check(exchange.header(b"authorization"))
-    if refusal is not None and match.route.pattern.startswith("/v1/"):  # KServe's clients look there
-        refusal = msgspec.structs.replace(refusal, error=refusal.message)
+    if refusal is None:
+        return None
+    if match.route.pattern.startswith("/v1/"):  # KServe's clients look there
+        return msgspec.structs.replace(refusal, error=refusal.message)
+    if refusal.status == 400 and match.route.pattern.startswith(
+        "/console/"
+    ):  # the page asks for a token at 401
+        return msgspec.structs.replace(refusal, status=401, message=f"{refusal.message}: {refusal.detail}")
     return refusal
 
 

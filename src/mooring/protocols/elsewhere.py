@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from mooring.protocols.endpoints import Endpoint
-from mooring.protocols.status import NOT_FOUND, Refusal, speaks_v2
+from mooring.protocols.status import NOT_FOUND, Refusal, speaks_console, speaks_v2
 from mooring.web.routing import Route, Router
 
 # What people try first, and the paths that have it.
@@ -39,7 +39,8 @@ class Elsewhere:
     def refusal(self, target: bytes) -> Refusal:
         """Return the 404 for a request target that the address which was asked does not serve."""
         text = self.explain(target)
-        return Refusal(NOT_FOUND.status, NOT_FOUND.type, text, error=text if speaks_v2(target) else "")
+        plain = speaks_v2(target) or speaks_console(target)
+        return Refusal(NOT_FOUND.status, NOT_FOUND.type, text, error=text if plain else "")
 
     def explain(self, target: bytes) -> str:
         """Return what to ask instead of a request target."""

@@ -72,8 +72,8 @@ The handler reuses what was computed from the head once. It must answer exactly 
 class Endpoint(msgspec.Struct, frozen=True):
     """A path pattern, its handler, the token that it needs and its OpenAPI description.
 
-    ``methods`` None means every method. ``changes`` marks a call that changes what is served: pages of other sites are
-    refused.
+    ``methods`` None means every method. ``changes`` marks a call that changes what is served, ``same_site`` one that tells
+    what only pages of the server itself may know: pages of other sites are refused.
     """
 
     pattern: str
@@ -82,6 +82,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     operation: Operation | None = None
     methods: frozenset[str] | None = None
     changes: bool = False
+    same_site: bool = False
     prepare: Prepare | None = None
 
     def with_handler(self, handler: Handler) -> "Endpoint":

@@ -1,33 +1,90 @@
 """Protection from cross-site requests: a browser lets any page of any site send requests to this machine.
 
-A browser sends ``Origin``, the page's site, with every websocket and every request other than GET and HEAD; other
-clients send none. A request that would change what is served is refused if a page of another site sent it.
+A browser sends ``Origin``, the page's site, with every websocket and every request other than GET and HEAD, ``Sec-Fetch-Site``,
+how that site and the server are related, with every request to this machine, and in ``Host`` the name under which the page
+knows the server. Other clients send only the last. What manages models is refused where one of them is foreign::
+
+                          Origin of      Sec-Fetch-Site    Host is no name of this
+                          another site   of another site   machine, on loopback
+    changes               403            403               403
+    reads of the console  403            403               403
+    other reads           403, but *     -                 403
+
+``*`` is cors_allowed_origin: it says that every page may read.
 """
 
 import ipaddress
 from urllib.parse import urlsplit
 
+import msgspec
+
 from mooring.protocols.status import Refusal
 from mooring.web.http1 import Exchange
 
+_KIND = "ForbiddenException"
 CROSS_SITE = Refusal(
     403,
-    "ForbiddenException",
+    _KIND,
     "a page of another site (Origin) may not change what this server serves; ask without an Origin header,"
     " or name the site in cors_allowed_origin",
 )
+CROSS_SITE_READ = Refusal(
+    403,
+    _KIND,
+    "a page of another site (Origin, Sec-Fetch-Site) may not read this; ask without these headers, or name the site in"
+    " cors_allowed_origin",
+)
+_MAX_SHOWN = 100  # characters of a Host header in the text of a refusal
+_OWN_SITE = frozenset({b"same-origin", b"none"})  # none: the user typed the address
 
 
-def is_cross_site(
-    exchange: Exchange, *, loopback: bool, trusted_origins: frozenset[bytes] = frozenset()
-) -> bool:
-    """Return whether a page of another site sent this, other than ``trusted_origins`` (in lower case).
+class Sites(msgspec.Struct, frozen=True):
+    """Which names and pages count as the server's own on one listener.
 
-    With ``loopback`` the page's host must also be a name of this machine. Otherwise a site could point its name at
-    127.0.0.1 after its page is loaded (DNS rebinding), and Origin and Host would agree.
+    ``loopback`` says that only this machine reaches the listener: pages must then be of this machine, too. With
+    ``checks_host`` so must the Host header be: a site could otherwise point its name at 127.0.0.1 after its page is loaded
+    (DNS rebinding), and would be the server's own site for the browser. ``own_host`` is the host that the listener was bound
+    to, ``hosts`` are the names that a proxy in front of it may use, and ``origins`` the sites whose pages count as the
+    server's own, all in lower case. With ``any_origin`` every page may read.
     """
+
+    loopback: bool = False
+    checks_host: bool = False
+    own_host: str = ""
+    hosts: frozenset[str] = frozenset()
+    origins: frozenset[bytes] = frozenset()
+    any_origin: bool = False
+
+
+def refuse_foreign(exchange: Exchange, sites: Sites, *, changes: bool, same_site: bool) -> Refusal | None:
+    """Return why a request that manages models is refused by its Host, its Origin or its Sec-Fetch-Site; None where it is not.
+
+    ``changes`` and ``same_site`` are those of the endpoint.
+    """
+    if sites.checks_host and (host := _foreign_host(exchange, sites)):
+        return Refusal(
+            403,
+            _KIND,
+            f"this address is for this machine alone, and the Host header names '{host}': ask for localhost or 127.0.0.1,"
+            " or name that host in trusted_hosts where a proxy in front of the server has it",
+        )
     origin = exchange.header(b"origin")
-    if origin is None or origin.lower() in trusted_origins:
+    if origin is not None and origin.lower() in sites.origins:
+        return None
+    guarded = changes or same_site
+    foreign = origin is not None and (guarded or not sites.any_origin) and is_cross_site(exchange, sites)
+    if not foreign and guarded:
+        site = exchange.header(b"sec-fetch-site")
+        foreign = site is not None and site.lower() not in _OWN_SITE
+    if not foreign:
+        return None
+    return CROSS_SITE if changes else CROSS_SITE_READ
+
+
+def is_cross_site(exchange: Exchange, sites: Sites) -> bool:
+    """Return whether a page of another site sent this, as its Origin says, other than those that are trusted."""
+    origin = exchange.header(b"origin")
+    if origin is None or origin.lower() in sites.origins:
         return False
     try:
         parts = urlsplit(origin.decode("latin-1").lower())
@@ -36,11 +93,27 @@ def is_cross_site(
         return True
     if not host or parts.netloc.encode("latin-1") != (exchange.header(b"host") or b"").lower():
         return True
-    return loopback and not _names_this_machine(host)
+    return sites.loopback and not _is_own_name(host, sites)
 
 
-def _names_this_machine(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
+def _foreign_host(exchange: Exchange, sites: Sites) -> str:
+    """Return the Host header where it names another host than this machine; empty where it does not, or there is none."""
+    given = exchange.header(b"host")
+    if not given:  # HTTP/1.0, which no browser speaks
+        return ""
+    text = given.decode("latin-1").lower()
+    try:
+        host = urlsplit(f"//{text}").hostname or ""
+    except ValueError:
+        host = ""
+    if host and _is_own_name(host, sites):
+        return ""
+    return "".join(sign if sign.isprintable() and sign not in "'\"\\" else "?" for sign in text[:_MAX_SHOWN])
+
+
+def _is_own_name(host: str, sites: Sites) -> bool:
+    host = host.removesuffix(".")
+    if host == "localhost" or host.endswith(".localhost") or host in sites.hosts or host == sites.own_host:
         return True
     try:
         return ipaddress.ip_address(host).is_loopback

@@ -156,6 +156,8 @@ class Responses:
         self.counter.count(refusal.status)
         request_id = request_id or self.read_request_id(exchange)
         head = self.build_head(request_id, JSON) + refusal.head
+        if statuses.speaks_console(exchange.target):
+            head += b"x-content-type-options: nosniff\r\n"
         exchange.respond(
             refusal.status,
             encode_json(refusal.document_for(exchange.target, request_id), exchange.target),

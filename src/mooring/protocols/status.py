@@ -34,9 +34,9 @@ class Refusal(msgspec.Struct, frozen=True):
     def document_for(self, target: bytes, request_id: str) -> dict[str, object]:
         """Return the JSON body in the form of the protocol that the request target belongs to.
 
-        v2's has one key, and the request's id is in the header only.
+        That of v2 and of the console has one key, and the request's id is in the header only.
         """
-        if not speaks_v2(target):
+        if not (speaks_v2(target) or speaks_console(target)):
             return {**self.document(), "requestId": request_id}
         return {"error": self.error or _V2_TEXTS.get(self.type) or self.message}
 
@@ -450,6 +450,7 @@ def grpc_torchserve(refusal: Refusal) -> tuple[str, str]:
     return code, f"{refusal.message}\n{java_class(refusal)}{reason}"
 
 
+_CONSOLE_PATH = re.compile(rb"/console(?:/(?:api|static)/|/?(?:\?|$))")
 _V2_PATH = re.compile(rb"(?:https?://[^/?#]*)?/v2(?:[/?#]|$)")
 
 
@@ -458,9 +459,14 @@ def speaks_v2(target: bytes) -> bool:
     return _V2_PATH.match(target) is not None
 
 
+def speaks_console(target: bytes) -> bool:
+    """Return whether a request target belongs to the console; a model of that name has other paths."""
+    return _CONSOLE_PATH.match(target) is not None
+
+
 def refusal_for_target(error: MooringError, target: Target, request_target: bytes) -> Refusal:
     """Return an error in the form of the protocol that the request target belongs to."""
-    if speaks_v2(request_target):
+    if speaks_v2(request_target) or speaks_console(request_target):
         return kserve_v2(error, target)
     return kserve_v1(error, target) if request_target.startswith(b"/v1/") else torchserve(error, target)
 

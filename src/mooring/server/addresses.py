@@ -38,6 +38,7 @@ from mooring.protocols.openapi import ApiDescription
 from mooring.protocols.options_endpoints import options_endpoints
 from mooring.protocols.status import NOT_FOUND
 from mooring.server.reservation import Reservation, manages_separately
+from mooring.tokens import Access
 from mooring.web.http1 import HttpServer
 
 if TYPE_CHECKING:
@@ -114,6 +115,8 @@ class Addresses:
     async def drain(self, limit: float) -> None:
         """Accept nothing new, and answer what was accepted; give up after ``limit`` seconds."""
         end = time.monotonic() + limit
+        if self._administrative.console is not None:
+            self._administrative.console.streams.end()
         if self._balancer is not None:
             self._balancer.stop()
         await asyncio.gather(
@@ -130,6 +133,8 @@ class Addresses:
         memory = self._memory_at(config.inference_address)
         endpoints, self._extensions = inference_endpoints(services, inference.description, memory)
         inference.add(endpoints)
+        if administrative.console is not None:
+            administrative.console.set_check(self._http.gate(inference.address).check(Access.MANAGEMENT))
         management = self._mount_management(mounts) if config.enable_management_api else None
         if config.enable_metrics_api:
             metrics = metrics_endpoints(services, administrative)

@@ -12,8 +12,11 @@ from pathlib import Path
 
 import uvloop
 
-from mooring.config.settings import Config, ConfigError
+from mooring import __version__
+from mooring.config.settings import SETTINGS, Config, ConfigError, is_secret
 from mooring.config.sources.torchserve import to_properties
+from mooring.console.endpoints import ConsoleEndpoints
+from mooring.console.live_state import LiveState, ServerFacts, addresses_of
 from mooring.core.errors import ModelNotFound
 from mooring.core.example_requests import ExampleRequest
 from mooring.core.memory import BodyMemory
@@ -240,6 +243,7 @@ class Server:
         config = self._config
         http = Listeners(config, self._metrics, self._arena, self._tokens, self._certificates)
         control = ServerControl()
+        console = self._build_console(http, control) if config.console else None
         administrative = Administrative(
             models=self._administration,
             server=control,
@@ -249,6 +253,7 @@ class Server:
             trace_settings=TraceSettings(),
             worker_extensions=worker_extensions(),
             tokens=self._tokens,
+            console=console,
         )
         services = Services(
             inference=observe_service(self.engine, self._metrics.calls),
@@ -257,6 +262,7 @@ class Server:
             dialect=dialect_for(config),
             administrative=administrative,
             ping_format=config.ping_format,
+            console=http.console,
         )
         return Addresses(
             config,
@@ -270,6 +276,28 @@ class Server:
             relay_socket,
             self._startup.reservation,
         )
+
+    def _build_console(self, http: Listeners, control: ServerControl) -> ConsoleEndpoints:
+        facts = ServerFacts(
+            version=__version__, started=round(time.time(), 3), frontends=self._config.frontends
+        )
+        state = LiveState(
+            self.engine,
+            self._administration,
+            self._workflows,
+            control,
+            self._metrics,
+            facts,
+            lambda: addresses_of(self.addresses.listening),
+        )
+        return ConsoleEndpoints(http.responses, state, self._startup.recent, self._list_secrets)
+
+    def _list_secrets(self) -> list[str]:
+        """List the texts that no page may show."""
+        config = self._config
+        fixed = [str(getattr(config, name).text) for name in SETTINGS if is_secret(name)]
+        tokens = self._tokens.tokens.values() if self._tokens is not None else ()
+        return [*fixed, *(token.key.decode("latin-1") for token in tokens)]
 
     async def start(self) -> None:
         """Find the models if nobody has, begin to load them and listen. Raises ``MooringError`` or ``OSError``."""

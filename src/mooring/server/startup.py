@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, ExitStack
 from mooring.config.model_options import model_options
 from mooring.config.settings import Config
 from mooring.hardware import CPU, count_cores, find_devices
+from mooring.observability.recent import RecentRecords
 from mooring.repository.fetch import Fetcher
 from mooring.repository.preloads import preload
 from mooring.repository.server_folder import server_folder
@@ -25,6 +26,7 @@ class Startup:
     """The store of a server, in a ``folder`` of its own, and the libraries of its workers. ``stack`` closes both.
 
     ``reservation`` holds the addresses that were bound before; without it they are bound when they are listened on.
+    ``recent`` has what has been logged.
     """
 
     def __init__(
@@ -33,8 +35,10 @@ class Startup:
         stack: ExitStack | AsyncExitStack,
         libraries: Libraries | None = None,
         reservation: Reservation | None = None,
+        recent: RecentRecords | None = None,
     ) -> None:
         self._config = config
+        self.recent = recent or RecentRecords()
         self.reservation = reservation or Reservation(config)
         stack.callback(self.reservation.close)
         self.libraries = libraries or start_libraries(config)

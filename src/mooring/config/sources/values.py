@@ -100,6 +100,20 @@ def _check_origins(texts: Iterable[str]) -> Iterator[str]:
         yield text.lower()
 
 
+def _check_hosts(texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        place = f"[{text}]" if text.count(":") > 1 and not text.startswith("[") else text
+        try:
+            host = urlsplit(f"//{place}").hostname or ""
+        except ValueError:
+            host = ""
+        if not host or place.lower() not in (host, f"[{host}]"):
+            raise ValueError(
+                f"'{text}' is not the name or the address of a host alone, such as mooring.example.com"
+            )
+        yield host
+
+
 def _check_tokens(texts: Iterable[str]) -> Iterator[str]:
     for text in texts:
         if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", text):
@@ -109,6 +123,7 @@ def _check_tokens(texts: Iterable[str]) -> Iterator[str]:
 
 _CHECKED: Mapping[str, Callable[[Iterable[str]], Iterator[str]]] = {
     "allowed_urls": _check_patterns,
+    "trusted_hosts": _check_hosts,
     "cors_allowed_origin": _check_origins,
     "cors_allowed_methods": _check_tokens,
     "cors_allowed_headers": _check_tokens,

@@ -49,6 +49,12 @@ def setup_logging(config: Config, *, first: bool = True) -> list[str]:
     return warnings
 
 
+def add_reader(reader: logging.Handler) -> None:
+    """Have a handler see the records of the server and of models, beside the outputs; call it after ``setup_logging``."""
+    for name in ("mooring", MODEL_LOG):
+        logging.getLogger(name).addHandler(reader)
+
+
 def set_log_level(level: str) -> None:
     """Set the level of the server's log and of what models log; ``level`` is a key of ``LEVELS``."""
     for name in ("mooring", MODEL_LOG):

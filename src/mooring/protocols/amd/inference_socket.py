@@ -20,7 +20,7 @@ from mooring.core.tensors import release
 from mooring.observability.calls import CURRENT
 from mooring.observability.logs import get_logger
 from mooring.protocols.endpoints import Endpoint
-from mooring.protocols.origins import is_cross_site
+from mooring.protocols.origins import Sites, is_cross_site
 from mooring.protocols.responses import Responses
 from mooring.protocols.scheduling import read_schedule
 from mooring.protocols.status import Refusal, Target, kserve_v2
@@ -49,7 +49,7 @@ class InferenceSocket:
         self._service = service
         self._responses = responses
         self._any_origin = any_origin
-        self._trusted_origins = trusted_origins
+        self._sites = Sites(origins=trusted_origins)
 
     def endpoints(self) -> list[Endpoint]:
         """Return the endpoint of the handshake; OpenAPI cannot describe a websocket."""
@@ -58,9 +58,7 @@ class InferenceSocket:
     def upgrade_socket(self, exchange: Exchange, match: Match) -> None:
         """Answer the handshake: 101 and a session, or a refusal."""
         try:
-            if not self._any_origin and is_cross_site(
-                exchange, loopback=False, trusted_origins=self._trusted_origins
-            ):
+            if not self._any_origin and is_cross_site(exchange, self._sites):
                 raise HandshakeRefused(403, "a page of another site asks")
             upgrade(exchange, lambda socket: InferenceSession(socket, self._service))
         except HandshakeRefused as refused:

@@ -27,7 +27,7 @@ from mooring.protocols.torchserve.forms import (
     text_field,
 )
 from mooring.tokens import Access
-from mooring.web.http1 import Exchange
+from mooring.web.http1 import Exchange, header_lines
 from mooring.web.routing import Match
 
 _HEALTHY = {"status": "Healthy", "health": "healthy!"}
@@ -38,7 +38,8 @@ _ALIVE = b'{"status":"alive"}'
 class TorchServeInference:
     """The endpoints of the inference port. ``description`` has the OpenAPI documents that OPTIONS asks for.
 
-    ``ping_format`` is the setting of that name.
+    ``ping_format`` is the setting of that name. ``console`` is the path to which browsers are sent that ask for ``/``, empty
+    where there is none.
     """
 
     def __init__(
@@ -48,7 +49,9 @@ class TorchServeInference:
         description: ApiDescription,
         *,
         ping_format: str = "both",
+        console: str = "",
     ) -> None:
+        self._console = console
         self._service = service
         self._responses = responses
         self._description = description
@@ -106,8 +109,14 @@ class TorchServeInference:
         ]
 
     def alive(self, exchange: Exchange, match: Match) -> None:
-        """Answer KServe's liveness probe, on the path where TorchServe only knows OPTIONS."""
-        self._responses.send_body(exchange, _ALIVE, JSON)
+        """Answer KServe's liveness probe, on the path where TorchServe only knows OPTIONS; send browsers to the console."""
+        responses = self._responses
+        if self._console and b"text/html" in exchange.fields.get(b"accept", b""):
+            responses.counter.count(302)
+            location = header_lines([("location", self._console), ("vary", "Accept")])
+            exchange.respond(302, b"", responses.build_head(responses.read_request_id(exchange)) + location)
+        else:
+            responses.send_body(exchange, _ALIVE, JSON)
 
     def ping(self, exchange: Exchange, match: Match) -> None:
         """Answer 200 if every default version has all its workers, else 500."""

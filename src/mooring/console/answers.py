@@ -1,0 +1,35 @@
+"""How the console answers: JSON in UTF-8 whose type no browser may guess, errors as ``{"error": "text"}``."""
+
+from typing import Any
+
+import orjson
+
+from mooring.console.headers import FOR_DATA
+from mooring.protocols.responses import JSON, Responses
+from mooring.web.http1 import Exchange, header_lines
+
+_HEAD = header_lines([("content-type", JSON)]) + FOR_DATA
+
+
+def encode(document: object) -> bytes:
+    """Return a document as JSON. Numbers that JSON has not (NaN, infinity) are null."""
+    return orjson.dumps(document, default=str, option=orjson.OPT_NON_STR_KEYS)
+
+
+def send_document(responses: Responses, exchange: Exchange, document: dict[str, Any]) -> None:
+    """Answer 200 with a document."""
+    send_json(responses, exchange, encode(document))
+
+
+def send_json(responses: Responses, exchange: Exchange, body: bytes) -> None:
+    """Answer 200 with JSON."""
+    responses.counter.count(200)
+    head = b"x-request-id: " + responses.read_request_id(exchange).encode() + b"\r\n" + _HEAD
+    exchange.respond(200, body, head)
+
+
+def send_error(responses: Responses, exchange: Exchange, status: int, text: str) -> None:
+    """Answer with an error."""
+    responses.counter.count(status)
+    head = b"x-request-id: " + responses.read_request_id(exchange).encode() + b"\r\n" + _HEAD
+    exchange.respond(status, encode({"error": text}), head)
