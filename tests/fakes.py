@@ -112,7 +112,7 @@ class FakeWorker:
         batch = self.sent[-1]
         self._answered = len(self.sent)
         owner = self.pool.owner
-        owner.batches_done([(len(batch), seconds)])
+        owner.batches_done([(len(batch), seconds, len(batch))])
         owner.answers_came(0.0)
         self._become_idle()
         answers = list(outcomes) or [InferenceResponse([]) for _ in batch]
@@ -143,6 +143,7 @@ class FakePool:
         self.leaving = ()
         self.failures = FailureHistory()
         self.shedding = 0
+        self.start_seconds = 0.0
         self.checks = []
 
     @property

@@ -71,25 +71,25 @@ def test_a_fast_model_gets_many_requests_in_a_message_but_not_without_limit():
 def test_bad_news_about_the_speed_of_a_model_is_believed_at_once():
     speed = RowTime()
     for _ in range(100):
-        speed.observe([(32, 32 * 3e-6)])
+        speed.observe([(32, 32 * 3e-6, 1)])
     assert speed.value < 1e-5
-    speed.observe([(1, 0.5)])
+    speed.observe([(1, 0.5, 1)])
     assert speed.value == 0.5
 
 
 @pytest.mark.parametrize(("times", "believed"), [(3, False), (5, True)])
 def test_a_call_is_bad_news_when_it_takes_more_than_four_times_as_long(times, believed):
     speed = RowTime()
-    speed.observe([(1, 0.1)])
-    speed.observe([(1, 0.1 * times)])
+    speed.observe([(1, 0.1, 1)])
+    speed.observe([(1, 0.1 * times, 1)])
     assert (speed.value == 0.1 * times) is believed
 
 
 def test_a_short_hiccup_of_a_fast_model_is_no_news():
     speed = RowTime()
     for _ in range(100):
-        speed.observe([(32, 32 * 3e-6)])
-    speed.observe([(1, 0.0002)])
+        speed.observe([(32, 32 * 3e-6, 1)])
+    speed.observe([(1, 0.0002, 1)])
     assert speed.value < 3e-5
 
 

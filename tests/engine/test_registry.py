@@ -70,6 +70,33 @@ def test_a_version_is_ready_as_soon_as_one_worker_has_the_model():
     assert queue.orders == ["admit"]
 
 
+def test_a_load_takes_from_its_beginning_until_the_version_is_ready(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    version, loads = ModelVersion(spec()), []
+    pool = FakePool(None, 1)
+    version.start_loading(FakeQueue(), pool, loads.append)
+    now[0] += 3.0
+    version.on_worker_event(ModelMetadata("m", ["1"], "p"))
+    version.on_worker_event(ModelMetadata("m", ["1"], "p"))  # a second worker
+    assert loads == [3.0]
+    # What failed and was mended an hour later took no hour to load.
+    pool.workers.clear()
+    version.on_worker_event(ModelLoadFailed("no such file"))
+    now[0] += 3600.0
+    pool.start_seconds = 2.0
+    version.on_worker_event(ModelMetadata("m", ["1"], "p"))
+    assert loads == [3.0, 2.0]
+    # Nor does one load that has no workers because an operator set their number to 0.
+    pool.wanted = 0
+    version.suspend()
+    now[0] += 3600.0
+    version.resume()
+    now[0] += 1.0
+    version.on_worker_event(ModelMetadata("m", ["1"], "p"))
+    assert loads == [3.0, 2.0, 1.0]
+
+
 def test_a_version_that_no_worker_can_load_has_failed_and_refuses_everybody_with_the_reason():
     version, queue, _ = loading(workers=0)
     version.on_worker_event(ModelLoadFailed("no such file"))

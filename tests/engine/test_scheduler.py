@@ -18,6 +18,7 @@ from mooring.core.service import CodeOptions, ModelMetadata
 from mooring.core.tensors import Tensor
 from mooring.engine.admission import NO_LOAD, QueueLoad
 from mooring.engine.queued_request import IllegalTransition
+from mooring.observability.statistics import RestartReason
 
 
 @pytest.fixture
@@ -560,8 +561,10 @@ def test_news_of_workers_goes_to_the_version(stage):
     stage.pool.owner.on_worker_loaded(loaded)
     stage.pool.owner.on_worker_failed(died)
     stage.pool.owner.on_worker_recycled()
+    stage.pool.owner.on_worker_restarted(RestartReason.FROZEN)
     assert stage.news == [loaded, died]
     assert stage.statistics.workers == [1, 1]
+    assert stage.statistics.restarts[RestartReason.FROZEN] == sum(stage.statistics.restarts) == 1
 
 
 def test_an_idle_worker_that_is_too_many_may_end(stage):

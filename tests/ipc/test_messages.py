@@ -71,7 +71,7 @@ def test_a_worker_sends_back_the_bytes_of_a_slot_and_not_its_handle():
 def test_a_payload_in_its_grant_travels_as_its_size():
     codec = Codec()
     response = InferenceResponse([Tensor("body", "BYTES", [1], [InAnswerSlot(700_000)])])
-    frame = bytes(codec.frame(Results([5], [response, ErrorRecord("InvalidInput", "no")], [(1, 0.5)])))
+    frame = bytes(codec.frame(Results([5], [response, ErrorRecord("InvalidInput", "no")], [(1, 0.5, 1)])))
     results = codec.to_server(memoryview(frame)[4:])
     assert results.outcomes[0].outputs[0].data[0].size == 700_000
     assert isinstance(results.outcomes[1].error(model="m"), InvalidInput)

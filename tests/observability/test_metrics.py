@@ -81,7 +81,7 @@ def test_histograms_are_cumulative_and_complete(metrics):
     statistics = metrics.statistics_for("m", "1.0")
     statistics.observe_request(0.0007, 0.0, ok=True)
     statistics.observe_request(1000.0, 0.0, ok=True)
-    statistics.observe_batches([(3, 0.02)])
+    statistics.observe_batches([(3, 0.02, 2)])
     found = samples(metrics)
     labels = (("model_name", "m"), ("model_version", "1.0"))
 
@@ -165,7 +165,7 @@ def test_what_is_noted_is_summed_up_as_if_it_had_been_at_once(notes, calls, time
             statistics.observe_request(latency, queue, ok, defaulted)
             durations.observe(latency)
             queues.observe(queue)
-        statistics.observe_batches(calls)
+        statistics.observe_batches([(rows, seconds, 1) for rows, seconds in calls])
         for _, seconds in calls:
             inferences.observe(seconds)
     counts = statistics.counts

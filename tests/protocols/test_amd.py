@@ -468,7 +468,7 @@ async def test_amds_metrics_follow_the_models(amd):
     model = amd.metrics.statistics_for("echo", "1.0")
     for _ in range(10):
         model.observe_request(0.0002, 0.0, ok=True)
-    model.observe_batches([(10, 0.0001)])
+    model.observe_batches([(10, 0.0001, 1)])
     first = await amd.call("GET", "/metrics")
     found = samples(first.body)
     assert found['amdinfer_pipeline_ingress_total{stage="batcher"}'] == 13

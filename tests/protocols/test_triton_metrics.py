@@ -19,7 +19,7 @@ def test_counts_have_tritons_names_and_labels():
     counted = metrics.statistics_for("simple", "1")
     counted.observe_request(0.5, 0.125, True)
     counted.observe_request(0.25, 0.25, True)
-    counted.observe_batches([(2, 0.25), (4, 0.25)])
+    counted.observe_batches([(2, 0.25, 1), (4, 0.25, 1)])
     counted.observe_cache(0.001, hit=True)
     for failure in (Failure.BACKEND, None, Failure.REJECTED):
         counted.observe_request(1.0, 0.0, False)

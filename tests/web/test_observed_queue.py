@@ -119,7 +119,7 @@ def test_a_connection_that_nobody_observes_has_a_plain_queue():
 def test_what_a_model_took_is_told_with_the_call_that_was_shared():
     log = CallLog(Seen(), access=True, metrics=None)
     statistics = ObservedStatistics("m", "1", log, None, lambda: ())
-    statistics.observe_batches([(3, 0.5), (1, 0.25)])
+    statistics.observe_batches([(3, 0.5, 2), (1, 0.25, 1)])
     found = []
     for rows in (1, 2, 1, 1):
         statistics.observe_request(1.0, 0.125, ok=True, rows=rows)

@@ -42,7 +42,7 @@ def test_an_answer_that_no_message_can_hold_is_an_error_and_the_others_are_sent(
         answers[0].parameters = {"text": "\ud800"}
         failure = ErrorRecord.of(ModelFailed("half a \ud83d"))
         arena = Arena(1 << 20)
-        Channel(theirs, MappedArena(arena.fd)).send(Results([1, 2, 3], [*answers, failure], [(3, 0.1)]))
+        Channel(theirs, MappedArena(arena.fd)).send(Results([1, 2, 3], [*answers, failure], [(3, 0.1, 3)]))
         frames = Frames()
         frames.receive(ours)
         (results,) = [Codec().to_server(frame) for frame in frames]

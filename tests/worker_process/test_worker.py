@@ -205,7 +205,10 @@ def test_a_model_that_fails_when_it_is_warmed_up_is_not_loaded(bench):
 def test_the_model_is_called_with_at_most_as_many_rows_as_it_takes(bench):
     _, message = bench.run(bench.load(max_batch_size=2), batch(1, 2, 3, 4, 5))
     assert bench.backend.calls == [["1", "2"], ["3", "4"], ["5"]]
-    assert (message.keys, [rows for rows, _ in message.batches]) == ([1, 2, 3, 4, 5], [2, 2, 1])
+    assert (message.keys, [(rows, count) for rows, _, count in message.batches]) == (
+        [1, 2, 3, 4, 5],
+        [(2, 2), (2, 2), (1, 1)],
+    )
 
 
 def test_what_a_model_logs_names_the_requests_of_its_call_and_none_between_two(bench):
@@ -228,7 +231,7 @@ def test_the_time_of_each_call_is_told(bench):
 
     bench.backend.answer = answer
     _, message = bench.run(bench.load(max_batch_size=1), batch(1, 2))
-    assert message.batches == [(1, 0.25), (1, 0.25)]
+    assert message.batches == [(1, 0.25, 1), (1, 0.25, 1)]
 
 
 def test_how_far_a_worker_is_stands_in_memory_before_each_call(bench):

@@ -79,7 +79,7 @@ async def test_the_pool_hears_that_a_worker_is_free_before_its_answers_are_hande
     line = Line()
     line.send(1)
     await line.answer(1)
-    assert line.log == [("batches", [(1, 0.5)]), "idle", ("answers", [1], False)]
+    assert line.log == [("batches", [(1, 0.5, 1)]), "idle", ("answers", [1], False)]
 
 
 @virtual_time

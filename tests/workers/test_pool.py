@@ -166,6 +166,7 @@ async def test_where_no_process_can_be_started_it_is_said_and_tried_again():
     assert [error.message for error in stage.owner.failures] == [
         "no worker process could be started: no room"
     ] * 2
+    assert stage.owner.restarts == ["NOT_STARTED"] * 2
     stage.spawner.error = None
     await stage.wait(0.9)
     assert stage.processes == []
@@ -298,6 +299,7 @@ async def test_a_dead_worker_is_replaced_at_once_and_the_next_ones_after_ever_lo
         await stage.load(stage.processes[-1])
     assert [int(pause) for pause in pauses] == [0, 1, 1, 2, 3]
     assert stage.owner.failures[0].detail == "worker 9000 (pid 4000) was killed by signal 11 (SIGSEGV)"
+    assert stage.owner.restarts == ["DIED"] * 5
 
 
 @virtual_time
@@ -344,6 +346,7 @@ async def test_a_worker_whose_template_froze_before_it_was_forked_is_no_failure(
     stage.processes[0].end(-9)
     await turns()
     assert (len(stage.processes), stage.owner.failures) == (2, [])
+    assert stage.owner.restarts == ["TEMPLATE_REPLACED"]
 
 
 # Models that do not load.
@@ -357,6 +360,7 @@ async def test_a_model_that_cannot_load_is_tried_again_and_the_reason_is_told():
     stage.processes[0].fail("no network")
     await turns()
     assert [error.message for error in stage.owner.failures] == ["no network"]
+    assert stage.owner.restarts == ["LOAD_FAILED"]
     assert (stage.owner.failures[0].model, stage.pool.failures.load_failures) == ("m", 1)
     assert len(stage.processes) == 2
 
@@ -416,6 +420,7 @@ async def test_a_worker_that_does_not_answer_in_time_is_ended_and_its_request_do
     assert stage.processes[0].kills == 1
     assert stage.owner.deaths == [([1], [], False)]
     assert "was ended after 5 s" in stage.owner.failures[0].detail
+    assert stage.owner.restarts == ["RESPONSE_TIMEOUT"]
 
 
 @virtual_time
@@ -430,6 +435,7 @@ async def test_a_model_has_its_own_time_to_load():
     stage.check()
     await turns()
     assert "was ended after 50 s" in stage.owner.failures[0].detail
+    assert stage.owner.restarts == ["STARTUP_TIMEOUT"]
 
 
 @virtual_time
@@ -471,6 +477,7 @@ async def test_a_worker_that_a_signal_has_stopped_is_ended_and_its_request_runs_
     assert 6.0 <= stage.loop.time() - began <= 14.0
     assert stage.owner.deaths == [([1], [], True)]
     assert "a signal had stopped it for 10 s" in stage.owner.failures[0].detail
+    assert stage.owner.restarts == ["FROZEN"]
 
 
 @virtual_time
@@ -498,7 +505,7 @@ async def test_a_worker_that_has_served_enough_goes_when_its_successor_is_there_
     await turns()
     assert len(stage.processes) == 2  # and no third one
     await stage.load(stage.processes[1])
-    assert stage.owner.recycled == 1
+    assert (stage.owner.recycled, stage.owner.restarts) == (1, ["REQUEST_LIMIT"])
     assert (list(stage.pool.leaving), stage.processes[0].dismissed) == ([old], False)
     stage.processes[0].answer(1, 2)
     await turns()
@@ -547,6 +554,24 @@ async def test_a_worker_over_its_memory_is_recycled_and_one_over_twice_of_it_is_
     await look()
     assert stage.processes[0].kills == 1
     assert "its limit is 104857600" in stage.owner.failures[0].detail
+    assert stage.owner.restarts == ["MEMORY_LIMIT"]
+
+
+@virtual_time
+async def test_a_worker_whose_template_was_replaced_or_that_grew_makes_way_for_that_reason():
+    stage = Stage(memory_limit=100 * MB)
+    await stage.start(1)
+    (worker,) = stage.pool.workers
+    worker.memory = 101 * MB
+    stage.pool.check(stage.loop.time())
+    await turns()
+    await stage.load(stage.processes[1])
+    assert stage.owner.restarts == ["MEMORY_LIMIT"]
+    stage.processes[1].stale = True
+    stage.check()
+    await turns()
+    await stage.load(stage.processes[2])
+    assert stage.owner.restarts == ["MEMORY_LIMIT", "TEMPLATE_REPLACED"]
 
 
 # Frontends.

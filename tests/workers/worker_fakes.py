@@ -87,7 +87,7 @@ class FakeProcess:
     def answer(self, *keys, outcome=None):
         """Answer the requests of these keys."""
         outcomes = [InferenceResponse([]) if outcome is None else outcome for _ in keys]
-        self.say(Results(list(keys), outcomes, [(len(keys), 0.5)]))
+        self.say(Results(list(keys), outcomes, [(len(keys), 0.5, len(keys))]))
 
     @property
     def heard(self):
@@ -133,6 +133,7 @@ class FakeOwner:
         self.free = 0
         self.loaded = 0
         self.recycled = 0
+        self.restarts = []
         self.failures = []
         self.deaths = []
 
@@ -171,6 +172,9 @@ class FakeOwner:
 
     def on_worker_recycled(self):
         self.recycled += 1
+
+    def on_worker_restarted(self, reason):
+        self.restarts.append(reason.name)
 
 
 class FakeSpawner:

@@ -173,10 +173,10 @@ class RowTime:
     def __init__(self) -> None:
         self.value: float | None = None
 
-    def observe(self, batches: Iterable[tuple[int, float]]) -> None:
-        """The model took so many seconds for so many rows, once or several times."""
+    def observe(self, batches: Iterable[tuple[int, float, int]]) -> None:
+        """The model took so many seconds for so many rows (of so many requests), once or several times."""
         value = self.value
-        for rows, seconds in batches:
+        for rows, seconds, _ in batches:
             now = seconds / rows if rows else seconds
             # A slow call that is not believed at once would put a whole message of slow rows on one worker. A call
             # below MESSAGE_TIME cannot do that harm, and is often only a hiccup of a fast model.

@@ -22,7 +22,7 @@ from mooring.engine.answer_slots import AnswerSlots
 from mooring.engine.batching import SLOW_ROW, RowTime
 from mooring.engine.queued_request import DONE, RUNNING, WAITING, QueuedRequest, RequestState
 from mooring.observability.logs import MODEL_LOG, Throttle, get_logger
-from mooring.observability.statistics import Failure, ModelStatistics, ResponseKind
+from mooring.observability.statistics import Failure, ModelStatistics, ResponseKind, RestartReason
 from mooring.repository.spec import ModelSpec
 from mooring.workers.handle import PoolOwner, Work, WorkerHandle, Workers
 
@@ -349,13 +349,13 @@ class Dispatcher(Generic[W]):
         """An answer had a payload of so many bytes."""
         self.slots.note_large_answer(size)
 
-    def batches_done(self, batches: Sequence[tuple[int, float]]) -> None:
-        """The model was called, each time for so many rows and seconds."""
+    def batches_done(self, batches: Sequence[tuple[int, float, int]]) -> None:
+        """The model was called, each time for so many rows, seconds and requests."""
         self.row_time.observe(batches)
         self.statistics.observe_batches(batches)
         row_time = self.row_time.value
         if row_time is not None and row_time >= SLOW_ROW:
-            self._source.slow_batches_done(sum(rows for rows, _ in batches), row_time)
+            self._source.slow_batches_done(sum(rows for rows, _, _ in batches), row_time)
 
     def answers_came(self, seconds: float) -> None:
         """Answers took so long on their way, beyond the time of the model."""
@@ -374,3 +374,7 @@ class Dispatcher(Generic[W]):
     def on_worker_recycled(self) -> None:
         """A worker makes way for a fresh one."""
         self.statistics.workers[1] += 1
+
+    def on_worker_restarted(self, reason: RestartReason) -> None:
+        """Another worker takes the place of one, for this reason."""
+        self.statistics.restarts[reason] += 1

@@ -358,7 +358,8 @@ class Engine(InferenceService):
             if version.error is not None:
                 return version
         scheduler, pool = self._make_scheduler(version)
-        version.start_loading(scheduler, pool)
+        statistics = self._metrics.statistics_for(spec.name, spec.version)
+        version.start_loading(scheduler, pool, statistics.loads.observe)
         wanted = spec.count_processes(spec.scaling.min_workers)
         refusal = self._capacity.refusal_reason(wanted, self._workers_beside(version))
         if refusal:

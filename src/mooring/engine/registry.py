@@ -81,6 +81,7 @@ class ModelVersion:
         self.resize_epoch = 0
         self._read_scaling = spec.scaling  # as it was read, whatever an operator has set since
         self._on_move: Callable[[], None] = _do_nothing
+        self._observe_load: Callable[[float], None] = lambda _seconds: None
         self._lifecycle = Lifecycle(self._on_state_change)
         self._settled = asyncio.Event()
         self._logged: MooringError | None = None  # the error whose reason the log has
@@ -157,9 +158,17 @@ class ModelVersion:
         """Set what is called after every change of the state; None for nothing. The model's default may depend on it."""
         self._on_move = on_move or _do_nothing
 
-    def start_loading(self, scheduler: RequestScheduler | None, pool: WorkerPool | None) -> None:
-        """Begin to load the version. A chain, a workflow or an ensemble has no scheduler and no pool."""
-        self.scheduler, self.pool = scheduler, pool
+    def start_loading(
+        self,
+        scheduler: RequestScheduler | None,
+        pool: WorkerPool | None,
+        observe_load: Callable[[float], None] = lambda _seconds: None,
+    ) -> None:
+        """Begin to load the version. A chain, a workflow or an ensemble has no scheduler and no pool.
+
+        ``observe_load`` is called with the seconds of each load, when the version is ready.
+        """
+        self.scheduler, self.pool, self._observe_load = scheduler, pool, observe_load
         if self.state is not State.LOADING:  # as while its configuration is completed
             self._lifecycle.move_to(State.LOADING)
 
@@ -171,6 +180,9 @@ class ModelVersion:
             self.metadata = event
             self.spec = self.spec.with_code(event.code)
             self.ever_loaded = True
+            if self.state is State.FAILED and self.pool is not None:
+                # Only the try that succeeded: what failed may have been mended an hour later.
+                self._began = time.monotonic() - self.pool.start_seconds
             self._lifecycle.move_to(State.READY)
         else:
             self._on_failure(event)
@@ -221,6 +233,8 @@ class ModelVersion:
         assert self.scheduler is not None
         if self.state is State.FAILED:
             self._lifecycle.move_to(State.LOADING)
+        elif self.suspended:
+            self._began = time.monotonic()
         self.scheduler.accept_new()
 
     def suspend(self) -> None:
@@ -307,6 +321,7 @@ class ModelVersion:
         if state is State.READY:
             self.error = None
             self.load_seconds = round(time.monotonic() - self._began, 3)
+            self._observe_load(self.load_seconds)
             log.info("model ready", model=name, version=version, seconds=self.load_seconds)
         elif state is State.LOADING:
             self._began = time.monotonic()

@@ -89,7 +89,7 @@ class GroupStarted(msgspec.Struct, array_like=True, tag="group"):
 
 
 class Results(msgspec.Struct, array_like=True, tag="results", gc=False):
-    """Answers, in any order. ``batches`` has the rows and seconds of every call of the model among them.
+    """Answers, in any order. ``batches`` has the rows, seconds and requests of every call of the model among them.
 
     A worker with a capacity answers requests of many messages in one of these, and sends pieces here, too.
     ``records`` are metrics of the model's own code, which need no message of their own this way.
@@ -97,7 +97,7 @@ class Results(msgspec.Struct, array_like=True, tag="results", gc=False):
 
     keys: list[int]
     outcomes: list[InferenceResponse | ErrorRecord]
-    batches: list[tuple[int, float]]
+    batches: list[tuple[int, float, int]]
     records: list[Record] | None = None
 
 

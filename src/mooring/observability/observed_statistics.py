@@ -43,9 +43,9 @@ class ObservedStatistics(ModelStatistics):
             version = DEFAULT_VERSION if defaulted else self.version
             self._lines.write_request(self.name, version, latency, queue)
 
-    def observe_batches(self, batches: Sequence[tuple[int, float]]) -> None:
+    def observe_batches(self, batches: Sequence[tuple[int, float, int]]) -> None:
         super().observe_batches(batches)
-        self._batches = deque(batches)
+        self._batches = deque((rows, seconds) for rows, seconds, _ in batches)
         self._rows_left = batches[0][0] if batches else 0
 
     def observe_overhead(self, seconds: float) -> None:

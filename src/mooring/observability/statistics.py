@@ -17,6 +17,8 @@ DURATIONS = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
     120.0,
 )  # fmt: skip
+# Seconds. From a model that its template has already to one of many gigabytes.
+LOADS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
 
 DEFAULT_VERSION = "default"
@@ -36,6 +38,20 @@ class Failure(enum.IntEnum):
     BACKEND = 2  # the model, or the process that ran it
 
 
+class RestartReason(enum.IntEnum):
+    """Why another worker takes the place of one. The label of the metric is the name in lower case."""
+
+    DIED = 0  # its process ended by itself, or by a signal that the server did not send
+    FROZEN = 1
+    RESPONSE_TIMEOUT = 2
+    STARTUP_TIMEOUT = 3
+    LOAD_FAILED = 4
+    NOT_STARTED = 5  # there was no room for its process
+    REQUEST_LIMIT = 6
+    MEMORY_LIMIT = 7
+    TEMPLATE_REPLACED = 8  # the process that it was forked from was frozen
+
+
 class ResponseKind(enum.IntEnum):
     """What a response of a decoupled model is."""
 
@@ -48,7 +64,7 @@ class Counts:
     """The sums of one version, in this process or of several. Times are in seconds."""
 
     __slots__ = (
-        "by_size", "cache", "cache_spent", "durations", "failures", "inferences", "latency", "outcomes", "queue", "queues", "requests", "responses", "spent",
+        "by_requests", "by_size", "cache", "cache_spent", "durations", "failures", "inferences", "latency", "outcomes", "queue", "queues", "requests", "responses", "spent",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -56,6 +72,7 @@ class Counts:
         self.failures = [0, 0, 0]  # of those that failed, by Failure
         self.spent = [0.0, 0.0]  # from arrival to answer, of each kind
         self.by_size: dict[int, list[float]] = {}  # rows of a batch -> how many of them, and their seconds
+        self.by_requests: dict[int, int] = {}  # requests of a call of the model -> how many of them
         # Of a decoupled model: number of a response -> how many were given, failed and were empty, each with its seconds.
         self.responses: dict[int, list[float]] = {}
         # TorchServe's three, apart for requests whose URL named a version [0] and those whose URL did not [1].
@@ -75,6 +92,14 @@ class Counts:
         sizes = Histogram(ROWS)
         for rows, (count, _) in self.by_size.items():
             sizes.observe(rows, int(count))
+        return sizes
+
+    @property
+    def batch_requests(self) -> Histogram:
+        """The histogram of requests per call."""
+        sizes = Histogram(ROWS)
+        for requests, count in self.by_requests.items():
+            sizes.observe(requests, count)
         return sizes
 
     def add_requests(self, ok: bool, defaulted: bool, latencies: list[float], queues: list[float]) -> None:
@@ -97,18 +122,20 @@ class Counts:
         histograms = [(h.counts, h.total) for h in (self.durations, self.queues, self.inferences)]
         return [
             self.outcomes, self.spent, self.requests, self.latency, self.queue, self.cache, self.cache_spent,
-            self.failures, self.by_size, self.responses, histograms,
+            self.failures, self.by_requests, self.by_size, self.responses, histograms,
         ]  # fmt: skip
 
     def add_list(self, values: Sequence[Any]) -> None:
         """Add the sums of another process, as ``to_list`` returns them."""
-        *sums, by_size, responses, histograms = values
+        *sums, by_requests, by_size, responses, histograms = values
         totals: tuple[list[Any], ...] = (
             self.outcomes, self.spent, self.requests, self.latency, self.queue, self.cache, self.cache_spent,
             self.failures,
         )  # fmt: skip
         for total, more in zip(totals, sums, strict=True):
             total[:] = map(operator.add, total, more)
+        for requests, count in by_requests.items():
+            self.by_requests[requests] = self.by_requests.get(requests, 0) + count
         for rows, (count, seconds) in by_size.items():
             of_size = self.by_size.setdefault(rows, [0, 0.0])
             of_size[0] += count
@@ -137,7 +164,9 @@ class ModelStatistics:
         "last",
         "last_overhead",
         "last_queue",
+        "loads",
         "name",
+        "restarts",
         "sequences",
         "version",
         "workers",
@@ -149,6 +178,8 @@ class ModelStatistics:
         self.name = name
         self.version = version
         self.workers = [0, 0]  # that failed, that were recycled
+        self.restarts = [0] * len(RestartReason)
+        self.loads = Histogram(LOADS)  # seconds from the begin of a load until the version was ready
         self.sequences: int | None = None  # that are open; None of a model that keeps no state
         self.last = 0.0  # when the model was called last, in seconds since the epoch
         self.last_queue = 0.0  # how long the last request waited for a worker
@@ -198,18 +229,19 @@ class ModelStatistics:
         """Note why a request got an error, beside ``observe_request``."""
         self._counts.failures[failure] += 1
 
-    def observe_batches(self, batches: Sequence[tuple[int, float]]) -> None:
-        """Note calls of the model by a worker, each with its rows and seconds.
+    def observe_batches(self, batches: Sequence[tuple[int, float, int]]) -> None:
+        """Note calls of the model by a worker, each with its rows, its seconds and its requests.
 
         A model without batching has one call per request.
         """
         self.last = time.time()
-        calls = self._calls
+        calls, by_requests = self._calls, self._counts.by_requests
         last = None
-        for rows, seconds in batches:
+        for rows, seconds, requests in batches:
             if rows != last:
                 note, last = calls.setdefault(rows, []).append, rows
             note(seconds)
+            by_requests[requests] = by_requests.get(requests, 0) + 1
         self._note_count += len(batches)
         if self._note_count > _MAX_NOTES:
             self._sum_up()

@@ -152,7 +152,7 @@ class ResponseBuffer:
         self._pieces: dict[int, list[InferenceResponse]] = {}
         self._keys: list[int] = []
         self._outcomes: list[InferenceResponse | ErrorRecord] = []
-        self._batches: list[tuple[int, float]] = []
+        self._batches: list[tuple[int, float, int]] = []
 
     def add_batch(self, batch: Batch) -> None:
         """Prepare a batch for the model: map its slots, and keep its answer slots until its requests are answered."""
@@ -181,9 +181,9 @@ class ResponseBuffer:
         self._keys.append(key)
         self._outcomes.append(self.channel.prepare_outcome(outcome, self._answer_slots.pop(key, None)))
 
-    def record_call(self, rows: int, seconds: float) -> None:
-        """Count a call of the model with so many rows."""
-        self._batches.append((rows, seconds))
+    def record_call(self, rows: int, seconds: float, requests: int) -> None:
+        """Count a call of the model with so many rows, of so many requests."""
+        self._batches.append((rows, seconds, requests))
 
     def record_metric(self, metric: MetricValue) -> None:
         """Record a value of a metric of the model's own code."""

@@ -198,7 +198,7 @@ class _Call:
         self._timer.cancel()
         for key, outcome in zip(self.keys, outcomes, strict=True):
             self.buffer.add_outcome(key, outcome)
-        self.buffer.record_call(self._rows, time.monotonic() - self._started_at)
+        self.buffer.record_call(self._rows, time.monotonic() - self._started_at, len(self.keys))
         self._serving.on_call_finished(self)
 
 

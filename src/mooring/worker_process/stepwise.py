@@ -125,7 +125,7 @@ class StepServing:
         except Exception as error:  # user code may raise anything while it infers
             outcomes = [failure_of(error, self._backend.client_errors)] * len(rows)
         running.requests = ()
-        rows[0].buffer.record_call(len(rows), time.monotonic() - started_at)
+        rows[0].buffer.record_call(len(rows), time.monotonic() - started_at, len(rows))
         outcomes = enforce_answer_limit(self._spec.options.limits.max_response_bytes, requests, outcomes)
         finished = set()
         for row, outcome in zip(rows, outcomes, strict=True):

@@ -80,7 +80,7 @@ class BatchInProgress:
         self._sent = 0
         self._gave_back = False
         self._outcomes: list[InferenceResponse | ErrorRecord] = []
-        self._batches: list[tuple[int, float]] = []
+        self._batches: list[tuple[int, float, int]] = []
 
     def take_requests(self, end: int) -> bool:
         """Take the requests up to ``end`` for a call; False where they were given back to the server meanwhile."""
@@ -96,7 +96,7 @@ class BatchInProgress:
         """Keep the outcomes of the requests taken last, in order; their call had ``rows`` rows."""
         answer_slots = self.batch.answer_slots
         with self._lock:
-            self._batches.append((rows, time.monotonic() - self.started_at))
+            self._batches.append((rows, time.monotonic() - self.started_at, len(outcomes)))
             if answer_slots is None:
                 for (
                     outcome

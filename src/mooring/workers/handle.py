@@ -33,6 +33,7 @@ from mooring.ipc.messages import (
 from mooring.ipc.progress import Progress
 from mooring.observability.logs import get_logger
 from mooring.observability.records import Record
+from mooring.observability.statistics import RestartReason
 from mooring.repository.spec import ModelSpec
 from mooring.workers.heartbeat import StopWatch
 from mooring.workers.local import LocalProcess, StartPermit
@@ -82,8 +83,8 @@ class PoolOwner(Protocol):
     def large_answer(self, size: int) -> None:
         """An answer had a payload of this many bytes, too large to copy gladly."""
 
-    def batches_done(self, batches: Sequence[tuple[int, float]]) -> None:
-        """The model was called, each time for so many rows and seconds."""
+    def batches_done(self, batches: Sequence[tuple[int, float, int]]) -> None:
+        """The model was called, each time for so many rows, seconds and requests."""
 
     def answers_came(self, seconds: float) -> None:
         """Answers took so long from the last message to their worker or from it, beyond the time of the model."""
@@ -99,6 +100,9 @@ class PoolOwner(Protocol):
 
     def on_worker_recycled(self) -> None:
         """A worker makes way for a fresh one, which has the model."""
+
+    def on_worker_restarted(self, reason: RestartReason) -> None:
+        """Another worker takes the place of one, for this reason."""
 
 
 class WorkerProcess(Protocol):
@@ -360,7 +364,7 @@ class WorkerHandle:
         way, self.sent_at = now - self.sent_at, now
         owner = self._pool.owner
         owner.batches_done(results.batches)
-        owner.answers_came(way - sum([seconds for _, seconds in results.batches]))
+        owner.answers_came(way - sum([seconds for _, seconds, _ in results.batches]))
         if results.records:
             self._pool.on_records(results.records)
         borrowed = self._borrowed  # of this message: the next one says so of its own

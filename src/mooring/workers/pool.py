@@ -13,6 +13,7 @@ from mooring.core.service import Joining, LoadContext, ModelMetadata
 from mooring.ipc.messages import Load, LoadFailed
 from mooring.observability.logs import get_logger
 from mooring.observability.records import Record
+from mooring.observability.statistics import RestartReason
 from mooring.repository.platforms import calls_models
 from mooring.repository.spec import ModelSpec
 from mooring.workers.failures import FailureHistory
@@ -245,7 +246,7 @@ class WorkerPool:
         error = failure.error.error(model=self.spec.name, version=self.spec.version)
         self._remove(worker)
         worker.close()
-        self._report(error, loading=True)
+        self._report(error, RestartReason.LOAD_FAILED, loading=True)
         if failure.lasting and not self.ready:
             self._spawn(backoff(self.failures.in_a_row), failed_at=worker.started)
         else:
@@ -382,6 +383,7 @@ class WorkerPool:
             bytes=worker.memory,
         )
         self.owner.on_worker_recycled()
+        self.owner.on_worker_restarted(self._recycler.reason_for(worker))
         self._stop_sending_to_surplus()
         self.dismiss_surplus()
 
@@ -488,11 +490,12 @@ class WorkerPool:
         try:
             process = await self._spawner.start_worker()
         except ModelLoadFailed as error:
-            self._report(error, loading=True)
+            self._report(error, RestartReason.LOAD_FAILED, loading=True)
             return None
-        except OSError as error:
-            reason = f"no worker process could be started: {error}"
-            self._report(ModelLoadFailed(reason, model=self.spec.name), loading=True)
+        except OSError as fault:
+            reason = f"no worker process could be started: {fault}"
+            no_room = ModelLoadFailed(reason, model=self.spec.name)
+            self._report(no_room, RestartReason.NOT_STARTED, loading=True)
             self.failures.record_no_room(time.monotonic())
             return None
         stop_watch = StopWatch(self._local.deadlines.heartbeat)
@@ -509,26 +512,40 @@ class WorkerPool:
             await asyncio.wait_for(worker.process.ended.wait(), 1.0)
         worker.process.kill()
         worker.process.output.read()
-        error = self._death_reason(worker, loading=loading)
+        reason = self._restart_reason(worker, loading=loading)
+        error = self._death_error(worker, reason)
         worker.process.output.close()
         if worker.process.stale and not worker.process.pid:  # its template was frozen, and never forked it
+            self.owner.on_worker_restarted(RestartReason.TEMPLATE_REPLACED)
             self._spawn(0.0)
             return
-        self._report(error, loading=loading)
+        self._report(error, reason, loading=loading)
         self._replace()
         retry = not worker.timed_out
         if self._sharing is not None:
             self._sharing.on_worker_died(worker, error, retry=retry)
         worker.report_death(error, retry=retry)
 
-    def _death_reason(self, worker: OwnedWorker, *, loading: bool) -> WorkerDied:
-        status = worker.process.status
-        limit = self.spec.scaling.memory_limit
+    def _restart_reason(self, worker: OwnedWorker, *, loading: bool) -> RestartReason:
+        """Why a worker that was not dismissed has ended."""
         if worker.timed_out:
-            how = f"was ended after {self.spec.timeouts.startup_timeout if loading else self.spec.timeouts.response_timeout:g} s"
-        elif worker.frozen:
+            return RestartReason.STARTUP_TIMEOUT if loading else RestartReason.RESPONSE_TIMEOUT
+        if worker.frozen:
+            return RestartReason.FROZEN
+        if self.spec.scaling.memory_limit and self._recycler.is_over_limit(worker):
+            return RestartReason.MEMORY_LIMIT
+        return RestartReason.DIED
+
+    def _death_error(self, worker: OwnedWorker, reason: RestartReason) -> WorkerDied:
+        status, timeouts = worker.process.status, self.spec.timeouts
+        if reason is RestartReason.STARTUP_TIMEOUT:
+            how = f"was ended after {timeouts.startup_timeout:g} s"
+        elif reason is RestartReason.RESPONSE_TIMEOUT:
+            how = f"was ended after {timeouts.response_timeout:g} s"
+        elif reason is RestartReason.FROZEN:
             how = f"was ended after a signal had stopped it for {self._local.deadlines.heartbeat:g} s"
-        elif limit and self._recycler.is_over_limit(worker):
+        elif reason is RestartReason.MEMORY_LIMIT:
+            limit = self.spec.scaling.memory_limit
             how = f"was ended at {worker.memory} bytes of memory, its limit is {limit}"
         elif status is not None and status < 0:
             how = f"was killed by signal {-status}{_signal_name(-status)}"
@@ -541,8 +558,9 @@ class WorkerPool:
         error.how = how
         return error
 
-    def _report(self, error: MooringError, *, loading: bool) -> None:
+    def _report(self, error: MooringError, reason: RestartReason, *, loading: bool) -> None:
         self.failures.record(error, time.monotonic(), loading=loading)
+        self.owner.on_worker_restarted(reason)
         self.owner.on_worker_failed(error)
 
     def _replace(self) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from mooring.core.options import Scaling
+from mooring.observability.statistics import RestartReason
 
 if TYPE_CHECKING:
     from mooring.workers.handle import OwnedWorker
@@ -65,6 +66,13 @@ class Recycler:
     def is_over_limit(self, worker: "OwnedWorker") -> bool:
         """Whether a worker has so much memory that it must be ended at once."""
         return worker.memory > self._rule.memory_limit * _TOO_MUCH
+
+    def reason_for(self, worker: "OwnedWorker") -> RestartReason:
+        """Why a worker makes way."""
+        if worker.process.stale:
+            return RestartReason.TEMPLATE_REPLACED
+        most = self._rule.max_requests
+        return RestartReason.REQUEST_LIMIT if most and worker.served >= most else RestartReason.MEMORY_LIMIT
 
     def _is_due(self, worker: "OwnedWorker") -> bool:
         most, limit = self._rule.max_requests, self._rule.memory_limit

@@ -64,7 +64,7 @@ def observe_run(
             statistics.observe_request(seconds, 0.0, not failed, defaulted)
             if not failed:
                 # Now, since the body may have been read meanwhile.
-                statistics.observe_batches([(max(request.rows, 1) if has_rows else 1, seconds)])
+                statistics.observe_batches([(max(request.rows, 1) if has_rows else 1, seconds, 1)])
         done(outcome)
 
     return count_and_pass
