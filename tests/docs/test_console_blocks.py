@@ -1,0 +1,134 @@
+"""Every console block of the documents is run, and prints what its page shows."""
+
+import re
+import shutil
+
+import pytest
+from console_blocks import ROOT, Step, matches, missing_modules, pages, read_steps, run_page
+
+# What no test can run, and why. Everything else is run.
+SKIPPED: set[tuple[str, str, str]] = set()
+WITH_BLOCKS = [page for page in pages() if "```console" in (ROOT / page).read_text()]
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the commands of the pages need curl")
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, id=str(page), marks=pytest.mark.xdist_group(f"tests/docs/{page}")) for page in WITH_BLOCKS],
+)
+def test_a_page_shows_what_its_commands_print(page, tmp_path):
+    if missing := missing_modules((ROOT / page).read_text()):
+        pytest.skip(f"{page} needs {', '.join(missing)}")
+    wrong = run_page(page, tmp_path)
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_block_is_skipped_without_a_reason_that_is_known():
+    skipped = {
+        (str(page), step.text, step.shown)
+        for page in WITH_BLOCKS
+        for step in read_steps((ROOT / page).read_text())
+        if step.kind == "skip"
+    }
+    assert skipped == SKIPPED
+
+
+def test_no_page_has_commands_outside_of_console_blocks():
+    """A command in an indented block or one of another language would not be run."""
+    command = re.compile(r"(?:    |\$ )(?:\$ |\w+=\S+ )*(?:curl|mooring|pip|python|make) ")
+    found = []
+    for page in pages():
+        language = ""
+        for number, line in enumerate((ROOT / page).read_text().splitlines(), 1):
+            if line.lstrip().startswith("```"):
+                language = "" if language else line.strip().removeprefix("```") or "text"
+                if language in ("sh", "bash", "shell"):
+                    found.append(f"{page}:{number}: {line}")
+            elif not language and command.match(line):
+                found.append(f"{page}:{number}: {line}")
+    assert not found, "make these console blocks:\n" + "\n".join(found)
+
+
+PAGE = """\
+<!-- console: needs json -->
+```python
+# app.py
+print("hello")
+```
+
+```console
+$ python app.py
+hello
+$ echo one \\
+    two
+one two
+```
+<!-- console: skip it is slow -->
+```console
+$ sleep 60
+```
+    $ this is no block
+"""
+
+
+def test_a_page_is_read_in_order():
+    assert list(read_steps(PAGE)) == [
+        Step("needs", 1, "json"),
+        Step("file", 2, "app.py", '# app.py\nprint("hello")\n'),
+        Step("command", 8, "python app.py", "hello"),
+        Step("command", 10, "echo one \\\n    two", "one two"),
+        Step("skip", 14, "sleep 60", "it is slow"),
+    ]
+    assert missing_modules(PAGE) == []
+    assert missing_modules("<!-- console: needs json no_such_module -->") == ["no_such_module"]
+
+
+@pytest.mark.parametrize(
+    ("shown", "printed"),
+    [
+        ("one\ntwo", "one\ntwo\n"),
+        ("", ""),
+        ("...", "anything\nat all\n"),
+        ("...\nlast", "first\nlast\n"),
+        ("first\n...\nlast", "first\nlast\n"),
+        ('{"id": "..."}', '{"id": "abc"}\n'),
+        ("pid 12345, 0.2 s", "pid 7, 12.25 s\n"),
+        ("2026-11-30 13:12:03.265 INFO  ready", "2027-01-01 00:00:00.000 INFO  ready\n"),
+        ("0.99988281726", "0.99988281999\n"),
+    ],
+)
+def test_what_is_shown_is_what_was_printed(shown, printed):
+    assert matches(shown, printed)
+
+
+@pytest.mark.parametrize(
+    ("shown", "printed"),
+    [
+        ("one", "one\ntwo\n"),
+        ("one\ntwo", "one\n"),
+        ("", "something\n"),
+        ("...\nlast", "first\n"),
+        ("pid 12345", "process 7\n"),
+        ("0.99", "0.98\n"),
+        ("a.c", "abc\n"),
+    ],
+)
+def test_what_is_shown_is_not_what_was_printed(shown, printed):
+    assert not matches(shown, printed)
+
+
+def test_the_beginning_of_a_log_may_be_shown():
+    assert matches("one", "one\ntwo\n", whole=False)
+    assert not matches("two", "one\ntwo\n", whole=False)
+
+
+@pytest.mark.processes
+def test_a_wrong_page_is_found_out(tmp_path):
+    page = ROOT / "docs" / "wrong.md"
+    text = '```python\n# app.py\nprint(8080)\n```\n```console\n$ python app.py\n8081\n$ cd /\n$ pwd\n/\n$ false\n```\n'
+    from console_blocks import PageRun
+
+    with PageRun(page, text, tmp_path) as run:
+        wrong = [found for step in read_steps(text) if (found := run.do(step))]
+    assert [each.partition(": $ ")[2].partition("\n")[0] for each in wrong] == ["python app.py", "false"]
