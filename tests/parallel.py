@@ -17,6 +17,7 @@ FIRST = (
     "tests/faults/",
     "tests/workers/test_frozen.py",
     "tests/workers/test_faults.py",
+    "tests/docs/",
     "tests/e2e/",
     "tests/repository/test_requirements.py",
     "tests/workers/",

@@ -1,5 +1,6 @@
 """``mooring init`` writes a project that can be served, and touches no folder that holds anything."""
 
+import re
 import runpy
 import subprocess
 import sys
@@ -38,7 +39,7 @@ def test_a_project_has_a_model_a_test_and_a_readme_with_its_commands(tmp_path, m
     readme = (folder / "README.md").read_text()
     assert readme.startswith("# my project\n")
     assert "PROJECT" not in readme
-    commands = [line.strip() for line in readme.splitlines() if line.startswith("    ")]
+    commands = re.findall(r"^\$ (.*)", readme, re.MULTILINE)
     assert commands[0] == "pip install -r requirements.txt"
     assert any(each.startswith("mooring serve ") and "--port 8080" in each for each in commands)
     assert any(each.startswith("curl ") for each in commands)

@@ -9,7 +9,7 @@ What a page may hold, from its top to its bottom:
 - ``mooring serve`` and the other commands that start a server: it runs until the same page starts another one at the same
   port, or ends. What it has printed until then is what is compared.
 - Comments that a reader does not see, ``<!-- console: WHAT -->``:
-  ``needs MODULE ...``   the page is run where these modules are installed
+  ``needs NAME ...``     the page is run where these modules or programs are installed
   ``copy FOLDER``        the files of this folder of the repository are in the reader's folder
   ``link NAME``          so is this file or folder, as a link
   ``run COMMAND``        one more command, whatever it prints
@@ -41,7 +41,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple, Self
 
-sys.path[:0] = [str(Path(__file__).parents[1])]
+if __name__ == "__main__":
+    sys.path[:0] = [str(Path(__file__).parents[1])]
 
 from port_kit import free_ports, free_row
 
@@ -59,7 +60,12 @@ VOLATILE = (
     (re.compile(r"(\d\.\d{4})\d+"), r"\1"),  # the last digits of a model's floating point numbers
 )
 # Commands that no page's run may give, and why.
-NOT_RUN = {"pip install": "it installs packages", "make": "it installs packages", "docker": "it needs Docker"}
+NOT_RUN = {
+    "pip install": "it installs packages",
+    "make": "it installs packages, or takes minutes",
+    "docker": "it needs Docker",
+    "MODEL=": "it downloads a model",
+}
 _ADDRESSES = {  # the settings with an address, and the ports that they have by themselves
     "inference_address": ("http://127.0.0.1:", 8080),
     "management_address": ("http://127.0.0.1:", 8081),
@@ -76,7 +82,11 @@ _ROW_IN_TEXT = re.compile(r"--port[= ](\d{4,5})\b")
 _STARTS_A_SERVER = re.compile(
     r"(?:\w+=\S+ )*(?:\.venv/bin/)?mooring (?:serve|tritonserver|amdinfer-server|torchserve .*--foreground)\b(?!.*--help)"
 )
-_IS_UP = re.compile(r"^(?:Mooring is up\.|Model server started\.|HTTP server starting .*)$", re.MULTILINE)
+_STARTS_IN_THE_BACKGROUND = re.compile(r"mooring torchserve .*--start\b(?!.*--foreground)")
+_IS_UP = re.compile(
+    r"^(?:Mooring is up\.|Model server started\.|HTTP server starting .*|Started Metrics Service .*)$",
+    re.MULTILINE,
+)
 
 
 class Step(NamedTuple):
@@ -94,9 +104,10 @@ def read_steps(text: str) -> Iterator[Step]:
     pending: Step | None = None  # a comment that is about the next block
     for number, line in lines:
         if line.startswith("<!-- console:"):
-            while not line.endswith("-->"):
-                line += "\n" + next(lines)[1]
-            comment = _COMMENT.fullmatch(line)
+            whole = line
+            while not whole.endswith("-->"):
+                whole += "\n" + next(lines)[1]
+            comment = _COMMENT.fullmatch(whole)
             assert comment, f"line {number}: {line}"
             step = Step(comment[1], number, comment[2])
             if step.kind in ("skip", "log"):
@@ -133,7 +144,9 @@ def _read_commands(number: int, block: list[str]) -> Iterator[Step]:
         if command.endswith("\\"):
             command += f"\n{line}"
         elif line.startswith("$ "):
-            reason = next((why for start, why in NOT_RUN.items() if command.startswith(f"{start} ")), "")
+            reason = next((why for start, why in NOT_RUN.items() if command.startswith(start)), "")
+            if reason:
+                command = command.partition(" #")[0].strip()
             if command:
                 yield Step("skip" if reason else "command", at, command, reason or "\n".join(shown))
             command, at, shown = line[2:], number + offset, []
@@ -161,9 +174,9 @@ def matches(shown: str, printed: str, *, whole: bool = True) -> bool:
 
 
 def missing_modules(text: str) -> list[str]:
-    """The modules that a page needs and that are not installed."""
+    """The modules and programs that a page needs and that are not installed."""
     needed = [name for step in read_steps(text) if step.kind == "needs" for name in step.text.split()]
-    return [name for name in needed if find_spec(name) is None]
+    return [name for name in needed if find_spec(name) is None and shutil.which(name) is None]
 
 
 class Ports:
@@ -238,6 +251,7 @@ class PageRun:
         self._servers: dict[str, RunningServer] = {}
         self._last: RunningServer | None = None
         self._keep = False
+        self._commands = 0
         for folder in (self.folder, self._logs, self._shims, home / "tmp"):
             folder.mkdir(exist_ok=True)
         self._environ = self._make_environ(home)
@@ -264,6 +278,7 @@ class PageRun:
         }
         return inherited | addresses | {
             "PATH": f"{self._shims}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT / "src/mooring/compat"),  # as an installed Mooring has it
             "COLUMNS": "110", "HF_HUB_OFFLINE": "1", "HOME": str(self.folder), "TMPDIR": str(home / "tmp"),
         }  # fmt: skip
 
@@ -303,7 +318,9 @@ esac""",
             case "run":
                 self._do_command(step)
             case "copy":
-                shutil.copytree(ROOT / step.text, self.folder, dirs_exist_ok=True)
+                shutil.copytree(
+                    ROOT / step.text, self.folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.mar")
+                )
             case "link":
                 (self.folder / step.text).parent.mkdir(parents=True, exist_ok=True)
                 (self.folder / step.text).symlink_to(ROOT / step.text)
@@ -319,6 +336,8 @@ esac""",
         if _STARTS_A_SERVER.match(step.text):
             printed, whole, status = self._start_server(step)
         else:
+            if _STARTS_IN_THE_BACKGROUND.match(step.text):
+                self._stop_server("default")
             status, printed = self._run(step.text)
             whole = True
         printed = self._to_page(printed)
@@ -336,8 +355,8 @@ esac""",
         """Start a server in the place of the one at its port; return its log, whether it has ended, and its status."""
         row = _ROW_IN_TEXT.search(step.text)
         port = row[1] if row else "default"
-        if not self._keep and port in self._servers:
-            self._servers.pop(port).stop()
+        if not self._keep:
+            self._stop_server(port)
         self._keep = False
         log = self._logs / f"server-{step.line}.log"
         with log.open("wb") as file:
@@ -359,6 +378,10 @@ esac""",
             time.sleep(0.02)
         return server.log, False, 0
 
+    def _stop_server(self, port: str) -> None:
+        if server := self._servers.pop(port, None):
+            server.stop()
+
     def _command(self, command: str) -> str:
         """The command with this run's ports. One that names a row of ports has no other address."""
         unset = "".join(f"-u MOORING_{name.upper()} " for name in _ADDRESSES)
@@ -367,16 +390,21 @@ esac""",
         return self._ports.to_free(command).replace(".venv/bin/mooring", "mooring")
 
     def _run(self, command: str) -> tuple[int, str]:
-        script = f". {self._state}\ncd .\n{self._command(command)}\nstatus=$?\n"
-        script += f'{{ export -p; echo "cd \'$PWD\'"; }} > {self._state}\nexit $status\n'
-        try:
-            ran = subprocess.run(
+        script = f". {self._state}\nset -a\ncd .\n{self._command(command)}\nstatus=$?\n"
+        script += f"{{ export -p; echo \"cd '$PWD'\"; }} > {self._state}\nexit $status\n"
+        self._commands += 1
+        output = self._logs / f"command-{self._commands}.log"
+        with output.open("wb") as file:  # no pipe: a server in the background goes on writing to it
+            process = subprocess.Popen(
                 ["sh", "-c", script], cwd=self.folder, env=self._environ, stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=PATIENCE, check=False,
+                stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
-        except subprocess.TimeoutExpired as error:
-            return -1, (error.stdout or b"").decode(errors="replace") + "\n(it did not end)"
-        return ran.returncode, ran.stdout.decode(errors="replace")
+        try:
+            status = process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            status = process.wait()
+        return status, output.read_text(errors="replace")
 
     def _compare_log(self, step: Step) -> str:
         assert self._last is not None, f"{self.page}:{step.line}: no server has been started"

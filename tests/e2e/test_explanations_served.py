@@ -25,7 +25,11 @@ def blocks(kind):
     return re.findall(rf"```{kind}\n(.*?)```", GUIDE, re.DOTALL)
 
 
-LINES = [line for block in blocks("sh") for line in block.splitlines()]
+LINES = [
+    command.replace("\\\n", "")
+    for block in blocks("console")
+    for command in re.findall(r"^\$ (curl (?:.*\\\n)*.*)", block, re.MULTILINE)
+]
 
 
 @pytest.fixture(scope="module")

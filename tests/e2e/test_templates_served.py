@@ -37,9 +37,7 @@ class Project(NamedTuple):
 
 def read_readme(folder):
     """The commands of a README, of which those before the server are run."""
-    lines = [
-        line.strip() for line in (folder / "README.md").read_text().splitlines() if line.startswith("    ")
-    ]
+    lines = re.findall(r"^\$ (.*)", (folder / "README.md").read_text(), re.MULTILINE)
     at = next(index for index, line in enumerate(lines) if line.startswith("mooring serve "))
     for line in lines[1:at]:
         command = shlex.split(line)

@@ -56,14 +56,9 @@ def write_project(folder: Path, template: str) -> list[str]:
 
 
 def _commands(folder: Path) -> list[str]:
-    """Return the commands of the project's README, its first indented block."""
-    lines: list[str] = []
-    for line in (folder / "README.md").read_text(encoding="utf-8").splitlines():
-        if line.startswith("    "):
-            lines.append(f"  {line.strip()}")
-        elif lines:
-            break
-    return lines
+    """Return the commands of the project's README, those of its first console block."""
+    block = (folder / "README.md").read_text(encoding="utf-8").split("```console\n")[1].partition("```")[0]
+    return [f"  {line.removeprefix('$ ')}" for line in block.splitlines() if line.startswith("$ ")]
 
 
 def _quoted(folder: Path) -> str:
