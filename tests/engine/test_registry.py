@@ -1,6 +1,7 @@
 """What becomes of a version when its workers load, fail and die, and which models there are."""
 
 import time
+from types import SimpleNamespace
 
 import pytest
 from fakes import FakePool
@@ -72,7 +73,7 @@ def test_a_version_is_ready_as_soon_as_one_worker_has_the_model():
 
 def test_a_load_takes_from_its_beginning_until_the_version_is_ready(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("mooring.engine.registry.time", SimpleNamespace(monotonic=lambda: now[0]))
     version, loads = ModelVersion(spec()), []
     pool = FakePool(None, 1)
     version.start_loading(FakeQueue(), pool, loads.append)
