@@ -1,14 +1,18 @@
 """The documentation site, built once as ``make docs`` builds it: complete, linked, searchable and of this machine alone."""
 
+import json
 import re
 import runpy
 import subprocess
 import sys
+from html import unescape
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("furo", reason="the documentation's tools are not installed: pip install '.[docs]'")
+
+snowballstemmer = pytest.importorskip("snowballstemmer")
 
 ROOT = Path(__file__).parent.parent.parent
 BUILD = ROOT / "scripts" / "build_docs.py"
@@ -75,3 +79,80 @@ def test_nothing_is_loaded_from_another_machine(site, pages):
     assert loaded == []
     for sheet in site.rglob("*.css"):
         assert re.findall(r"(?:@import|url\()\s*[\"']?(?:https?:)?//", sheet.read_text()) == [], sheet
+
+
+# What a reader asks, and the page and the heading where the answer is.
+QUESTIONS = {
+    "How do I move my TorchServe service?": ("guide-torchserve.html", "Starting like TorchServe"),
+    "Why is my model not ready?": ("guide-models.html", "Models that cannot be served"),
+    "How do I batch?": ("guide-models.html", "When requests are batched"),
+    "How do I expose it safely?": ("guide-tokens.html", "When they are on"),
+}
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_an_answer_is_two_clicks_away_from_the_first_page(site, pages, question):
+    page, heading = QUESTIONS[question]
+    assert f"<p>{question}</p>" in (site / "index.html").read_text()
+    anchors = headings_of(site / page)[heading]
+    first = links_of(site, pages, "index.html")
+    second = set().union(*(links_of(site, pages, name) for name, _ in first))
+    found = {(page, anchor) for anchor in anchors}
+    assert found & (first | second), f"{question}: {page}, {heading}"
+
+
+def links_of(site, pages, name):
+    """Where the links of a page lead within the site: pages and anchors, without one the heading at the top."""
+    targets = (build_docs["resolve"](site / name, url) for tag, url in pages[name].links if tag == "a")
+    return {
+        (str(file.relative_to(site)), anchor)
+        for file, anchor in filter(None, targets)
+        if str(file.relative_to(site)) in pages
+    }
+
+
+def headings_of(file):
+    """The headings of a page, and the anchors at which each is: the one at the top needs none."""
+    found = re.findall(
+        r'<section id="([^"]+)">(?:\s*<span id="[^"]+"></span>)*\s*<h(\d)>(.*?)<a class', file.read_text()
+    )
+    return {
+        unescape(re.sub("<[^>]+>", "", text)): {anchor, ""} if level == "1" else {anchor}
+        for anchor, level, text in found
+    }
+
+
+WORDS = {
+    "start/install": "install",
+    "roles/torchserve-operator": "torchserve",
+    "guide-models": "workflows",
+    "guide-tokens": "loopback",
+    "how-it-works": "works",
+    "ARCHITECTURE": "dispatcher",
+    "RELIABILITY": "sigstop",
+    "decisions/0042-frontends-serve-everything": "frontend",
+    "measurements/onednn": "onednn",
+    "guide-settings": "job_queue_size",
+    "reference/commands": "--job-queue-size",
+    "guide-metrics": "mooring_batch_rows",
+    "guide-errors": "sequencelost",
+    "guide-protocols": "modelstreaminfer",
+    "reference/python-api": "asyncclient",
+    "reference/security": "shelltorch",
+    "contracts/torchserve": "torchserve",
+    "troubleshooting": "troubleshooting",
+    "faq": "questions",
+    "comparison": "comparison",
+}
+
+
+def test_the_search_knows_the_words_of_every_section(site):
+    index = json.loads(
+        (site / "searchindex.js").read_text().removeprefix("Search.setIndex(").removesuffix(")")
+    )
+    stem = snowballstemmer.stemmer("english").stemWord
+    for page, words in WORDS.items():
+        number = index["docnames"].index(page)
+        for word in filter(None, re.split(r"[\W_]+", words)):
+            found = [index[where].get(stem(word), []) for where in ("terms", "titleterms")]
+            assert any(number in (each if isinstance(each, list) else [each]) for each in found), (page, word)
