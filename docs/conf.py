@@ -16,8 +16,10 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx_copybutton",
+    "accessible_pages",
     "decision_links",
     "generated_pages",
+    "short_types",
 ]
 exclude_patterns = ["extensions", "pictures"]
 smartquotes = False  # it would make a dash of the two in front of an option
@@ -38,6 +40,7 @@ html_theme = "furo"
 html_title = "Mooring"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
+html_js_files = ["site.js"]
 html_copy_source = False
 html_show_sphinx = False
 html_theme_options = {

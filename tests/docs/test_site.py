@@ -6,16 +6,16 @@ import runpy
 import subprocess
 import sys
 from html import unescape
-from pathlib import Path
 
 import pytest
+from docs_kit import BUILD, ROOT, built_site
 
-pytest.importorskip("furo", reason="the documentation's tools are not installed: pip install '.[docs]'")
+import mooring
 
-snowballstemmer = pytest.importorskip("snowballstemmer")
+snowballstemmer = pytest.importorskip(
+    "snowballstemmer", reason="it comes with Sphinx, which is not installed"
+)
 
-ROOT = Path(__file__).parent.parent.parent
-BUILD = ROOT / "scripts" / "build_docs.py"
 build_docs = runpy.run_path(str(BUILD))
 
 pytestmark = pytest.mark.processes
@@ -24,17 +24,7 @@ pytestmark = pytest.mark.processes
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """The folder of the site."""
-    folder = tmp_path_factory.mktemp("site")
-    built = subprocess.run(
-        [sys.executable, str(BUILD), "--output", str(folder)],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=110,
-    )
-    assert built.returncode == 0, built.stderr
-    assert built.stderr == ""
-    return folder
+    return built_site(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +69,19 @@ def test_nothing_is_loaded_from_another_machine(site, pages):
     assert loaded == []
     for sheet in site.rglob("*.css"):
         assert re.findall(r"(?:@import|url\()\s*[\"']?(?:https?:)?//", sheet.read_text()) == [], sheet
+
+
+def test_each_public_name_and_each_command_is_in_the_reference(site, pages):
+    api = pages["reference/python-api.html"]
+    assert {f"mooring.{name}" for name in mooring.__all__} - api.ids == set()
+    assert {"mooring.testing.Client", "mooring.testing.Client.stream", "mooring.Client.infer"} <= api.ids
+    commands = headings_of(site / "reference" / "commands.html")
+    shown = subprocess.run(
+        [sys.executable, "-m", "mooring", "--help"], check=True, capture_output=True, text=True
+    )
+    named = re.findall(r"^  ([\w-]+)  ", shown.stdout.partition("Commands:")[2], re.MULTILINE)
+    assert len(named) > 8
+    assert {f"mooring {name}" for name in named} - set(commands) == set()
 
 
 # What a reader asks, and the page and the heading where the answer is.
