@@ -8,6 +8,7 @@ import click
 
 from mooring.cli.launch import drop_unset, greeting_printer, read_config, serve_until_stopped
 from mooring.config.settings import Address
+from mooring.config.sources.origins import Origins
 
 _REPOSITORY = "/mnt/models"
 # What AMD's server takes at most: an image as a list of numbers is many bytes.
@@ -94,11 +95,12 @@ def amdinfer_server(
         "max_response_size": _LARGEST,
     }
     warnings = [] if there else [f"no model repository at {model_repository}: only workers can be loaded"]
-    config = read_config(drop_unset(flags), None, warnings, defaults=defaults)
+    origins = Origins("mooring amdinfer-server")
+    config = read_config(drop_unset(flags), None, warnings, origins, defaults=defaults)
     if not everybody and not config.guards_management:
         warnings.append(
             "models can be loaded and unloaded from this machine only: MOORING_MANAGEMENT_TOKEN=... lets those who"
             " have the token, --insecure everybody"
         )
     ports = {"inference_address": "--http-port", "grpc_address": "--grpc-port"}
-    sys.exit(serve_until_stopped(config, warnings, greeting_printer(up), address_flags=ports))
+    sys.exit(serve_until_stopped(config, warnings, greeting_printer(up), origins, address_flags=ports))

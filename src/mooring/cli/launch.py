@@ -15,6 +15,7 @@ from mooring.cli import Begun
 from mooring.cli.pid_file import find_temporary_folder
 from mooring.config.settings import SETTINGS, Config, ConfigError, is_secret
 from mooring.config.sources.loading import PREFIX, load_config
+from mooring.config.sources.origins import Origins
 from mooring.core.errors import MooringError
 from mooring.observability.log_output.setup import add_reader, setup_logging
 from mooring.observability.logs import get_logger, truncate_text
@@ -41,23 +42,30 @@ def launch(
 ) -> NoReturn:
     """Serve until the server ends, then exit with its status. A user's mistake is reported in one line, status 1."""
     warnings = list(warnings)
-    config = read_config(flags, file, warnings, defaults=defaults)
+    origins = Origins()
+    config = read_config(flags, file, warnings, origins, defaults=defaults)
     from mooring.cli.start_view import StartView
 
     view = StartView(up)
-    sys.exit(serve_until_stopped(config, warnings, view.started, view=view))
+    sys.exit(serve_until_stopped(config, warnings, view.started, origins, view=view))
 
 
 def read_config(
     flags: Mapping[str, Any],
     file: str | None,
     warnings: list[str],
+    origins: Origins,
     *,
     defaults: Mapping[str, Any] = MappingProxyType({}),
 ) -> Config:
-    """Return the settings of this start and add warnings about them. Raises ``ClickException`` for a mistake."""
+    """Return the settings of this start, and add warnings about them and where each was set.
+
+    Raises ``ClickException`` for a mistake.
+    """
     try:
-        config = load_config(flags, os.environ, file, defaults=defaults, warn=warnings.append)
+        config = load_config(
+            flags, os.environ, file, defaults=defaults, warn=warnings.append, origins=origins
+        )
     except ConfigError as error:
         raise click.ClickException(str(error)) from error
     if config.temporary_folder is None:
@@ -71,6 +79,7 @@ def serve_until_stopped(
     config: Config,
     warnings: Iterable[str],
     started: "Started",
+    origins: Origins,
     *,
     view: "StartView | None" = None,
     address_flags: Mapping[str, str] = MappingProxyType({}),
@@ -78,6 +87,7 @@ def serve_until_stopped(
 ) -> int:
     """Serve until the server ends; return its exit status. Raises ``ClickException`` if it cannot start.
 
+    ``origins`` says where each setting was set.
     ``address_flags`` says for each setting of an address how this command's user chooses another one. ``while_serving`` is
     entered once the addresses are bound: what it writes is not written by a start that cannot have them. ``view`` shows how
     far the start is; ``started`` shows that it is done.
@@ -108,7 +118,9 @@ def serve_until_stopped(
             stack.enter_context(while_serving())
             if view is not None:
                 view.begin(reservation.listening)
-            return _prepare_server(config, reservation, recent, stack)(started=report_started, view=view)
+            return _prepare_server(config, reservation, recent, origins, stack)(
+                started=report_started, view=view
+            )
     except (MooringError, ConfigError, OSError) as error:
         raise _report_failure(config, error) from error
 
@@ -152,7 +164,7 @@ def _reserve_addresses(config: Config, flags: Mapping[str, str], stack: ExitStac
 
 
 def _prepare_server(
-    config: Config, reservation: "Reservation", recent: RecentRecords, stack: ExitStack
+    config: Config, reservation: "Reservation", recent: RecentRecords, origins: Origins, stack: ExitStack
 ) -> Callable[..., int]:
     """``mooring.server.server.run`` for these settings. Imported bit by bit: what takes longest has begun before the next is."""
     gc.disable()  # objects made by imports are never garbage
@@ -164,7 +176,7 @@ def _prepare_server(
 
         from mooring.server.startup import Startup
 
-        startup = Startup(config, stack, libraries, reservation, recent)
+        startup = Startup(config, stack, libraries, reservation, recent, origins)
         startup.find()
 
         from mooring.server.server import run

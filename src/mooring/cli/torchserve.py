@@ -17,6 +17,7 @@ from mooring.cli.pid_file import AlreadyServing, hold_pid_file, running_process_
 from mooring.cli.standard_streams import print_line
 from mooring.cli.stopping import stop_server
 from mooring.config.settings import Config
+from mooring.config.sources.origins import Origins
 from mooring.config.sources.torchserve import TORCHSERVE_DEFAULTS
 from mooring.config.torchserve_keys import log_config_file
 
@@ -138,16 +139,19 @@ def torchserve(
     logs = Path(os.environ.get("LOG_LOCATION") or "logs")
     if running_process_id() is not None:
         _refuse_second()
-    config = _read_torchserve_config(flags, ts_config, warnings, logs, snapshots=not no_config_snapshots)
+    origins = Origins("mooring torchserve")
+    config = _read_torchserve_config(
+        flags, ts_config, warnings, logs, origins, snapshots=not no_config_snapshots
+    )
     if foreground:
-        sys.exit(_serve(config, warnings, greeting_printer(_UP)))
+        sys.exit(_serve(config, warnings, greeting_printer(_UP), origins))
     where = "" if config.log_config is not None else f"; the log is also in {logs / 'ts_log.log'}"
     print_line(f"Starting in the background{where}", err=True)
-    if greeting := start_in_background(lambda ready: _serve_in_background(config, warnings, ready)):
+    if greeting := start_in_background(lambda ready: _serve_in_background(config, warnings, origins, ready)):
         print_line(greeting)
 
 
-def _serve_in_background(config: Config, warnings: Sequence[str], ready: Ready) -> int:
+def _serve_in_background(config: Config, warnings: Sequence[str], origins: Origins, ready: Ready) -> int:
     from mooring.cli.greeting import format_greeting, log_greeting
 
     def started(listening: Config, models: "Sequence[ModelState]", example: "ExampleRequest | None") -> None:
@@ -157,12 +161,12 @@ def _serve_in_background(config: Config, warnings: Sequence[str], ready: Ready) 
         else:
             ready("\n".join(format_greeting(listening, models, example, up=_UP)))
 
-    return _serve(config, warnings, started)
+    return _serve(config, warnings, started, origins)
 
 
-def _serve(config: Config, warnings: Sequence[str], started: "Started") -> int:
+def _serve(config: Config, warnings: Sequence[str], started: "Started", origins: Origins) -> int:
     return serve_until_stopped(
-        config, warnings, started, address_flags=_ADDRESS_KEYS, while_serving=hold_pid_file
+        config, warnings, started, origins, address_flags=_ADDRESS_KEYS, while_serving=hold_pid_file
     )
 
 
@@ -172,7 +176,13 @@ def _refuse_second() -> None:
 
 
 def _read_torchserve_config(
-    flags: dict[str, Any], file_name: str | None, warnings: list[str], logs: Path, *, snapshots: bool
+    flags: dict[str, Any],
+    file_name: str | None,
+    warnings: list[str],
+    logs: Path,
+    origins: Origins,
+    *,
+    snapshots: bool,
 ) -> Config:
     """Return the settings from the flags and a file: the named one, else the last snapshot."""
     snapshot_folder = logs / "config" if snapshots else None
@@ -184,7 +194,8 @@ def _read_torchserve_config(
         "metrics_folder": Path(os.environ.get("METRICS_LOCATION") or "logs"),
         "temporary_folder": _temporary_folder(),
     }
-    config = read_config(flags, _find_config_file(file_name, snapshot_folder), warnings, defaults=defaults)
+    file = _find_config_file(file_name, snapshot_folder)
+    config = read_config(flags, file, warnings, origins, defaults=defaults)
     for name in ("model_store", "workflow_store"):
         folder = getattr(config, name)
         if folder is not None and not folder.is_dir():

@@ -12,6 +12,7 @@ import click
 from mooring.cli.launch import drop_unset, greeting_printer, read_config, serve_until_stopped
 from mooring.cli.triton_flags import TRITON_FLAGS, Effect, Flag, Kind
 from mooring.config.settings import Address
+from mooring.config.sources.origins import Origins
 
 _EVERYWHERE = "0.0.0.0"  # noqa: S104 - Triton's own default
 _HTTP, _GRPC, _METRICS = 8000, 8001, 8002
@@ -126,7 +127,8 @@ def tritonserver(*, insecure: bool, **values: Any) -> NoReturn:
             "response_cache_size": _cache_size(given),
             "job_queue_size": _QUEUE_SIZE,
         }
-        config = read_config(drop_unset(flags), None, warnings, defaults=defaults)
+        origins = Origins("mooring tritonserver")
+        config = read_config(drop_unset(flags), None, warnings, origins, defaults=defaults)
         # Triton's own lines, for which scripts wait.
         services = {
             "GRPCInferenceService": config.grpc_address if given.get("allow_grpc", True) else None,
@@ -137,7 +139,7 @@ def tritonserver(*, insecure: bool, **values: Any) -> NoReturn:
             f"Started {name} at {_place(where)}" for name, where in services.items() if where is not None
         ]
         up = greeting_printer("\n".join(lines) or "Mooring is up.")
-        sys.exit(serve_until_stopped(config, warnings, up, address_flags=_PORT_FLAGS))
+        sys.exit(serve_until_stopped(config, warnings, up, origins, address_flags=_PORT_FLAGS))
 
 
 def _place(address: Address) -> str:

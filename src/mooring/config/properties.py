@@ -19,11 +19,20 @@ def parse_properties(text: str, environ: Mapping[str, str] | None = None) -> dic
     """
     known = environ or {}
     found = {}
-    for line in _logical_lines(text):
+    for _, line in _logical_lines(text):
         key, value = _split_pair(line)
         value = _unescape(value)
         found[_unescape(key)] = _VARIABLE.sub(lambda match: known.get(match[1], match[0]), value)
     return found
+
+
+def find_lines(text: str) -> dict[str, int]:
+    r"""Return the number of the line on which each key's value begins, counted from 1.
+
+    >>> find_lines("# where\nstore = /models\\\n    /all\nkey: 1")
+    {'store': 2, 'key': 4}
+    """
+    return {_unescape(_split_pair(line)[0]): number for number, line in _logical_lines(text)}
 
 
 def format_properties(values: Mapping[str, str]) -> str:
@@ -60,22 +69,27 @@ def _escape_utf16(sign: str) -> Iterator[int]:
         yield from (0xD7C0 + (code >> 10), 0xDC00 + (code & 0x3FF))
 
 
-def _logical_lines(text: str) -> Iterator[str]:
-    """Yield lines without comments and blank ones, with continuations joined. A comment is never continued."""
-    pending = ""
+def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Yield lines without comments and blank ones, with continuations joined, and the number of the first.
+
+    A comment is never continued.
+    """
+    pending, first = "", 0
     # Not splitlines: Java ends a line at CR, LF or both, and at nothing else (no form feed, no U+2028).
-    for raw in re.split(r"\r\n|\n|\r", text):
+    for number, raw in enumerate(re.split(r"\r\n|\n|\r", text), start=1):
         line = raw.lstrip(" \t\f")
-        if not pending and (not line or line[0] in "#!"):
-            continue
+        if not pending:
+            first = number
+            if not line or line[0] in "#!":
+                continue
         backslashes = len(line) - len(line.rstrip("\\"))
         if backslashes % 2:
             pending += line[:-1]
             continue
-        yield pending + line
+        yield first, pending + line
         pending = ""
     if pending:
-        yield pending
+        yield first, pending
 
 
 def _split_pair(line: str) -> tuple[str, str]:

@@ -1,9 +1,24 @@
 """In which group a setting is shown, and what stands for its value: for the help and the guide alike."""
 
 from collections.abc import Mapping
-from typing import Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
-from mooring.config.settings import KINDS, SETTINGS, TYPES, Address, Folder, Folders, is_secret, is_switch
+import msgspec
+
+from mooring.config.settings import (
+    DEFAULTS,
+    KINDS,
+    SETTINGS,
+    TYPES,
+    Address,
+    Folder,
+    Folders,
+    Snapshot,
+    encode_snapshot,
+    is_secret,
+    is_switch,
+    to_torchserve_models,
+)
 
 USUAL = "Usual"
 GROUPS: Mapping[str, tuple[str, ...]] = {
@@ -119,3 +134,28 @@ def choices_of(name: str) -> tuple[str, ...]:
     """Return the words or numbers that a setting may be; empty where it may be any of its type."""
     kind = TYPES[name].__origin__ if hasattr(TYPES[name], "__origin__") else TYPES[name]
     return tuple(map(str, get_args(kind))) if get_origin(kind) is Literal else ()
+
+
+def text_of(name: str, value: Any) -> str:
+    """Return a setting's value as people write it; empty where it is not set. A secret is not shown.
+
+    >>> text_of("console", True), text_of("models", ("a", "b")), text_of("drain_timeout", 30.0)
+    ('true', 'a,b', '30')
+    """
+    if is_secret(name):
+        return "set, hidden" if value and value != getattr(DEFAULTS, name) else ""
+    if value is None or value in ((), {}):
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.15g}"
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    if isinstance(value, Address) and name.startswith("grpc"):  # named without a scheme
+        return str(value).removeprefix("http://")
+    if isinstance(value, Snapshot):
+        return encode_snapshot(value)
+    if isinstance(value, dict):
+        return msgspec.json.encode(to_torchserve_models(value)).decode()
+    return str(value)

@@ -4,15 +4,20 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mooring.console.answers import encode, send_document, send_json
+from mooring.console.actions import Actions, Rules, describe_error
+from mooring.console.answers import encode, send_document, send_error, send_json
 from mooring.console.event_streams import EventStreams
 from mooring.console.live_state import LiveState
+from mooring.console.model_details import FindExample, describe_version
 from mooring.console.secrets import hide_secrets
 from mooring.console.static_files import StaticFiles
+from mooring.core.errors import MooringError
+from mooring.core.service import InferenceService, ModelAdministration
 from mooring.observability.recent import MAX_ERRORS, RecentRecords, as_documents
 from mooring.protocols.access import Check
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.responses import Responses
+from mooring.protocols.status import Target
 from mooring.tokens import Access
 from mooring.web.http1 import Exchange
 from mooring.web.routing import Match
@@ -29,18 +34,30 @@ class ConsoleEndpoints:
     """The console of one server. It is not in the OpenAPI document: its interface is the page's own, and changes with it.
 
     ``state`` makes the document of the state, ``recent`` has what was logged, ``secrets`` returns the texts that are to be
-    hidden in it.
+    hidden in it. ``settings`` returns the settings in force, ``find_example`` a request for a version. ``rules`` say what may
+    not be changed.
     """
 
     def __init__(
         self,
         responses: Responses,
+        service: InferenceService,
+        models: ModelAdministration,
         state: LiveState,
         recent: RecentRecords,
+        *,
         secrets: Callable[[], Sequence[str]],
+        settings: Callable[[], list[dict[str, Any]]],
+        find_example: FindExample,
+        rules: Rules,
     ) -> None:
         self._responses = responses
+        self._service = service
+        self._models = models
         self._state = state
+        self._settings = settings
+        self._find_example = find_example
+        self._actions = Actions(models, responses, rules, self._on_change)
         self._recent = recent
         self._secrets = secrets
         self._files = StaticFiles(responses)
@@ -56,6 +73,9 @@ class ConsoleEndpoints:
             _reading("events", self.send_events),
             _reading("logs", self.send_logs),
             _reading("errors", self.send_errors),
+            _reading("settings", self.send_settings),
+            _reading("models/{model_name}/versions/{model_version}", self.send_version),
+            *self._actions.endpoints(API),
         ]
 
     def set_check(self, check: Check | None) -> None:
@@ -79,6 +99,25 @@ class ConsoleEndpoints:
         """Answer with the last errors, newest first."""
         errors = self._hide(as_documents(self._recent.errors_after(0, MAX_ERRORS)))
         send_document(self._responses, exchange, {"errors": errors[::-1]})
+
+    def send_settings(self, exchange: Exchange, _match: Match) -> None:
+        """Answer with the settings in force."""
+        send_document(self._responses, exchange, {"settings": self._settings()})
+
+    def send_version(self, exchange: Exchange, match: Match) -> None:
+        """Answer with all that is known of one version of a model."""
+        target = Target(match.params["model_name"], match.params["model_version"])
+        try:
+            document = describe_version(self._service, self._models, self._find_example, *target)
+        except MooringError as error:
+            send_error(self._responses, exchange, *describe_error(error, target))
+        else:
+            send_document(self._responses, exchange, document)
+
+    def _on_change(self) -> None:
+        """Show at the next reading what was loaded or unloaded, or why it was not."""
+        self._state.forget_index()
+        self._encoded = b""
 
     def _read_fresh_state(self) -> bytes:
         """Return the last reading where it is young enough, and where streams have one each second; else a new one."""

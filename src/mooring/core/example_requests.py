@@ -48,7 +48,7 @@ def example_request(metadata: ModelMetadata, *, file: str = "", note: str = "") 
         body = _example_json(schema)
         if body and len(body) <= _MOST_CHARACTERS:
             return ExampleRequest(path, described, body)
-    elif (values := _example_tensors(metadata.inputs)) is not None:
+    elif (values := example_tensors(metadata.inputs)) is not None:
         body = json.dumps(values)
         if len(body) <= _MOST_CHARACTERS:
             return ExampleRequest(path, described, body)
@@ -63,7 +63,53 @@ def _example_json(schema: dict[str, Any]) -> str:
         return ""
 
 
-def _example_tensors(inputs: Sequence[TensorSpec]) -> dict[str, Any] | None:
+def example_v2_body(inputs: Sequence[TensorSpec]) -> dict[str, Any] | None:
+    """Return a body of the Open Inference Protocol with an example of each input; None where there is none.
+
+    >>> example_v2_body([TensorSpec("x", "FP32", [-1, 2])])
+    {'inputs': [{'name': 'x', 'datatype': 'FP32', 'shape': [1, 2], 'data': [[1.0, 1.0]]}]}
+    """
+    values = example_tensors(inputs)
+    if values is None:
+        return None
+    tensors = []
+    for each in inputs:
+        if each.name in values:
+            data = values[each.name]
+            shape = _shape_of(data)
+            tensors.append(
+                {
+                    "name": each.name,
+                    "datatype": each.datatype,
+                    "shape": shape,
+                    "data": data if shape else [data],
+                }
+            )
+    return {"inputs": tensors}
+
+
+def example_v1_body(inputs: Sequence[TensorSpec]) -> dict[str, Any] | None:
+    """Return a body of KServe v1 with one instance; None where the inputs have no dimension of instances, or no example.
+
+    >>> example_v1_body([TensorSpec("x", "FP32", [-1, 2])])
+    {'instances': [[1.0, 1.0]]}
+    """
+    values = example_tensors(inputs)
+    if values is None or any(each.shape[:1] != [-1] for each in inputs if each.name in values):
+        return None
+    rows = {name: value[0] for name, value in values.items()}
+    return {"instances": [next(iter(rows.values())) if len(inputs) == 1 else rows]}
+
+
+def _shape_of(value: Any) -> list[int]:
+    shape = []
+    while isinstance(value, list):
+        shape.append(len(value))
+        value = value[0] if value else None
+    return shape
+
+
+def example_tensors(inputs: Sequence[TensorSpec]) -> dict[str, Any] | None:
     """Return the inputs that a request must have, by name; None where they are not known, or too large to be typed."""
     found: dict[str, Any] = {}
     for each in inputs:

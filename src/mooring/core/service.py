@@ -284,6 +284,9 @@ class ModelDescription(msgspec.Struct, frozen=True):
     # It has no workers because it was idle. ``start_seconds`` is how long the last start of one took.
     scaled_to_zero: bool = False
     start_seconds: float = 0.0
+    kind: str = ""  # as in ``ModelState``
+    explains: bool = False  # whether an explanation is to be had, as far as its configuration says
+    labels: list[str] = []  # names of classes, in the order of their numbers
 
 
 class ModelConfig(msgspec.Struct, frozen=True):

@@ -601,6 +601,10 @@ def _describe_version(version: ModelVersion, model: Model, pending: int) -> Mode
         job_ticket=spec.limits.job_ticket,
         scaled_to_zero=version.scaled_to_zero,
         start_seconds=pool.start_seconds if pool is not None else 0.0,
+        kind=version.kind,
+        # A PyTorch model is explained by its gradients, a handler by a method that it may have.
+        explains=bool(spec.explain) or spec.backend in ("handler", "pytorch"),
+        labels=[str(label) for label in spec.labels.values()],
     )
 
 

@@ -43,6 +43,12 @@ def describe_call(
     return msgspec.structs.replace(operation, body=body, answer=answer, description=text)
 
 
+def example_v2_body(model: ModelMetadata) -> dict[str, Any] | None:
+    """Return a body of the Open Inference Protocol for a model of Python values; None where there is no example."""
+    assert model.values is not None
+    return _CallsOfModel(model, model.values, Components(), "").example_tensors()
+
+
 def name_prefix(model: str) -> str:
     """Return the name of a model as the beginning of a name in the components.
 
@@ -117,7 +123,7 @@ class _CallsOfModel:
             self._describe_tensor(spec, general, self._schema_of(spec.name)) for spec in self._model.inputs
         ]
         body = _with_tensors(operation.body, "inputs", inputs)
-        if (example := self._example_tensors()) is not None:
+        if (example := self.example_tensors()) is not None:
             body = msgspec.structs.replace(body, schema=_with_example(body.schema, example))
         outputs = [
             self._describe_tensor(spec, general, self._values.response)
@@ -147,7 +153,8 @@ class _CallsOfModel:
             text += f", of the type {spec.content_type}"
         return {**general, "properties": properties, "description": text}
 
-    def _example_tensors(self) -> Schema | None:
+    def example_tensors(self) -> Schema | None:
+        """Return a body with an example of every input that a request must have; None where there is none."""
         tensors = []
         for spec in self._model.inputs:
             if spec.optional:

@@ -15,8 +15,10 @@ import uvloop
 from mooring import __version__
 from mooring.config.settings import SETTINGS, Config, ConfigError, is_secret
 from mooring.config.sources.torchserve import to_properties
+from mooring.console.actions import rules_of
 from mooring.console.endpoints import ConsoleEndpoints
 from mooring.console.live_state import LiveState, ServerFacts, addresses_of
+from mooring.console.settings_in_force import list_settings
 from mooring.core.errors import ModelNotFound
 from mooring.core.example_requests import ExampleRequest
 from mooring.core.memory import BodyMemory
@@ -290,7 +292,17 @@ class Server:
             facts,
             lambda: addresses_of(self.addresses.listening),
         )
-        return ConsoleEndpoints(http.responses, state, self._startup.recent, self._list_secrets)
+        return ConsoleEndpoints(
+            http.responses,
+            self.engine,
+            self._administration,
+            state,
+            self._startup.recent,
+            secrets=self._list_secrets,
+            settings=lambda: list_settings(self.addresses.listening, self._startup.origins.of),
+            find_example=lambda name, version: example_of(self.engine.registry.find_version(name, version)),
+            rules=rules_of(self._config),
+        )
 
     def _list_secrets(self) -> list[str]:
         """List the texts that no page may show."""

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, ExitStack
 
 from mooring.config.model_options import model_options
 from mooring.config.settings import Config
+from mooring.config.sources.origins import Origins
 from mooring.hardware import CPU, count_cores, find_devices
 from mooring.observability.recent import RecentRecords
 from mooring.repository.fetch import Fetcher
@@ -26,7 +27,7 @@ class Startup:
     """The store of a server, in a ``folder`` of its own, and the libraries of its workers. ``stack`` closes both.
 
     ``reservation`` holds the addresses that were bound before; without it they are bound when they are listened on.
-    ``recent`` has what has been logged.
+    ``recent`` has what has been logged, ``origins`` where each setting was set.
     """
 
     def __init__(
@@ -36,8 +37,10 @@ class Startup:
         libraries: Libraries | None = None,
         reservation: Reservation | None = None,
         recent: RecentRecords | None = None,
+        origins: Origins | None = None,
     ) -> None:
         self._config = config
+        self.origins = origins or Origins()
         self.recent = recent or RecentRecords()
         self.reservation = reservation or Reservation(config)
         stack.callback(self.reservation.close)

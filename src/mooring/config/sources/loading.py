@@ -15,7 +15,8 @@ import msgspec
 
 from mooring.config.properties import parse_properties
 from mooring.config.settings import SETTINGS, SHORT_FLAGS, Address, Config, ConfigError, Secret
-from mooring.config.sources.ports import apply_base, can_listen, place_listeners
+from mooring.config.sources.origins import Origins, in_environment, in_properties, in_toml, in_variables
+from mooring.config.sources.ports import can_listen, place_listeners
 from mooring.config.sources.torchserve import read_properties, read_variables
 from mooring.config.sources.values import parse_setting, suggest_name
 from mooring.config.torchserve_keys import CONFIG_FILE, log_config_file
@@ -33,35 +34,49 @@ def load_config(
     *,
     defaults: Mapping[str, Any] = MappingProxyType({}),
     warn: Callable[[str], object] = lambda _line: None,
+    origins: Origins | None = None,
 ) -> Config:
     """Load the settings of this start. ``flags`` holds only what the user gave, by the settings' names.
 
     ``defaults`` are a command's own, in the settings' own types, where they differ from those of ``Config``.
 
     ``file`` is our TOML, or TorchServe's properties where its name ends so; ``MOORING_CONFIG`` names one when it is
-    None. ``warn`` gets a line for what is accepted without effect. Raises ``ConfigError``.
+    None. ``warn`` gets a line for what is accepted without effect, ``origins`` where each setting was set. Raises
+    ``ConfigError``.
     """
-    chosen: dict[str, Any] = dict(defaults)
+    origins = origins or Origins()
+    chosen: dict[str, Any] = {}
+    origins.apply_defaults(chosen, defaults)
     file = file or environ.get(f"{PREFIX}CONFIG")
     if file:
-        apply_base(chosen, _read_file(Path(file), environ, warn))
-    apply_base(chosen, _read_environment(environ, warn))
-    apply_base(chosen, {name: parse_setting(name, value, _flag_name(name)) for name, value in flags.items()})
-    apply_base(chosen, read_variables(environ, chosen))
-    chosen |= place_listeners(chosen, can_listen)
-    config = _with_log_config(_with_grpc_tls(Config(**chosen)), warn)
-    _check_management(config)
-    return config
+        found, places = _read_file(Path(file), environ, warn)
+        origins.apply(chosen, found, places)
+    origins.apply(chosen, _read_environment(environ, warn), in_environment(PREFIX))
+    given = {name: parse_setting(name, value, _flag_name(name)) for name, value in flags.items()}
+    origins.apply_flags(chosen, given, _flag_name)
+    origins.apply(chosen, read_variables(environ, chosen), in_variables(environ))
+    placed = place_listeners(chosen, can_listen)
+    origins.note_placed(placed)
+    config = _with_grpc_tls(Config(**chosen | placed))
+    with_log = _with_log_config(config, warn)
+    if with_log is not config:
+        origins.note_read_from("vmargs", "log_config")
+    _check_management(with_log)
+    return with_log
 
 
-def _read_file(path: Path, environ: Mapping[str, str], warn: Callable[[str], object]) -> dict[str, Any]:
+def _read_file(
+    path: Path, environ: Mapping[str, str], warn: Callable[[str], object]
+) -> tuple[dict[str, Any], Callable[[str], str]]:
+    """Return the settings in a file, and a function that returns where one of them stands."""
     try:
         text = path.read_bytes()
         if path.suffix in PROPERTIES:
             # Files for Java are Latin-1; bytes that are not UTF-8 stay what they are, so that paths still match.
-            found = parse_properties(text.decode("utf-8", "surrogateescape"), environ)
+            decoded = text.decode("utf-8", "surrogateescape")
+            found = parse_properties(decoded, environ)
             chosen = _secrets_of_snapshot(found, environ, warn) | read_properties(path, found, warn)
-            return _with_file_of_secrets(path, chosen)
+            return _with_file_of_secrets(path, chosen), in_properties(path, decoded)
         table = tomllib.loads(text.decode())
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
@@ -73,10 +88,10 @@ def _read_file(path: Path, environ: Mapping[str, str], warn: Callable[[str], obj
     for name in table:
         if name not in SETTINGS:
             raise ConfigError(f"{path}: unknown setting '{name}'{suggest_name(name, SETTINGS)}")
-    return _with_file_of_secrets(
-        path,
-        {name: parse_setting(name, value, f"{path}: {name}", strict=True) for name, value in table.items()},
-    )
+    chosen = {
+        name: parse_setting(name, value, f"{path}: {name}", strict=True) for name, value in table.items()
+    }
+    return _with_file_of_secrets(path, chosen), in_toml(path, text.decode())
 
 
 def _with_file_of_secrets(path: Path, chosen: dict[str, Any]) -> dict[str, Any]:
@@ -96,7 +111,7 @@ def _secrets_of_snapshot(
     if "model_snapshot" not in snapshot or file is None or Path(file).suffix == ".cfg":
         return {}
     try:
-        found = _read_file(Path(file), environ, lambda _line: None)
+        found, _ = _read_file(Path(file), environ, lambda _line: None)
     except ConfigError as error:
         warn(f"the secrets that the snapshot leaves in its file are not there: {error}")
         return {}

@@ -1,6 +1,6 @@
 """Settings under the names of TorchServe's keys: in its files and its variables, and back."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -59,9 +59,20 @@ def read_variables(environ: Mapping[str, str], chosen: Mapping[str, Any]) -> dic
                     found[key] = environ[variable]
     if chosen.get("use_env_allowed_urls") and f"{_TORCHSERVE}ALLOWED_URLS" in environ:
         found["allowed_urls"] = environ[f"{_TORCHSERVE}ALLOWED_URLS"]
-    return _settings_of_keys(
-        found, lambda key: f"{_TORCHSERVE}{key.upper().removeprefix(_TORCHSERVE)}", chosen
-    )
+    return _settings_of_keys(found, name_variable, chosen)
+
+
+def name_variable(key: str) -> str:
+    """Return the variable of TorchServe's that stands for a key of its file."""
+    return f"{_TORCHSERVE}{key.upper().removeprefix(_TORCHSERVE)}"
+
+
+def find_key(setting: str, given: Container[str]) -> str:
+    """Return the key among those ``given`` that a setting was read from; empty where there is none."""
+    keys = [key for key, name in (*SAME.items(), *MILLISECONDS.items()) if name == setting]
+    keys += [key for pair, name in ADDRESSES.items() if name == setting for key in reversed(pair)]
+    keys += {"vmargs": ["vmargs"], "token_authorization": ["disable_token_authorization"]}.get(setting, [])
+    return next((key for key in keys if key in given), "")
 
 
 def read_properties(path: Path, found: Mapping[str, str], warn: Callable[[str], object]) -> dict[str, Any]:
