@@ -54,7 +54,7 @@ def test_what_is_set_is_on_answers_errors_and_refusals_of_the_front(anyone):
         ALLOW: "*",
         "access-control-allow-methods": "GET, POST, PUT",
         "access-control-allow-headers": "Content-Type, X-Own",
-        "access-control-expose-headers": "Inference-Header-Content-Length, x-request-id, Retry-After, ts_stream_next, ts_request_sequence_id",
+        "access-control-expose-headers": "Inference-Header-Content-Length, x-request-id, Retry-After, ts_stream_next, ts_request_sequence_id, Server-Timing",
     }
     for answer in (
         anyone.ask("GET", "/ping"),

@@ -7,6 +7,7 @@ from scheduler_kit import Stage
 from mooring.core.errors import ErrorRecord
 from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.tensors import Tensor
+from mooring.core.timing import RequestTiming
 
 OUTPUTS = [Tensor("y", "FP32", [1], b"1234")]
 NAMED = InferenceResponse(OUTPUTS, model="theirs", version="9", id="own")
@@ -58,3 +59,37 @@ def test_an_answer_ends_its_request_as_every_outcome_does(count, version, deadli
     fast, general = (finish(OUTCOMES[:count], general=general, **how) for general in (False, True))
     assert fast == general
     assert fast[2] == 0
+
+
+def timed(stage, name, deadline=None):
+    """A request that asks for timings, and its timing."""
+    timing = RequestTiming(stage.clock.now)
+    stage.submit(InferenceRequest("m", "", name, [], deadline=deadline, timing=timing))
+    return timing
+
+
+def test_what_a_worker_tells_of_its_call_is_in_the_timing():
+    stage = Stage()
+    stage.ask("before")
+    timing = timed(stage, "timed")
+    stage.loop.turn()
+    arrived = stage.clock.now
+    stage.clock.now += 0.25
+    stage.worker.answer()
+    stage.loop.turn()
+    (queued,) = stage.worker.sent[-1]
+    left = stage.clock.now
+    queued.note_call((left + 0.5, left + 1.5, 3, 1))
+    parts = timing.measure(left + 2.0)
+    assert (parts.queue, parts.batch, parts.model, parts.encode, parts.rows) == (0.25, 0.5, 1.0, 0.5, 3)
+    assert left == arrived + 0.25
+
+
+def test_request_that_is_refused_in_the_queue_has_waited_until_then():
+    stage = Stage()
+    stage.ask("before")
+    timing = timed(stage, "late", deadline=stage.clock.now + 1.0)
+    stage.loop.turn()
+    stage.clock.now += 1.5
+    stage.scheduler.check_deadlines(stage.clock.now)
+    assert (timing.waited, timing.measure(stage.clock.now).queue) == (True, 1.5)

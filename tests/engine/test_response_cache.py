@@ -16,6 +16,7 @@ from mooring.core.requests import (
     UndecodedBody,
 )
 from mooring.core.tensors import Tensor
+from mooring.core.timing import RequestTiming
 from mooring.engine import response_cache
 from mooring.engine.response_cache import CachingScheduler, ResponseCache, hash_request
 
@@ -203,3 +204,13 @@ def test_a_parameter_that_no_message_can_hold_is_left_to_who_sends_it():
     run(made)
     assert made.answered == ["first"]
     assert made.statistics.counts.cache == [0, 0]
+
+
+def test_kept_answer_says_so_where_the_client_asks_for_timings():
+    made = stage()
+    first, second = RequestTiming(), RequestTiming()
+    for timing in (first, second):
+        made.submit(request(timing=timing))
+        run(made)
+    assert first.cache is None
+    assert second.cache is not None

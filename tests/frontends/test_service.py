@@ -7,6 +7,7 @@ from unittest.mock import Mock
 
 import pytest
 
+from mooring.core.timing import RequestTiming
 from mooring.engine.admission import NO_LOAD, QueueLoad
 from mooring.frontends import messages
 from mooring.frontends.service import FrontendService
@@ -36,9 +37,9 @@ class Methods:
         self.calls = []
         self.cancelled = 0
 
-    def run(self, path, metadata, message, deadline, receive, end_received):
+    def run(self, path, metadata, message, deadline, receive, end_received, timing):
         self.calls.append((path, metadata, message, deadline))
-        self.receive, self.end = receive, end_received
+        self.receive, self.end, self.timing = receive, end_received, timing
         return self
 
     def cancel(self):
@@ -78,9 +79,9 @@ class Sides:
     def _theirs(self):
         return self.process._their_link.dup(), self.process._their_descriptors.dup()
 
-    def ask(self, message=b"message", deadline=None):
+    def ask(self, message=b"message", deadline=None, timing=None):
         own = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/a.B/C")]
-        call = MemoryCall(parse_head([*own, *METADATA]), message, deadline, print, print)
+        call = MemoryCall(parse_head([*own, *METADATA]), message, deadline, print, print, timing)
         return self.service.relay_call(call, message, self.answers.append, lambda *end: self.ends.append(end))
 
 
@@ -105,6 +106,21 @@ async def test_a_call_reaches_the_first_process_as_it_is_and_its_answer_comes_ba
     assert sides.ends == [(Status.NOT_FOUND, "no such thing")]
     assert not sides.process.tickets
     assert not sides.service._busy()
+
+
+async def test_what_a_call_took_in_the_first_process_comes_back_where_its_client_asks(sides):
+    timing = RequestTiming()
+    sides.ask(timing=timing)
+    await until(lambda: sides.methods.calls)
+    assert sides.methods.timing is not None
+    sides.methods.timing.note_call(1, 1.0, 2.0, (3.0, 5.0, 4, 1))
+    sides.methods.end(Status.OK, "")
+    await until(lambda: sides.ends)
+    parts = timing.measure(6.0)
+    assert (parts.queue, parts.batch, parts.model, parts.rows) == (1.0, 1.0, 2.0, 4)
+    sides.ask()
+    await until(lambda: len(sides.methods.calls) == 2)
+    assert sides.methods.timing is None
 
 
 async def test_a_call_that_nobody_waits_for_is_cancelled_in_the_first_process(sides):

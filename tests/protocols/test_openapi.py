@@ -92,7 +92,10 @@ async def test_every_promised_call_has_a_handler(served):
 
 async def test_a_prediction_has_one_body_of_bytes(inference):
     call = (await document(inference))["paths"]["/predictions/{model_name}"]["post"]
-    assert [parameter["name"] for parameter in call["parameters"]] == ["model_name"]
+    assert [(parameter["in"], parameter["name"]) for parameter in call["parameters"]] == [
+        ("path", "model_name"),
+        ("header", "server-timing"),
+    ]
     assert call["requestBody"]["content"] == {
         "application/octet-stream": {"schema": {"type": "string", "format": "binary"}}
     }

@@ -83,6 +83,8 @@ class Backend(abc.ABC):
     client_errors: frozenset[str] = frozenset()
     # Whether requests, or a request of many instances, came that joining would have made faster.
     missed_joining = False
+    # Whether it notes its calls of the model in ``CallTimes``; else a whole batch counts as the call.
+    notes_calls = False
 
     @abc.abstractmethod
     def load(self, spec: ModelSpec, context: LoadContext) -> ModelMetadata:

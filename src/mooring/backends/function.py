@@ -129,6 +129,8 @@ class FunctionBackend(Backend):
     How this works: ``UserFunction`` loads it. Whether it is a function of tensors decides which backend serves it.
     """
 
+    notes_calls = True
+
     def __init__(self) -> None:
         self._code = UserFunction()
         self._served: Backend

@@ -13,6 +13,7 @@ import numpy as np
 
 from mooring.backends.answers import SampleOutputs, build_response, to_output_arrays
 from mooring.backends.backend import Backend, run_sync
+from mooring.backends.call_times import CURRENT, end_call
 from mooring.backends.model_calls import await_output, is_stream, iterate_pieces, to_model_failure
 from mooring.backends.reshaping import Reshaping
 from mooring.backends.samples import (
@@ -86,6 +87,7 @@ class TensorBackend(Backend):
     # Whether an answer holds the declared outputs and nothing else, so that ``UniformBatches`` may serve the model.
     standard_outputs: ClassVar[bool] = True
 
+    notes_calls = True
     spec: ModelSpec
     reader: Reader
     explainer: "Explainer | None" = None
@@ -252,7 +254,11 @@ class TensorBackend(Backend):
     def _infer_uniform(self, batch: UniformBatch, reply: Reply) -> Sequence[Outcome]:
         """Answer requests that are alike on the fast path; ``BatchRun`` answers where the model streams or its outputs do not fit."""
         try:
+            times = CURRENT.get()
+            begun = None if times is None else times.begin_call(batch.requests, batch.rows)
             returned = self.call_model(INFER, batch.arrays, {})
+            if begun is not None:
+                end_call(begun)
             if type(returned) is not dict and hasattr(returned, "__next__"):
                 return run_sync(BatchRun(self, batch.requests, reply).run_batch(returned))
             outputs = self.to_output_arrays(INFER, returned)
@@ -370,6 +376,11 @@ def _has_equal_rows(spec: ModelSpec, signature: Signature) -> bool:
     )
 
 
+def _rows_of(samples: Sequence[Sample]) -> int:
+    """Return the rows of a call; a sample without a batch dimension is one."""
+    return sum(max(sample.rows, 1) for sample in samples if sample.request >= 0)
+
+
 def _no_labels(_output: str) -> Mapping[str, Any]:
     return {}
 
@@ -460,20 +471,28 @@ class BatchRun:
         targets = [(sample.target, sample.rows) for sample in samples] if explained else ()
         slots = self._backend.slots
         rows = samples if slots is None else slots.lay_out(samples)
-        returned = self._call_backend(join_samples(rows), rows, targets)
-        if self._backend.overlap is not None:
-            returned = await await_output(returned)
+        returned = await self._call_backend(join_samples(rows), rows, targets)
         await self._collect_output(samples, returned)
 
-    def _call_backend(
+    async def _call_backend(
         self, arrays: Arrays, samples: Sequence[Sample], targets: ExplanationTargets
     ) -> ModelOutput:
-        """Call the model with the rows of these samples. Returns its output, or something to await."""
+        """Call the model with the rows of these samples, and return its output."""
         backend = self._backend
         if backend.takes_cancelled:
             backend.cancelled = functools.partial(self._is_cancelled, samples)
         arrays = self._with_controls(arrays, samples)
-        return backend.call_model(self._operation, arrays, samples[0].parameters, targets)
+        times = CURRENT.get()
+        begun = None if times is None else times.begin_call(self._requests_of(samples), _rows_of(samples))
+        returned = backend.call_model(self._operation, arrays, samples[0].parameters, targets)
+        if backend.overlap is not None:
+            returned = await await_output(returned)
+        if begun is not None:
+            end_call(begun)
+        return returned
+
+    def _requests_of(self, samples: Sequence[Sample]) -> list[InferenceRequest]:
+        return [self._requests[sample.request] for sample in samples if sample.request >= 0]
 
     async def _collect_output(self, samples: list[Sample], returned: ModelOutput) -> None:
         if is_stream(returned):
@@ -487,9 +506,7 @@ class BatchRun:
             end = min(start + self._limit, sample.rows)
             arrays = {name: array[start:end] for name, array in sample.arrays.items()}
             part = Sample(sample.request, arrays, end - start, parameters=sample.parameters)
-            returned = self._call_backend(arrays, [part], [(sample.target, end - start)])
-            if self._backend.overlap is not None:
-                returned = await await_output(returned)
+            returned = await self._call_backend(arrays, [part], [(sample.target, end - start)])
             if is_stream(returned):
                 raise Unsupported(f"the model streams; send at most {self._limit} rows in a request")
             parts += self._split_outputs([part], returned)

@@ -79,6 +79,11 @@ class UniformBatch(msgspec.Struct):
     layout: BatchLayout
     arrays: Arrays
 
+    @property
+    def rows(self) -> int:
+        """The rows of the call; a request without a batch dimension is one."""
+        return len(self.requests) * max(self.layout.rows, 1)
+
     def to_responses(self, outputs: Arrays) -> list[InferenceResponse] | None:
         """Return the response to each request; None where the general way must build or refuse them."""
         count, layout = len(self.requests), self.layout

@@ -63,7 +63,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     ),
     "Log and metrics": (
         "log_level", "log_file", "log_folder", "log_config", "vmargs", "metrics_mode", "metrics_config", "metrics_folder",
-        "metric_time_interval", "disable_system_metrics",
+        "metric_time_interval", "disable_system_metrics", "server_timing",
     ),
     "Start and end": (
         "drain_timeout", "pre_stop_delay", "unregister_model_timeout", "temporary_folder", "enable_envvars_config",

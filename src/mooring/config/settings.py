@@ -690,6 +690,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     access_log: Annotated[
         bool, Meta(description="whether there is a line in the log for every request, true or false")
     ] = False
+    server_timing: Annotated[
+        bool,
+        Meta(
+            description="whether every answer of a model says where the time went, in the header Server-Timing, true or false"
+        ),
+    ] = False
     log_file: Annotated[
         Folder,
         Meta(description="file that the log is appended to in place of standard error"),

@@ -8,6 +8,7 @@ import msgspec
 
 from mooring.core.buffers import Buffer
 from mooring.core.tensors import Output, Parameter, RequestValue, Tensor, TensorSpec, release, share_payload
+from mooring.core.timing import RequestTiming
 
 
 class Operation(enum.IntEnum):
@@ -138,7 +139,8 @@ class InferenceRequest(_RequestBasis, array_like=True, gc=False, kw_only=True):
     model's version in the URL. ``priority`` 1 is served first, then 2 and so on; 0 comes after all of them. In the JSON text
     of outputs, null stands in the place of NaN and Infinity where ``null_for_nan`` is set. ``sequence`` is set by the scheduler of a model that
     has sequences; before, the headers or the parameters say it. ``layout``, a ``Layout`` of codecs/protobuf_tensors.py,
-    says how a gRPC client wants its outputs: the worker packs large ones so.
+    says how a gRPC client wants its outputs: the worker packs large ones so. ``timing`` is there where the client asks where the
+    time goes.
     """
 
     form: Form = Form.TENSORS
@@ -154,6 +156,7 @@ class InferenceRequest(_RequestBasis, array_like=True, gc=False, kw_only=True):
     null_for_nan: bool = False
     layout: int = 0
     body: UndecodedBody | None = None
+    timing: RequestTiming | None = None
 
     @property
     def rows(self) -> int:

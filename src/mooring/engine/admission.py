@@ -226,6 +226,7 @@ def _make_part(request: InferenceRequest, elements: list[bytes | Buffer]) -> Inf
         deadline=request.deadline,
         headers=request.headers,
         path=request.path,
+        timing=request.timing,
     )
 
 

@@ -281,7 +281,9 @@ class Dispatcher(Generic[W]):
         for kinds, failure in _FAILURES:
             if isinstance(error, kinds):
                 self.statistics.count_failure(failure)
-        latency = self._clock() - queued.arrived
+        now = self._clock()
+        queued.note_wait(now)
+        latency = now - queued.arrived
         self.statistics.observe_request(
             latency, queued.queued_for, False, not queued.request.version, queued.rows
         )

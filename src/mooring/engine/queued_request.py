@@ -25,6 +25,7 @@ from mooring.core.buffers import Buffer
 from mooring.core.errors import MooringError
 from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.service import Done, Outcome
+from mooring.core.timing import CallSpan
 from mooring.engine.answer_slots import AnswerSlots
 from mooring.observability.statistics import ResponseKind
 from mooring.repository.spec import ModelSpec
@@ -140,6 +141,17 @@ class QueuedRequest(msgspec.Struct, eq=False):
                 self.output_encoder.encode_piece(response)
             self.fill_identity(response)
             self.done(response)
+
+    def note_call(self, span: CallSpan) -> None:
+        """Note when the model was called, for a client that asks for timings."""
+        if self.request.timing is not None:
+            self.request.timing.note_call(self.key, self.arrived, self.arrived + self.queued_for, span)
+
+    def note_wait(self, now: float) -> None:
+        """Note how long a request waited that gets an error, for a client that asks for timings."""
+        if self.request.timing is not None:
+            left = self.arrived + self.queued_for if self.queued_for else now
+            self.request.timing.note_wait(self.key, self.arrived, left)
 
     def answer(self, outcome: Outcome) -> None:
         """Pass the last part of the answer, or an error, to the caller: no worker holds the payloads any more."""

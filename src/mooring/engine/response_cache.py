@@ -144,6 +144,8 @@ class CachedAnswers:
         if answer is None:
             return forward(self._keeping(key, request.id, done, lookup))
         request.release()
+        if request.timing is not None:
+            request.timing.cache = self._clock() - began
         answer.id = answer.id or request.id
         self._statistics.observe_cache(lookup, hit=True)
         self._statistics.observe_request(self._clock() - began, 0.0, True, not request.version)

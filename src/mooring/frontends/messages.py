@@ -16,6 +16,7 @@ from mooring.core.buffers import Buffer
 from mooring.core.errors import ErrorRecord
 from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.service import ModelMetadata, ModelState
+from mooring.core.timing import RequestTiming
 from mooring.engine.admission import QueueLoad
 from mooring.frontends.balancing import Load
 from mooring.ipc.framing import Frames, FrameWriter, heap_buffer
@@ -138,20 +139,24 @@ class CancelForwarded(msgspec.Struct, array_like=True, tag="withdrawn"):
 
 
 class ForwardedOutcome(msgspec.Struct, array_like=True, tag="answered"):
-    """An answer to a request that was forwarded, or with ``final`` False a piece of it."""
+    """An answer to a request that was forwarded, or with ``final`` False a piece of it; ``timing`` where it asks for that."""
 
     key: int
     outcome: InferenceResponse | ErrorRecord
+    timing: RequestTiming | None = None
 
 
 class ForwardCall(msgspec.Struct, array_like=True, tag="call"):
-    """A gRPC call with one message that the frontend forwards. ``deadline`` is on the monotonic clock."""
+    """A gRPC call with one message that the frontend forwards. ``deadline`` is on the monotonic clock; ``timed``: its client asks for
+    timings.
+    """
 
     key: int
     path: str
     metadata: list[tuple[bytes, bytes]]
     message: bytes
     deadline: float | None
+    timed: bool = False
 
 
 class ForwardedMessage(msgspec.Struct, array_like=True, tag="call_message"):
@@ -167,6 +172,7 @@ class ForwardedStatus(msgspec.Struct, array_like=True, tag="call_status"):
     key: int
     status: int
     text: str
+    timing: RequestTiming | None = None
 
 
 class OrderDone(msgspec.Struct, array_like=True, tag="done"):

@@ -25,6 +25,7 @@ from mooring.core.errors import (
 )
 from mooring.core.requests import InferenceRequest
 from mooring.core.service import Done, InferenceService, ModelMetadata, ModelState, Ticket
+from mooring.core.timing import RequestTiming
 from mooring.engine.admission import QueueLoad, admit_request, wait_until
 from mooring.engine.response_cache import CachingScheduler, ResponseCache
 from mooring.engine.scheduler import Scheduler
@@ -100,8 +101,10 @@ class ForwardedRpc:
         key: int,
         receive: Callable[[bytes], None],
         end_received: Callable[[Status, str], None],
+        timing: RequestTiming | None,
     ) -> None:
         self._frontend = frontend
+        self.timing = timing
         self._key = key
         self.receive = receive
         self.end_received = end_received
@@ -212,8 +215,11 @@ class FrontendService(InferenceService):
     ) -> Ticket:
         """Have the first process answer a gRPC call with this message; a ``CallRelay``."""
         key = next(self._keys)
-        ticket = self._calls[key] = ForwardedRpc(self, key, receive, end_received)
-        self._link.send(messages.ForwardCall(key, call.path, list(call.metadata), message, call.deadline))
+        ticket = self._calls[key] = ForwardedRpc(self, key, receive, end_received, call.timing)
+        timed = ticket.timing is not None
+        self._link.send(
+            messages.ForwardCall(key, call.path, list(call.metadata), message, call.deadline, timed)
+        )
         return ticket
 
     def cancel_call(self, key: int) -> None:
@@ -268,6 +274,8 @@ class FrontendService(InferenceService):
         elif isinstance(message, messages.ForwardedStatus):
             call = self._calls.pop(message.key, None)
             if call is not None:
+                if call.timing is not None and message.timing is not None:
+                    call.timing.absorb(message.timing)
                 call.end_received(Status(message.status), message.text)
         elif isinstance(message, messages.AttachWorker):
             self._attach_worker(message)
@@ -304,6 +312,8 @@ class FrontendService(InferenceService):
         if isinstance(outcome, ErrorRecord) or outcome.final:
             del self._forwarded[message.key]
         request = forwarded.request
+        if request.timing is not None and message.timing is not None:
+            request.timing.follow(message.timing)
         forwarded.done(
             outcome.error(model=request.model, version=request.version)
             if isinstance(outcome, ErrorRecord)

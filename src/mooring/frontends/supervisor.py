@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from mooring.core.errors import ErrorRecord, MooringError, WorkerDied
 from mooring.core.service import InferenceService, Outcome, Ticket
 from mooring.core.tensors import release
+from mooring.core.timing import RequestTiming
 from mooring.engine.admission import NO_LOAD, NO_OP_TICKET, QueueLoad
 from mooring.engine.registry import ModelVersion, Registry
 from mooring.frontends import messages
@@ -44,11 +45,12 @@ RunCall = Callable[
         float | None,
         Callable[[bytes], None],
         Callable[[int, str], None],
+        RequestTiming | None,
     ],
     Ticket,
 ]
 """Answers a gRPC call, of which it gets path, metadata, message and deadline: each message of the answer goes to the first
-function, then the status to the second one.
+function, then the status to the second one; the timing is there where its client asks for it.
 """
 
 _generations = itertools.count(1)
@@ -366,17 +368,17 @@ class FrontendSupervisor:
 
     def _submit_forwarded(self, frontend: FrontendProcess, message: messages.Forward) -> None:
         assert self._service is not None
-        key = message.key
+        key, timing = message.key, message.request.timing
 
         def done(outcome: Outcome) -> None:
             if isinstance(outcome, MooringError):
                 frontend.tickets.pop(key, None)
-                frontend.send(messages.ForwardedOutcome(key, ErrorRecord.of(outcome)))
+                frontend.send(messages.ForwardedOutcome(key, ErrorRecord.of(outcome), timing))
                 return
             if outcome.final:
                 frontend.tickets.pop(key, None)
             try:
-                frontend.send(messages.ForwardedOutcome(key, outcome))
+                frontend.send(messages.ForwardedOutcome(key, outcome, timing))
             except (MemoryError, OverflowError):
                 frontend.send(messages.ForwardedOutcome(key, NO_MEMORY))
             release(outcome.outputs)  # they were copied, or lie where nothing else will
@@ -389,18 +391,18 @@ class FrontendSupervisor:
 
     def _answer_call(self, frontend: FrontendProcess, message: messages.ForwardCall) -> None:
         assert self._run_call is not None
-        key = message.key
+        key, timing = message.key, RequestTiming() if message.timed else None
 
         def receive(answer: bytes) -> None:
             frontend.send(messages.ForwardedMessage(key, answer))
 
         def end(status: int, text: str) -> None:
             frontend.tickets.pop(key, None)
-            frontend.send(messages.ForwardedStatus(key, status, text))
+            frontend.send(messages.ForwardedStatus(key, status, text, timing))
 
         frontend.tickets[key] = NO_OP_TICKET  # as for requests
         ticket = self._run_call(
-            message.path, message.metadata, message.message, message.deadline, receive, end
+            message.path, message.metadata, message.message, message.deadline, receive, end, timing
         )
         if key in frontend.tickets:
             frontend.tickets[key] = ticket

@@ -13,6 +13,7 @@ from mooring.core.buffers import LARGE, Buffer, Slot
 from mooring.core.errors import ErrorRecord
 from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.service import Joining, LoadContext, ModelMetadata
+from mooring.core.timing import CallSpan
 from mooring.ipc.framing import HEADER, PAYLOADS
 from mooring.observability.records import Record
 from mooring.repository.spec import ModelSpec
@@ -92,20 +93,23 @@ class Results(msgspec.Struct, array_like=True, tag="results", gc=False):
     """Answers, in any order. ``batches`` has the rows, seconds and requests of every call of the model among them.
 
     A worker with a capacity answers requests of many messages in one of these, and sends pieces here, too.
-    ``records`` are metrics of the model's own code, which need no message of their own this way.
+    ``records`` are metrics of the model's own code, which need no message of their own this way. ``spans`` has by key when
+    the model was called for the requests that ask for timings.
     """
 
     keys: list[int]
     outcomes: list[InferenceResponse | ErrorRecord]
     batches: list[tuple[int, float, int]]
     records: list[Record] | None = None
+    spans: dict[int, CallSpan] | None = None
 
 
 class Piece(msgspec.Struct, array_like=True, tag="piece"):
-    """Part of a streamed answer."""
+    """Part of a streamed answer. ``span`` says how far the model's call has come, where the request asks for timings."""
 
     key: int
     response: InferenceResponse
+    span: CallSpan | None = None
 
 
 class Unstarted(msgspec.Struct, array_like=True, tag="unstarted"):

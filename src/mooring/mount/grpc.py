@@ -116,6 +116,7 @@ def grpc_listener(
         limits=limits_of(config),
         age=age,
         calls=listeners.calls,
+        times_all=config.server_timing,
     )
 
 

@@ -117,6 +117,8 @@ class Listeners:
             fallback_app=fallback_app,
             inflater=Inflater(self.responses, self._allocator, self._limits),
             not_found=not_found,
+            times_all=self._config.server_timing,
+            timing_lines_for=(lambda _origin: b"") if internal else self.cors.timing_lines_for,
         )
         certificates = self._certificates
         return HttpServer(

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from mooring.core.errors import MooringError
+from mooring.core.timing import HEADER, asks_for_timing
 from mooring.observability.logs import get_logger
 from mooring.protocols import status as statuses
 from mooring.protocols.access import Check, Gate
@@ -14,7 +15,7 @@ from mooring.protocols.origins import Sites, refuse_foreign
 from mooring.protocols.responses import Responses
 from mooring.protocols.status import Refusal, Target
 from mooring.tokens import Access
-from mooring.web.http1 import AdmissionCheck, App, Exchange, HeadCache, header_lines
+from mooring.web.http1 import AdmissionCheck, App, Exchange, HeadCache, header_lines, time_exchange
 from mooring.web.routing import Handler, Match, Route, Router
 
 log = get_logger(__name__)
@@ -38,7 +39,9 @@ class Application:
     is refused to others. Without it only Origins are looked at, and only where something changes.
     ``overload_error`` returns the error with which a request to a model and version would be refused now, so that
     large bodies are not received in vain. ``not_found`` makes the 404 for a target. ``fallback_app`` answers paths and
-    methods without an endpoint, and OPTIONS. With CORS headers set, preflights are answered on every path.
+    methods without an endpoint, and OPTIONS. With CORS headers set, preflights are answered on every path. Answers of models have
+    timings where the client asks for them, or with ``times_all``; ``timing_lines_for`` are the header lines that let pages of an
+    origin see them.
     """
 
     def __init__(
@@ -52,8 +55,13 @@ class Application:
         fallback_app: App | None = None,
         inflater: Inflater | None = None,
         not_found: NotFound = lambda _target: statuses.NOT_FOUND,
+        times_all: bool = False,
+        timing_lines_for: Callable[[bytes], bytes] = lambda _origin: b"",
     ) -> None:
         self._not_found = not_found
+        self._times_all = times_all
+        self._timing_lines_for = timing_lines_for
+        self._inference_patterns: set[str] = set()
         self._responses = responses
         self._inflater = inflater or Inflater(responses)
         self._fallback_app = fallback_app
@@ -88,12 +96,21 @@ class Application:
                     self._responses.send_refusal(exchange, self._not_found(exchange.target))
                 else:
                     self._fallback_app(exchange)
-            elif ENCODING in exchange.fields:
-                self._inflate_first(exchange, match)
             else:
-                match.handler(exchange, match)
+                if self._times_all or HEADER in exchange.fields:
+                    self._begin_timing(exchange, match)
+                if ENCODING in exchange.fields:
+                    self._inflate_first(exchange, match)
+                else:
+                    match.handler(exchange, match)
         except Exception as error:  # the protocol edge: a fault of ours is this request's 500, and no other's
             self._answer_error(exchange, error)
+
+    def _begin_timing(self, exchange: Exchange, match: Match) -> None:
+        """Have the answer say where the time went, if a model answers and the client, or the setting, asks for it."""
+        asked = self._times_all or asks_for_timing(exchange.fields.get(HEADER))
+        if asked and match.route.pattern in self._inference_patterns:
+            time_exchange(exchange, self._timing_lines_for(exchange.fields.get(b"origin", b"")))
 
     def _answer_error(self, exchange: Exchange, error: Exception) -> None:
         if isinstance(error, MooringError):
@@ -142,6 +159,8 @@ class Application:
             prepare = prepares.get(exchange.method) or prepares.get("")
             if self._checks.get(match.route.pattern) and exchange.header(b"authorization") is not None:
                 prepare = None  # a token that is shown is checked each time
+            if self._times_all or asks_for_timing(exchange.fields.get(HEADER)):
+                prepare = None  # each request has a timing of its own
             head_cache.handler = None if prepare is None else prepare(exchange, match)
             head_cache.on_error = self._answer_error
 
@@ -180,6 +199,8 @@ class Application:
             prepares.update(dict.fromkeys(endpoint.methods or ("",), endpoint.prepare))
         if endpoint.access is Access.INFERENCE and "{model_name}" in endpoint.pattern:
             self._model_patterns.add(endpoint.pattern)
+        if endpoint.infers:
+            self._inference_patterns.add(endpoint.pattern)
         if check is not None:
             checks = self._checks.setdefault(endpoint.pattern, {})
             checks.update(dict.fromkeys(endpoint.methods or ("",), check))

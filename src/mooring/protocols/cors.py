@@ -15,6 +15,7 @@ _EXPOSED_HEADERS = (
     "Retry-After",
     "ts_stream_next",
     "ts_request_sequence_id",
+    "Server-Timing",
 )
 _ORIGIN = "access-control-allow-origin"
 
@@ -65,6 +66,13 @@ class Cors:
             return b""
         allow = [(_ORIGIN, origin.decode("latin-1"))] if origin.lower() in self.named_origins else []
         return header_lines([("vary", "Origin"), *allow])
+
+    def timing_lines_for(self, origin: bytes) -> bytes:
+        """Return the header lines that let a page of ``origin`` see the timings of an answer."""
+        if not self.any_origin and origin.lower() not in self.named_origins:
+            return b""
+        allowed = "*" if self.any_origin else origin.decode("latin-1")
+        return header_lines([("timing-allow-origin", allowed)])
 
     def wrap_admission_check(self, admission_check: AdmissionCheck | None) -> AdmissionCheck | None:
         """Return ``admission_check`` with the same headers added to its refusals."""

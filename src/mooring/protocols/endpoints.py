@@ -60,6 +60,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     accepted: str = ""
     alternatives: tuple["AlternativeCall", ...] = ()
     form: CallForm | None = None
+    timed: bool = False  # a client may ask where the time goes
 
 
 Prepare = Callable[[Exchange, Match], Callable[[Exchange], None] | None]
@@ -73,7 +74,8 @@ class Endpoint(msgspec.Struct, frozen=True):
     """A path pattern, its handler, the token that it needs and its OpenAPI description.
 
     ``methods`` None means every method. ``changes`` marks a call that changes what is served, ``same_site`` one that tells
-    what only pages of the server itself may know: pages of other sites are refused.
+    what only pages of the server itself may know: pages of other sites are refused. ``infers`` marks a call that runs a
+    model, whose answer has timings where the client asks for them.
     """
 
     pattern: str
@@ -84,6 +86,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     changes: bool = False
     same_site: bool = False
     prepare: Prepare | None = None
+    infers: bool = False
 
     def with_handler(self, handler: Handler) -> "Endpoint":
         """Return the same endpoint with another handler, which no prepared handler bypasses."""

@@ -13,6 +13,7 @@ import msgspec
 from mooring.codecs.compression import inflate
 from mooring.core.buffers import Allocator, HeapAllocator
 from mooring.core.errors import BodyMemoryFull, InputTooLarge, MooringError
+from mooring.core.timing import RequestTiming
 from mooring.observability.call_log import CallLog
 from mooring.protocols.access import Check, Gate
 from mooring.protocols.dialect import V2, Dialect
@@ -26,6 +27,12 @@ from mooring.web.grpc.memory_call import MemoryCall
 from mooring.web.grpc.observed_calls import ObservedStreamingCall, ObservedUnaryCall
 from mooring.web.grpc.rpc import Rpc, StreamingRpc, UnaryRpc
 from mooring.web.grpc.status import Status, StatusError
+from mooring.web.grpc.timed_calls import (
+    ObservedTimedStreamingCall,
+    ObservedTimedUnaryCall,
+    TimedStreamingCall,
+    TimedUnaryCall,
+)
 from mooring.web.http1 import Limits
 from mooring.web.http2.connection import Http2Connection
 from mooring.web.http2.context import Http2Limits
@@ -82,7 +89,8 @@ class GrpcServer(Listener):
     """One address. ``max_message_bytes`` 0 is no limit, as clients of Triton expect; a limit holds both ways, and
     ``max_request_bytes`` for what comes.
 
-    Methods are put behind the ``gate`` here. Large messages are received into the allocator's memory.
+    Methods are put behind the ``gate`` here. Large messages are received into the allocator's memory. With ``times_all`` every
+    call of a model says where the time went, else those whose clients ask for that.
     """
 
     def __init__(
@@ -98,11 +106,16 @@ class GrpcServer(Listener):
         tls: Callable[[], ssl.SSLContext] | None = None,
         reuse_port: bool = False,
         calls: CallLog | None = None,
+        times_all: bool = False,
     ) -> None:
         super().__init__(limits or Limits(), tls=tls, reuse_port=reuse_port)
         self._calls = calls
         self._new_unary: type[UnaryCall] = UnaryCall if calls is None else ObservedUnaryCall
         self._new_streaming: type[StreamingCall] = StreamingCall if calls is None else ObservedStreamingCall
+        self._new_timed_unary = TimedUnaryCall if calls is None else ObservedTimedUnaryCall
+        self._new_timed_streaming = TimedStreamingCall if calls is None else ObservedTimedStreamingCall
+        if times_all:
+            self._new_unary, self._new_streaming = self._new_timed_unary, self._new_timed_streaming
         self.allocator: Allocator = allocator or HeapAllocator()
         self.max_message_bytes = max_message_bytes
         self.max_request_bytes, self.max_request_key = max_message_bytes, "grpc_max_message_size"
@@ -153,6 +166,7 @@ class GrpcServer(Listener):
         deadline: float | None,
         receive: Callable[[bytes], None],
         end_received: Callable[[Status, str], None],
+        timing: RequestTiming | None = None,
     ) -> MemoryCall:
         """Answer a call with one message that came to another process; all is checked as if it had come here.
 
@@ -160,7 +174,7 @@ class GrpcServer(Listener):
         """
         own: list[Field] = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", path.encode())]
         head = headers.parse_head([*own, *metadata])
-        call = MemoryCall(head, message, deadline, receive, end_received)
+        call = MemoryCall(head, message, deadline, receive, end_received, timing)
         try:
             if (streaming := self._streaming.get(head.path)) is not None:
                 if streaming.admit is not None:
@@ -195,9 +209,11 @@ class GrpcServer(Listener):
         call: Call
         unary = self._unary.get(head.path)
         if unary is not None:
-            call = self._new_unary(self, connection, number, head, unary)
+            new = self._new_timed_unary if head.timed else self._new_unary
+            call = new(self, connection, number, head, unary)
         elif (streaming := self._streaming.get(head.path)) is not None:
-            call = self._new_streaming(self, connection, number, head, streaming)
+            new_stream = self._new_timed_streaming if head.timed else self._new_streaming
+            call = new_stream(self, connection, number, head, streaming)
         else:
             call = self._new_unary(self, connection, number, head, _UNKNOWN)
         call.begin()

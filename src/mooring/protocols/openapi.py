@@ -244,7 +244,7 @@ class ApiDescription:
     def _list_calls(self, endpoints: Iterable[Endpoint]) -> Iterator["_MountedCall"]:
         for endpoint in endpoints:
             if endpoint.operation is not None:
-                operation = endpoint.operation
+                operation = msgspec.structs.replace(endpoint.operation, timed=endpoint.infers)
                 token = endpoint.access if self._gate.needs_token(endpoint.access) else Access.OPEN
                 yield endpoint.pattern, operation, token
                 for alternative in operation.alternatives:
@@ -300,7 +300,7 @@ def _describe_operation(path: str, operation: Operation, token: Access, unauthor
     description: dict[str, Any] = {
         "description": operation.description,
         "operationId": operation.id,
-        "parameters": [*_path_parameters(path), *_query_parameters(operation)],
+        "parameters": [*_path_parameters(path), *_query_parameters(operation), *_headers(operation)],
     }
     if operation.body is not None:
         description["requestBody"] = {
@@ -338,6 +338,17 @@ def _describe_content(body: Body) -> dict[str, Any]:
 def _path_parameters(path: str) -> Iterator[dict[str, Any]]:
     for name in _PARAMETER.findall(path):
         yield {"in": "path", "name": name, "description": _PARAMETERS[name], "required": True, "schema": TEXT}
+
+
+def _headers(operation: Operation) -> Iterator[dict[str, Any]]:
+    if operation.timed:
+        yield {
+            "in": "header",
+            "name": "server-timing",
+            "description": "1 for the header Server-Timing in the answer, which says where the time went",
+            "required": False,
+            "schema": {"type": "string", "enum": ["1"]},
+        }
 
 
 def _query_parameters(operation: Operation) -> Iterator[dict[str, Any]]:

@@ -7,6 +7,7 @@ from typing import Protocol
 import msgspec
 
 from mooring.core.buffers import Buffer, Payload, view_of
+from mooring.core.timing import RequestTiming
 from mooring.web import http1_format
 from mooring.web.listener import ClientConnection, ListenerContext
 
@@ -81,7 +82,8 @@ class Exchange(msgspec.Struct, eq=False):
     the last of a name wins. ``body`` is complete; a ``Buffer`` is released when the answer is, unless somebody took
     it. ``head_cache`` is shared by all requests with this head, where it is one that is known. ``on_abandoned`` is called
     once if the client goes away before the answer is complete; from then on whatever is answered is dropped.
-    ``on_writable`` is called when a streamed answer may go on after ``writable`` was false.
+    ``on_writable`` is called when a streamed answer may go on after ``writable`` was false. ``timing`` is there where the
+    client asks where the time goes.
     """
 
     method: str
@@ -97,6 +99,7 @@ class Exchange(msgspec.Struct, eq=False):
     version: str = "1.1"
     state: ResponseState = PENDING
     queued: list[Payload] | None = None
+    timing: RequestTiming | None = None
     _chunked: bool = True
     _silent: bool = False
 

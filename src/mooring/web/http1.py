@@ -16,6 +16,7 @@ from mooring.web.known_heads import KnownHead
 from mooring.web.listener import Limits, body_limit
 from mooring.web.migration import MigratableConnection
 from mooring.web.server import Listener
+from mooring.web.server_timing import time_exchange
 
 # The modules behind this one are its own business; this is what the protocols know.
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "add_headers",
     "body_limit",
     "header_lines",
+    "time_exchange",
 ]
 
 

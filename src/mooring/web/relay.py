@@ -32,6 +32,7 @@ class Relay:
 
     def __call__(self, exchange: Exchange) -> None:
         """Have the request answered by the other server."""
+        exchange.timing = None  # the answer comes with the other server's
         task = asyncio.get_running_loop().create_task(self._ask(exchange))
         self._running.add(task)
         task.add_done_callback(self._running.discard)

@@ -12,6 +12,7 @@ from mooring.core.errors import ErrorRecord, InvalidOutput, MooringError
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse
 from mooring.core.service import MetricValue, Outcome
 from mooring.core.tensors import Output, Tensor
+from mooring.core.timing import CallSpan
 from mooring.ipc.arena import MappedArena
 from mooring.ipc.framing import Frames, send_whole
 from mooring.ipc.messages import (
@@ -56,13 +57,19 @@ class Channel:
             except (MemoryError, OverflowError):
                 if not isinstance(message, Results):
                     raise
-                failed = Results(message.keys, [NO_MEMORY] * len(message.keys), message.batches)
+                failed = Results(
+                    message.keys, [NO_MEMORY] * len(message.keys), message.batches, spans=message.spans
+                )
                 send_whole(self.sock, self._codec, failed)
             except (TypeError, UnicodeEncodeError):
                 if not isinstance(message, Results):
                     raise
                 outcomes = [self._check_outcome(outcome) for outcome in message.outcomes]
-                send_whole(self.sock, self._codec, Results(message.keys, outcomes, message.batches))
+                send_whole(
+                    self.sock,
+                    self._codec,
+                    Results(message.keys, outcomes, message.batches, spans=message.spans),
+                )
 
     def _check_outcome(self, outcome: InferenceResponse | ErrorRecord) -> InferenceResponse | ErrorRecord:
         """Return an outcome that can be encoded: this one, or the error that says why it cannot."""
@@ -153,6 +160,7 @@ class ResponseBuffer:
         self._keys: list[int] = []
         self._outcomes: list[InferenceResponse | ErrorRecord] = []
         self._batches: list[tuple[int, float, int]] = []
+        self._spans: dict[int, CallSpan] | None = None
 
     def add_batch(self, batch: Batch) -> None:
         """Prepare a batch for the model: map its slots, and keep its answer slots until its requests are answered."""
@@ -181,6 +189,12 @@ class ResponseBuffer:
         self._keys.append(key)
         self._outcomes.append(self.channel.prepare_outcome(outcome, self._answer_slots.pop(key, None)))
 
+    def add_span(self, key: int, span: CallSpan | None) -> None:
+        """Add when the model was called for a request that asks for timings."""
+        if span is not None:
+            self._spans = self._spans or {}
+            self._spans[key] = span
+
     def record_call(self, rows: int, seconds: float, requests: int) -> None:
         """Count a call of the model with so many rows, of so many requests."""
         self._batches.append((rows, seconds, requests))
@@ -196,9 +210,9 @@ class ResponseBuffer:
         """Send what was collected, if anything."""
         if not self._keys and not self._batches:
             return
-        keys, outcomes, batches = self._keys, self._outcomes, self._batches
-        self._keys, self._outcomes, self._batches = [], [], []
-        self.channel.send(Results(keys, outcomes, batches, self._recorder.take_records()))
+        keys, outcomes, batches, spans = self._keys, self._outcomes, self._batches, self._spans
+        self._keys, self._outcomes, self._batches, self._spans = [], [], [], None
+        self.channel.send(Results(keys, outcomes, batches, self._recorder.take_records(), spans))
 
 
 def join_pieces(pieces: Sequence[InferenceResponse]) -> InferenceResponse:

@@ -8,7 +8,9 @@ import asyncio
 import time
 from collections.abc import Sequence
 
+from mooring.backends import call_times
 from mooring.backends.backend import Backend, Concurrent
+from mooring.backends.call_times import CallTimes
 from mooring.core.errors import DeadlineExceeded, ModelFailed, MooringError, RequestCancelled
 from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.service import MetricValue, Outcome
@@ -131,6 +133,8 @@ class _Call:
         self._finished = False
         self._ending: MooringError | None = None
         self._limit = serving.spec.timeouts.response_timeout
+        asks_times = any(request.timing is not None for request in requests)
+        self._times = CallTimes(whole=not serving.backend.notes_calls) if asks_times else None
         self._last_activity = self._started_at = time.monotonic()
         self._timer = serving.loop.call_later(self._limit, self._check_timeout)
         self.task = serving.loop.create_task(self._run_call())
@@ -141,6 +145,8 @@ class _Call:
             self._last_activity = time.monotonic()
             self.streamed.add(row)
             self.buffer.add_outcome(self.keys[row], piece)
+            if self._times is not None and self._requests[row].timing is not None:
+                self.buffer.add_span(self.keys[row], self._times.note_piece(self._requests[row]))
             self.buffer.flush()
 
     def cancel_request(self, key: int) -> None:
@@ -162,6 +168,8 @@ class _Call:
         self.task.cancel()
 
     async def _run_call(self) -> None:
+        if self._times is not None:
+            call_times.CURRENT.set(self._times)  # in the context of this task alone
         try:
             outcomes = await self._infer_rows(range(len(self.keys)))
         except asyncio.CancelledError:
@@ -198,6 +206,10 @@ class _Call:
         self._timer.cancel()
         for key, outcome in zip(self.keys, outcomes, strict=True):
             self.buffer.add_outcome(key, outcome)
+        if self._times is not None:
+            for key, request in zip(self.keys, self._requests, strict=True):
+                if request.timing is not None:
+                    self.buffer.add_span(key, self._times.span_of(request, self._rows))
         self.buffer.record_call(self._rows, time.monotonic() - self._started_at, len(self.keys))
         self._serving.on_call_finished(self)
 

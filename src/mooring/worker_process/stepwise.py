@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 
 from mooring.backends.backend import Backend, Stepwise
+from mooring.backends.call_times import CallTimes
 from mooring.core.errors import ModelFailed, MooringError, RequestCancelled
 from mooring.core.requests import InferenceRequest, InferenceResponse, Operation
 from mooring.core.service import MetricValue, Outcome
@@ -22,7 +23,7 @@ from mooring.worker_process.outcomes import enforce_answer_limit, failure_of
 class _Row:
     """One request, from the step in which it joins to its last."""
 
-    __slots__ = ("buffer", "cancelled", "key", "request", "started")
+    __slots__ = ("buffer", "cancelled", "key", "request", "started", "times")
 
     def __init__(self, buffer: ResponseBuffer, key: int, request: InferenceRequest) -> None:
         self.buffer = buffer
@@ -30,6 +31,13 @@ class _Row:
         self.request = request
         self.started = False
         self.cancelled = False
+        self.times = None if request.timing is None else CallTimes()
+
+    def note_step(self, began: float, rows: int) -> None:
+        """Note a step that this request took part in, or a piece of it that leaves, where it asks for timings."""
+        if self.times is not None:
+            self.times.note_step(self.request, began, rows)
+            self.buffer.add_span(self.key, self.times.span_of(self.request, rows))
 
 
 class StepServing:
@@ -103,6 +111,7 @@ class StepServing:
             self._flush_buffers()
 
     def _infer_other(self, row: _Row) -> Outcome:
+        began = time.monotonic()
         try:
             running.requests = [row.request]
             (outcome,) = self._backend.infer([row.request], _Reply(self, [row]))
@@ -110,6 +119,7 @@ class StepServing:
             return failure_of(error, self._backend.client_errors)
         finally:
             running.requests = ()
+            row.note_step(began, 1)
         return outcome
 
     def _run_step(self) -> None:
@@ -130,6 +140,7 @@ class StepServing:
         finished = set()
         for row, outcome in zip(rows, outcomes, strict=True):
             row.started = True
+            row.note_step(started_at, len(rows))
             self._add_outcome(row, outcome)
             if isinstance(outcome, MooringError) or outcome.final:
                 finished.add(row)
@@ -151,10 +162,12 @@ class _Reply:
     def __init__(self, serving: StepServing, rows: Sequence[_Row]) -> None:
         self._serving = serving
         self._rows = rows
+        self._began = time.monotonic()
 
     def emit(self, row: int, piece: InferenceResponse) -> None:
         target = self._rows[row]
         target.buffer.add_outcome(target.key, piece)
+        target.note_step(self._began, len(self._rows))
         target.buffer.flush()
 
     def cancelled(self, row: int) -> bool:

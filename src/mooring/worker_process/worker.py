@@ -13,10 +13,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from mooring.backends import call_times
 from mooring.backends.backend import Backend, Concurrent, Stepwise, create_backend
+from mooring.backends.call_times import CallTimes
 from mooring.core.errors import DeadlineExceeded, ErrorRecord, ModelFailed
 from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.service import JoiningState, MetricValue, Outcome
+from mooring.core.timing import CallSpan
 from mooring.ipc.arena import MappedArena
 from mooring.ipc.messages import (
     Batch,
@@ -65,13 +68,15 @@ class BatchInProgress:
     thread calls ``flush_if_late``. Where the call at hand has taken longer than ``_FLUSH_DELAY``, it sends the answers
     that are ready, and gives the requests that were not started back to the server, which has other workers. The
     requests of a message are therefore in three runs, in this order: answered and sent, taken, not started. A lock
-    guards the borders between them. After requests were given back, ``take_requests`` refuses to take any.
+    guards the borders between them. After requests were given back, ``take_requests`` refuses to take any. ``call_times`` are there
+    where a request of the message asks for timings.
     """
 
     def __init__(self, channel: Channel, batch: Batch, progress: Progress, recorder: Recorder) -> None:
         self.batch = batch
         self.cancelled: set[int] = set()
         self.started_at = 0.0
+        self.call_times: CallTimes | None = None
         self._channel = channel
         self._progress = progress
         self._recorder = recorder
@@ -81,6 +86,7 @@ class BatchInProgress:
         self._gave_back = False
         self._outcomes: list[InferenceResponse | ErrorRecord] = []
         self._batches: list[tuple[int, float, int]] = []
+        self._spans: dict[int, CallSpan] | None = None
 
     def take_requests(self, end: int) -> bool:
         """Take the requests up to ``end`` for a call; False where they were given back to the server meanwhile."""
@@ -97,6 +103,8 @@ class BatchInProgress:
         answer_slots = self.batch.answer_slots
         with self._lock:
             self._batches.append((rows, time.monotonic() - self.started_at, len(outcomes)))
+            if self.call_times is not None:
+                self._add_spans(self.call_times, len(outcomes), rows)
             if answer_slots is None:
                 for (
                     outcome
@@ -110,6 +118,16 @@ class BatchInProgress:
             base = self._sent + len(self._outcomes)
             for offset, outcome in enumerate(outcomes):
                 self._outcomes.append(self._channel.prepare_outcome(outcome, answer_slots[base + offset]))
+
+    def _add_spans(self, times: CallTimes, count: int, rows: int) -> None:
+        """Keep when the model was called for those of the next ``count`` requests that ask for it."""
+        begin = self._sent + len(self._outcomes)
+        for key, request in zip(
+            self.batch.keys[begin : begin + count], self.batch.requests[begin : begin + count], strict=True
+        ):
+            if request.timing is not None and (span := times.span_of(request, rows)) is not None:
+                self._spans = self._spans or {}
+                self._spans[key] = span
 
     def send_rest(self) -> None:
         """Send the outcomes that were not sent yet."""
@@ -135,8 +153,10 @@ class BatchInProgress:
             return
         end = self._sent + len(self._outcomes)
         records = self._recorder.take_records()
-        self._channel.send(Results(self.batch.keys[self._sent : end], self._outcomes, self._batches, records))
-        self._sent, self._outcomes, self._batches = end, [], []
+        self._channel.send(
+            Results(self.batch.keys[self._sent : end], self._outcomes, self._batches, records, self._spans)
+        )
+        self._sent, self._outcomes, self._batches, self._spans = end, [], [], None
 
 
 class WorkerReply:
@@ -154,7 +174,8 @@ class WorkerReply:
 
     def emit(self, row: int, piece: InferenceResponse) -> None:
         self.streamed.add(row)
-        self._channel.send(Piece(self.keys[row], piece))
+        key = self.keys[row]
+        self._channel.send(Piece(key, piece, self._worker.span_of_piece(key)))
 
     def cancelled(self, row: int) -> bool:
         return self._worker.is_cancelled(self.keys[row])
@@ -270,6 +291,14 @@ class Worker:
                 self._receiving.release()
         return self._batch is not None and key in self._batch.cancelled
 
+    def span_of_piece(self, key: int) -> CallSpan | None:
+        """How far the call for a running request has come, where it asks for timings; may be called from any thread."""
+        batch = self._batch
+        if batch is None or batch.call_times is None:
+            return None
+        request = batch.batch.requests[batch.batch.keys.index(key)]
+        return None if request.timing is None else batch.call_times.note_piece(request)
+
     def _wait_for_messages(self) -> None:
         with self._receiving:
             self._receive_messages(None)
@@ -374,17 +403,29 @@ class Worker:
             self._flush_thread.watch_batch(batch_in_progress)
         reply = WorkerReply(channel, self)
         requests = batch.requests
-        timed = any(request.deadline is not None for request in requests)
+        backend = self._backend
+        assert backend is not None
+        timed = asks_times = False
+        for request in requests:
+            if request.deadline is not None:
+                timed = True
+            if request.timing is not None:
+                asks_times = True
         for begin, end, rows in runs:
             if not batch_in_progress.take_requests(end):
                 break
             reply.keys = batch.keys[begin:end]
             if reply.streamed:
                 reply.streamed = set()
+            if asks_times:
+                batch_in_progress.call_times = CallTimes(whole=not backend.notes_calls)
+                call_times.CURRENT.set(batch_in_progress.call_times)
             infer = self._infer_in_time if timed and begin else self._infer_requests
             batch_in_progress.add_outcomes(infer(requests[begin:end], reply), rows)
         if len(runs) > 1:
             self._flush_thread.watch_batch(None)
+        if asks_times:
+            call_times.CURRENT.set(None)
         running.requests = ()
         batch_in_progress.send_rest()
         self._batch = self._batch_channel = None

@@ -11,6 +11,7 @@ from mooring.core.buffers import LARGE, Buffer
 from mooring.core.errors import ErrorRecord, MooringError, WorkerDied
 from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.service import Joining, ModelMetadata, Outcome
+from mooring.core.timing import CallSpan
 from mooring.ipc.framing import Frames, FrameWriter
 from mooring.ipc.messages import (
     NO_MEMORY,
@@ -55,6 +56,9 @@ class Work(Protocol):
 
     def piece(self, response: InferenceResponse) -> None:
         """A part of a streamed answer."""
+
+    def note_call(self, span: CallSpan) -> None:
+        """The worker tells when the model was called for it, since its client asks for timings."""
 
     def answer(self, outcome: Outcome) -> None:
         """The answer, or the last part of it."""
@@ -337,6 +341,8 @@ class WorkerHandle:
             self.sent_at = time.monotonic()
             work = self._outstanding.get(message.key)
             if work is not None:
+                if message.span is not None:
+                    work.note_call(message.span)
                 work.piece(message.response)
         elif isinstance(message, Unstarted):
             self._pool.owner.requeue([self._outstanding.pop(key) for key in message.keys])
@@ -365,6 +371,10 @@ class WorkerHandle:
         owner = self._pool.owner
         owner.batches_done(results.batches)
         owner.answers_came(way - sum([seconds for _, seconds, _ in results.batches]))
+        if results.spans is not None:
+            for work in works:
+                if (span := results.spans.get(work.key)) is not None:
+                    work.note_call(span)
         if results.records:
             self._pool.on_records(results.records)
         borrowed = self._borrowed  # of this message: the next one says so of its own
@@ -381,6 +391,9 @@ class WorkerHandle:
         self.sent_at = time.monotonic()
         owner, spec = self._pool.owner, self._pool.spec
         owner.batches_done(results.batches)
+        for key, span in (results.spans or {}).items():
+            if key in self._outstanding:
+                self._outstanding[key].note_call(span)
         if results.records:
             self._pool.on_records(results.records)
         told: list[tuple[Work, Outcome]] = []

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from mooring.backends.backend import Backend, Concurrent, run_sync
+from mooring.backends.call_times import CURRENT, end_call
 from mooring.backends.handler.context import Context, PieceSender
 from mooring.backends.handler.continuous import HandlerSteps
 from mooring.backends.handler.entry import Handle, find_handler, prepare_imports
@@ -59,6 +60,8 @@ class HandlerBackend(Backend):
     requests together, or for joint forms and explanations with one request at a time. Before each call the context is
     pointed at its batch (``begin_batch``), and afterwards it is asked for headers and status that the handler set.
     """
+
+    notes_calls = True
 
     def __init__(self) -> None:
         self._handle: Handle
@@ -293,11 +296,15 @@ class HandlerBackend(Backend):
         context = self._context
         context.begin_batch(requests, ids, sender)
         self._metrics.request_ids = ids
+        times = CURRENT.get()
+        begun = None if times is None else times.begin_call(requests, len(data))
         started = time.perf_counter()
         try:
             returned = self._handle(data, context)
         except Exception as error:  # the handler's own code
             raise fault_of(error, self.client_errors) from error
+        if begun is not None:
+            end_call(begun)
         self._metrics.record_time("PredictionTime", started)
         return returned
 
@@ -308,6 +315,8 @@ class HandlerBackend(Backend):
         context = self._context
         context.begin_batch(requests, ids, sender)
         self._metrics.request_ids = ids
+        times = CURRENT.get()
+        begun = None if times is None else times.begin_call(requests, len(data))
         started = time.perf_counter()
         try:
             returned = self._handle(data, context)
@@ -317,6 +326,8 @@ class HandlerBackend(Backend):
                 returned = await returned
         except Exception as error:  # the handler's own code
             raise fault_of(error, self.client_errors) from error
+        if begun is not None:
+            end_call(begun)
         self._metrics.record_time("PredictionTime", started)
         return returned
 

@@ -13,13 +13,14 @@ from typing import Any
 import msgspec
 
 from mooring.backends.answers import to_output_arrays
+from mooring.backends.call_times import CURRENT, end_call
 from mooring.backends.model_calls import to_model_failure
 from mooring.backends.model_source import bypass_bytecode_cache, import_source
 from mooring.backends.samples import Arrays, Parameters, Sample
 from mooring.backends.sequence_controls import NOT_READY, fill_controls
 from mooring.backends.tensors import ModelOutput, TensorBackend
 from mooring.backends.triton_python.calls import ModelCaller
-from mooring.backends.triton_python.exchanges import SampleExchange, StreamExchange
+from mooring.backends.triton_python.exchanges import ClientExchange, SampleExchange, StreamExchange
 from mooring.backends.triton_python.host import HOST
 from mooring.backends.triton_python.instance import initialize_arguments
 from mooring.backends.triton_python.main_thread import DecoupledModel
@@ -121,7 +122,9 @@ class TritonPythonBackend(TensorBackend):
             )
         exchanges = [exchange for group in groups for exchange in group]
         for together in [exchanges] if self._joins else [[each] for each in exchanges]:
+            begun = _begin_call(requests, together)
             self._run(self._with_empty_rows(together))
+            end_call(begun)
         return [
             self._conclude(request, read, group)
             for request, read, group in zip(requests, reads, groups, strict=True)
@@ -308,7 +311,9 @@ class TritonPythonBackend(TensorBackend):
         exchanges = [exchange for stream in streams for exchange in stream.exchanges]
         try:
             for together in [exchanges] if self._joins else [[each] for each in exchanges]:
+                begun = _begin_call(requests, together)
                 await self._call_decoupled(together)
+                end_call(begun)
             return await asyncio.gather(*(stream.wait() for stream in streams))
         except asyncio.CancelledError:
             for each in exchanges:
@@ -372,6 +377,15 @@ class _Read:
         self.samples = samples
         self.rows = rows
         self.error = error
+
+
+def _begin_call(requests: Sequence[CoreRequest], exchanges: Sequence[ClientExchange]) -> list[list[float]]:
+    """Note that ``execute`` is called with these samples of the requests, where one asks for timings."""
+    times = CURRENT.get()
+    if times is None:
+        return []
+    rows = sum(max(each.sample.rows, 1) for each in exchanges)
+    return times.begin_call([requests[each.sample.request] for each in exchanges], rows)
 
 
 class _Stream:

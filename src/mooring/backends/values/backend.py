@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mooring.backends.backend import Backend, run_sync
+from mooring.backends.call_times import CURRENT, end_call
 from mooring.backends.model_calls import is_stream, to_model_failure
 from mooring.backends.tensors import forward_headers
 from mooring.backends.user_function import UserFunction, name_of
@@ -39,6 +40,8 @@ from mooring.repository.spec import ModelSpec
 
 class ValueFunction(Backend):
     """Runs a function of values."""
+
+    notes_calls = True
 
     spec: ModelSpec
 
@@ -177,12 +180,16 @@ class ValueFunction(Backend):
             values = samples[0]
             if callee.takes_more:
                 values = {**values, **self.arguments_beside(callee, requests, lambda: reply.cancelled(0))}
+            times = CURRENT.get()
+            begun = None if times is None else times.begin_call(requests, 1)
             try:
                 returned = callee.call(**values)
             except MooringError:
                 raise
             except Exception as error:  # the model's own code
                 return [to_model_failure(error)]
+            if begun is not None:
+                end_call(begun)
             if is_stream(returned):
                 return run_sync(ValueRun(self, callee, requests, reply).run(samples, returned))
             return [callee.answers.build(request, [returned])]

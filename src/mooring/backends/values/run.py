@@ -7,6 +7,7 @@ from contextlib import aclosing
 from typing import Any, Protocol
 
 from mooring.backends.backend import Concurrent, Stepwise
+from mooring.backends.call_times import CURRENT, end_call
 from mooring.backends.model_calls import await_output, is_stream, iterate_pieces, to_model_failure
 from mooring.backends.values.arguments import Values
 from mooring.backends.values.callee import Callee
@@ -149,9 +150,14 @@ class ValueRun:
     async def _call(self, group: list[Sample]) -> None:
         if self._errors.get(group[0].request) is not None and not self._callee.batched:
             return  # an instance before this one failed the request
+        times = CURRENT.get()
+        requests = () if times is None else [self._requests[sample.request] for sample in group]
+        begun = None if times is None else times.begin_call(requests, len(group))
         returned = self._call_function(group)
         if self._model.overlap is not None:
             returned = await await_output(returned)
+        if begun is not None:
+            end_call(begun)
         if is_stream(returned):
             await self._collect_pieces(group, returned)
             return

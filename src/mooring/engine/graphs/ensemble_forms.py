@@ -179,6 +179,7 @@ class _FormRun(BaseRun):
                 deadline=request.deadline,
                 headers=request.headers,
                 priority=request.priority,
+                timing=request.timing,
             )
             self._running.add(index)
             ticket = EnsembleRun(self._plan, part, self._collect_sample(index), self._context)

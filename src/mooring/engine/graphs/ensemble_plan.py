@@ -15,6 +15,7 @@ from mooring.codecs.signature import Signature
 from mooring.core.errors import InvalidInput
 from mooring.core.requests import RequestedOutput
 from mooring.core.tensors import Tensor
+from mooring.core.timing import node_name
 from mooring.engine.response_cache import CachedAnswers
 from mooring.repository.ensemble_rules import StepModel, dims_of, shape_fits
 from mooring.repository.spec import EnsembleStep, ModelSpec
@@ -35,6 +36,9 @@ class EnsemblePlan(LabelSource):
         assert spec.ensemble is not None
         self.spec = spec
         self.steps: list[EnsembleStep] = spec.ensemble.steps
+        self.titles: list[str] = []  # of the steps, for clients: the names of their models
+        for step in self.steps:
+            self.titles.append(node_name(step.model, self.titles))
         self.max_inflight = spec.ensemble.max_inflight or _MAX_INFLIGHT
         self.models: list[StepModel] = []
         self.answers: CachedAnswers | None = None

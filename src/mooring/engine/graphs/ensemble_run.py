@@ -10,6 +10,7 @@ own with every piece, and their outputs are the pieces of the ensemble's answer,
 
 import asyncio
 import copy
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -185,6 +186,7 @@ class EnsembleRun(BaseRun):
                 headers=request.headers,
                 priority=request.priority,
                 layout=request.layout if is_last else 0,
+                timing=None if request.timing is None else request.timing.node(plan.titles[index]),
             ),
             lambda outcome: self._on_outcome(flow, index, rows, outcome),
         )
@@ -194,6 +196,8 @@ class EnsembleRun(BaseRun):
             ticket.cancel()
 
     def _on_outcome(self, flow: _Flow, index: int, rows: int, outcome: Outcome) -> None:
+        if self._request.timing is not None:
+            self._request.timing.node(self._plan.titles[index]).ended = time.monotonic()
         if self._done is None:
             if isinstance(outcome, InferenceResponse):
                 release(outcome.outputs)

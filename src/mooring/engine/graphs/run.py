@@ -30,6 +30,7 @@ from mooring.core.requests import (
 )
 from mooring.core.service import Done, Outcome, Ticket
 from mooring.core.tensors import Tensor, TensorSpec, release, share_tensors
+from mooring.core.timing import node_name
 from mooring.engine.body_reader import ReadBody
 from mooring.engine.graphs.base_run import BaseRun
 from mooring.engine.graphs.dataflow import (
@@ -57,7 +58,8 @@ class Graph:
     """The nodes of a chain or a workflow, and which of them come after which.
 
     In a ``workflow`` bodies are passed on as bytes, and each failure is reported as that of a node. ``version`` is
-    written into answers; where it is empty, they keep the version of the last model.
+    written into answers; where it is empty, they keep the version of the last model. ``titles`` are the names of the nodes
+    for clients: a chain calls them by their models.
     """
 
     def __init__(self, nodes: Sequence[Node], *, workflow: bool = False, version: str = "") -> None:
@@ -65,6 +67,10 @@ class Graph:
         self.version = version
         self.failures = Throttle(_MAX_LOGGED_FAILURES)
         self.nodes = {node.name: node for node in nodes}
+        self.titles: dict[str, str] = {}
+        for node in nodes:
+            title = node.name if workflow else node_name(node.model, frozenset(self.titles.values()))
+            self.titles[node.name] = title
         self.children: dict[str, list[str]] = {node.name: [] for node in nodes}
         for node in nodes:
             for parent in node.parents:
@@ -164,6 +170,7 @@ class GraphRun(BaseRun):
         last = self._graph.leaves == [name]
         inputs = self._spare_inputs[name].pop()
         self._tickets.pop(name, None)
+        timing = None if request.timing is None else request.timing.node(self._graph.titles[name])
         ticket = self._submit(
             InferenceRequest(
                 model=node.model,
@@ -182,6 +189,7 @@ class GraphRun(BaseRun):
                 null_for_nan=request.null_for_nan,
                 layout=request.layout if last else 0,
                 body=inputs.body,
+                timing=timing,
             ),
             lambda outcome: self._on_outcome(name, outcome),
         )
@@ -196,6 +204,8 @@ class GraphRun(BaseRun):
         return own if deadline is None else min(own, deadline)
 
     def _on_outcome(self, name: str, outcome: Outcome) -> None:
+        if self._request.timing is not None:
+            self._request.timing.node(self._graph.titles[name]).ended = time.monotonic()
         if self._done is None:
             _release_outcome(outcome)
         elif isinstance(outcome, MooringError):

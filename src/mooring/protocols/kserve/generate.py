@@ -186,13 +186,21 @@ class Generate:
     def endpoints(self) -> list[Endpoint]:
         """Return the endpoints."""
         return [
-            Endpoint(f"{MODEL}/generate", self.generate, Access.INFERENCE, calls.GENERATE, methods=WRITING),
+            Endpoint(
+                f"{MODEL}/generate",
+                self.generate,
+                Access.INFERENCE,
+                calls.GENERATE,
+                methods=WRITING,
+                infers=True,
+            ),
             Endpoint(
                 f"{VERSION}/generate",
                 self.generate,
                 Access.INFERENCE,
                 calls.GENERATE_VERSION,
                 methods=WRITING,
+                infers=True,
             ),
             Endpoint(
                 f"{MODEL}/generate_stream",
@@ -200,6 +208,7 @@ class Generate:
                 Access.INFERENCE,
                 calls.GENERATE_STREAM,
                 methods=WRITING,
+                infers=True,
             ),
             Endpoint(
                 f"{VERSION}/generate_stream",
@@ -207,6 +216,7 @@ class Generate:
                 Access.INFERENCE,
                 calls.GENERATE_STREAM_VERSION,
                 methods=WRITING,
+                infers=True,
             ),
         ]
 
@@ -231,6 +241,7 @@ class Generate:
                 request = self._decode_request(exchange, target, body, writer)
             request.id = request.id or request_id
             request.null_for_nan = null
+            request.timing = exchange.timing
             answer = kind(self._responses, exchange, request_id, target, self._dialect, writer)
             exchange.on_abandoned = self._service.submit(request, answer.done).cancel
 

@@ -17,6 +17,7 @@ from mooring.core.errors import ElsewhereOnly, InvalidInput, ModelNotReady, Moor
 from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.service import InferenceService, Outcome, Ticket
 from mooring.core.tensors import RequestValue, release, share_payload
+from mooring.core.timing import RequestTiming
 from mooring.observability.logs import get_logger
 from mooring.protocols.dialect import V2, Dialect
 from mooring.protocols.grpc_errors import internal_error_text, to_status_error
@@ -158,6 +159,7 @@ class Inference:
         request.id = request.id or call.request_id or self._new_id()
         request.deadline = call.deadline
         request.headers = call.custom_metadata
+        request.timing = call.timing
         if request.parameters:
             try:
                 _apply_schedule(decoded, request.parameters)
@@ -370,6 +372,11 @@ class _Stream:
             self._answers.put_nowait(None)
         return self._ends_at_error
 
+    def add_timing(self, timing: RequestTiming) -> None:
+        """Add what a request took that has its last answer."""
+        if self._call.timing is not None:
+            self._call.timing.absorb(timing)
+
     def remove(self, request: "_StreamedRequest") -> None:
         """Forget a request that has its last answer."""
         self._pending.discard(request)
@@ -401,6 +408,8 @@ class _StreamedRequest:
                 assert inference.relay is not None
                 self._ticket = inference.relay(call, decoded, self._stream.send, self._end_relayed)
                 return
+            if decoded.request.timing is not None:
+                decoded.request.timing = RequestTiming()  # its own, of the call's
             self._decoded = decoded
             self._ticket = inference.service.submit(self._decoded.request, self.done)
         except MooringError as error:
@@ -471,4 +480,6 @@ class _StreamedRequest:
     def _end(self) -> None:
         self._over = True
         self._ticket = None
+        if self._decoded.request.timing is not None:
+            self._stream.add_timing(self._decoded.request.timing)
         self._stream.remove(self)

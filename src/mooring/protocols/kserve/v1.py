@@ -113,8 +113,11 @@ class KServeV1:
                 Access.INFERENCE,
                 _PREDICT,
                 prepare=self.prepare_prediction,
+                infers=True,
             ),
-            Endpoint("/v1/models/{model_name}:explain", self.explain, Access.INFERENCE, _EXPLAIN),
+            Endpoint(
+                "/v1/models/{model_name}:explain", self.explain, Access.INFERENCE, _EXPLAIN, infers=True
+            ),
         ]
 
     def readiness(self) -> list[Endpoint]:
@@ -217,6 +220,7 @@ class KServeV1:
             deadline=deadline,
             headers=exchange.headers,
             body=body,
+            timing=exchange.timing,
         )
         exchange.on_abandoned = self._service.submit(request, answer.done).cancel
 

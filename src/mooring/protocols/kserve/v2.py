@@ -241,6 +241,7 @@ class KServeV2:
                 calls.INFER,
                 methods=WRITING,
                 prepare=self.prepare_infer,
+                infers=True,
             ),
             Endpoint(
                 f"{VERSION}/infer",
@@ -249,10 +250,23 @@ class KServeV2:
                 calls.INFER_VERSION,
                 methods=WRITING,
                 prepare=self.prepare_infer,
+                infers=True,
             ),
-            Endpoint(f"{MODEL}/explain", self.explain, Access.INFERENCE, calls.EXPLAIN, methods=WRITING),
             Endpoint(
-                f"{VERSION}/explain", self.explain, Access.INFERENCE, calls.EXPLAIN_VERSION, methods=WRITING
+                f"{MODEL}/explain",
+                self.explain,
+                Access.INFERENCE,
+                calls.EXPLAIN,
+                methods=WRITING,
+                infers=True,
+            ),
+            Endpoint(
+                f"{VERSION}/explain",
+                self.explain,
+                Access.INFERENCE,
+                calls.EXPLAIN_VERSION,
+                methods=WRITING,
+                infers=True,
             ),
         ]
 
@@ -399,6 +413,7 @@ class KServeV2:
                 deadline=deadline,
                 headers=exchange.headers,
                 body=undecoded,
+                timing=exchange.timing,
             )
             answer = self._make_answer(exchange, request_id, target, None, ALL_BINARY)
         else:
@@ -424,6 +439,7 @@ class KServeV2:
                 headers=exchange.headers,
                 priority=plan.priority,
                 json_writer=NOBODY if selection.all_binary else SERVER,
+                timing=exchange.timing,
             )
             answer = self._make_answer(exchange, request_id, target, client_id, selection)
         if asks_for_null(exchange.fields.get(b"accept")):

@@ -16,6 +16,7 @@ from mooring.core.options import TORCHSERVE_HEADERS, SequenceHeaders
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse
 from mooring.core.service import InferenceService, Outcome, Ticket
 from mooring.core.tensors import Tensor, release
+from mooring.core.timing import RequestTiming
 from mooring.protocols.answers import read_payload
 from mooring.protocols.grpc_errors import status_error
 from mooring.protocols.grpc_messages import StoppableReader, read_bytes, sync_handler
@@ -129,8 +130,15 @@ class TorchServeInferenceRpcs:
             return _to_error_response(error, message, self._faults)
 
     async def _answer_whole(self, message: PredictionMessage, call: Rpc) -> pb.PredictionResponse:
-        prediction = self._start_prediction(message, call)
-        answer = _to_response(message, await prediction.read_whole())
+        request = self._build_request(message, call)
+        if request.timing is not None:
+            request.timing = RequestTiming()  # its own, of the call's
+        prediction = Prediction(self._service, request)
+        try:
+            answer = _to_response(message, await prediction.read_whole())
+        finally:
+            if request.timing is not None and call.timing is not None:
+                call.timing.absorb(request.timing)
         if prediction.sequence:
             answer.sequence_id = prediction.sequence
         return answer
@@ -154,6 +162,7 @@ class TorchServeInferenceRpcs:
             form=Form.BODY,
             deadline=call.deadline,
             headers=self._build_headers(message, call),
+            timing=call.timing,
         )
 
     def _build_headers(self, message: PredictionMessage, call: Rpc) -> list[tuple[bytes, bytes]]:

@@ -73,6 +73,7 @@ class TorchServeInference:
                 Access.INFERENCE,
                 calls.PREDICT,
                 prepare=self.prepare_prediction,
+                infers=True,
             ),
             Endpoint(
                 "/predictions/{model_name}/{model_version}",
@@ -80,31 +81,52 @@ class TorchServeInference:
                 Access.INFERENCE,
                 calls.PREDICT_VERSION,
                 prepare=self.prepare_prediction,
+                infers=True,
             ),
-            Endpoint("/predictions/{model_name}/{model_version}/{rest*}", self.predict, Access.INFERENCE),
-            Endpoint("/explanations/{model_name}", self.explain, Access.INFERENCE, calls.EXPLAIN),
+            Endpoint(
+                "/predictions/{model_name}/{model_version}/{rest*}",
+                self.predict,
+                Access.INFERENCE,
+                infers=True,
+            ),
+            Endpoint(
+                "/explanations/{model_name}", self.explain, Access.INFERENCE, calls.EXPLAIN, infers=True
+            ),
             Endpoint(
                 "/explanations/{model_name}/{model_version}",
                 self.explain,
                 Access.INFERENCE,
                 calls.EXPLAIN_VERSION,
+                infers=True,
             ),
-            Endpoint("/explanations/{model_name}/{model_version}/{rest*}", self.explain, Access.INFERENCE),
-            Endpoint("/invocations", self.invoke, Access.INFERENCE, calls.INVOKE),
             Endpoint(
-                "/models/{model_name}/invoke", self.predict_with_query, Access.INFERENCE, calls.INVOKE_MODEL
+                "/explanations/{model_name}/{model_version}/{rest*}",
+                self.explain,
+                Access.INFERENCE,
+                infers=True,
+            ),
+            Endpoint("/invocations", self.invoke, Access.INFERENCE, calls.INVOKE, infers=True),
+            Endpoint(
+                "/models/{model_name}/invoke",
+                self.predict_with_query,
+                Access.INFERENCE,
+                calls.INVOKE_MODEL,
+                infers=True,
             ),
             # TorchServe answers 404 here; without these two the legacy routes would match.
             Endpoint("/predictions", self.not_found, Access.INFERENCE),
             Endpoint("/explanations", self.not_found, Access.INFERENCE),
-            Endpoint("/predictions/{rest*}", self.predict_odd_path, Access.INFERENCE),
-            Endpoint("/explanations/{rest*}", self.explain_odd_path, Access.INFERENCE),
-            Endpoint("/{model_name}/predict", self.predict_with_query, Access.INFERENCE, calls.LEGACY),
+            Endpoint("/predictions/{rest*}", self.predict_odd_path, Access.INFERENCE, infers=True),
+            Endpoint("/explanations/{rest*}", self.explain_odd_path, Access.INFERENCE, infers=True),
+            Endpoint(
+                "/{model_name}/predict", self.predict_with_query, Access.INFERENCE, calls.LEGACY, infers=True
+            ),
             Endpoint(
                 "/{model_name}/{model_version}/predict",
                 self.predict_with_query,
                 Access.INFERENCE,
                 calls.LEGACY_VERSION,
+                infers=True,
             ),
         ]
 
@@ -245,6 +267,7 @@ class TorchServeInference:
             deadline=deadline,
             headers=exchange.headers,
             path=path,
+            timing=exchange.timing,
         )
         answer = Answer(responses, exchange, request_id, target)
         exchange.on_abandoned = self._service.submit(request, answer.done).cancel

@@ -79,6 +79,7 @@ class TorchServeWorkflows:
                 Access.INFERENCE,
                 calls.RUN_WORKFLOW,
                 methods=_PREDICTING,
+                infers=True,
             )
         ]
 
@@ -102,6 +103,7 @@ class TorchServeWorkflows:
             form=Form.BODY,
             deadline=deadline,
             headers=exchange.headers,
+            timing=exchange.timing,
         )
         answer = WorkflowAnswer(self._responses, exchange, request_id, Target(workflow))
         exchange.on_abandoned = self._workflows.submit(request, answer.done).cancel

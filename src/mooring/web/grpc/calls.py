@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 from mooring.core.buffers import Payload
+from mooring.core.timing import RequestTiming
 from mooring.web.grpc import responses
 from mooring.web.grpc.context import GrpcContext
 from mooring.web.grpc.headers import CallHead
@@ -58,6 +59,9 @@ class Call(Stream):
         self.on_cancelled: Callable[[], object] | None = None
 
     # For the methods
+
+    # Of a call whose client asks where the time goes; not in the slots, so that no other call has anything to set.
+    timing: RequestTiming | None = None
 
     @property
     def metadata(self) -> Sequence[Field]:
@@ -263,13 +267,19 @@ class UnaryCall(Call):
                 answer = responses.pack_answer(self.id, parts, size, self._head.request_id)
                 self.sender.send_end(self, size + MESSAGE_PREFIX.size, answer)
             else:
-                self._queue_head_once()
-                content = responses.prefix_message(parts, size)
-                self.queue_content(content, released, responses.pack_ok(self.id))
-                self.sender.send_queued(self)
+                self._respond_in_frames(parts, size, released, responses.pack_ok(self.id))
                 return
         if released is not None:
             released()
+
+    def _respond_in_frames(
+        self, parts: Sequence[Part], size: int, released: Callable[[], None] | None, trailers: bytes
+    ) -> None:
+        if self._reader.messages:
+            self._drop_request()
+        self._queue_head_once()
+        self.queue_content(responses.prefix_message(parts, size), released, trailers)
+        self.sender.send_queued(self)
 
     def request_complete(self) -> None:
         reader = self._reader

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from mooring.core.timing import HEADER, asks_for_timing
 from mooring.web.grpc.status import Status
 from mooring.web.http1_format import REQUEST_ID
 from mooring.web.http2.hpack import Field
@@ -46,6 +47,7 @@ class CallHead(msgspec.Struct, frozen=True):
     error: tuple[Status, str] | None = None
     request_id: bytes = b""  # the caller's own, of x-request-id
     custom_metadata: tuple[Field, ...] = ()  # without the headers of gRPC and HTTP
+    timed: bool = False  # the client asks where the time goes
 
     def header(self, name: bytes) -> bytes | None:
         """The last value of a name, in lower case; of one that ends in ``-bin`` the bytes that it stands for."""
@@ -104,6 +106,7 @@ def _parse_call(fields: list[Field], named: Mapping[bytes, bytes]) -> CallHead:
         custom_metadata=tuple(
             field for field in metadata if field[0] not in _CALL_HEADERS and not field[0].startswith(b"grpc-")
         ),
+        timed=asks_for_timing(named.get(HEADER)),
     )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from mooring.core.buffers import Payload
+from mooring.core.timing import RequestTiming
 from mooring.web.grpc.headers import CallHead
 from mooring.web.grpc.status import Status
 from mooring.web.http2.hpack import Field
@@ -22,8 +23,10 @@ class MemoryCall:
         deadline: float | None,
         receive: Callable[[bytes], None],
         end_received: Callable[[Status, str], None],
+        timing: RequestTiming | None = None,
     ) -> None:
         self.deadline = deadline
+        self.timing = timing
         self.on_cancelled: Callable[[], object] | None = None
         self.ended = False
         self._head = head

@@ -10,7 +10,7 @@ from mooring.web.http2.hpack import Field
 from mooring.web.http2.streams import Part
 
 
-class _Observed(Call):
+class ObservedCallMixin(Call):
     """A call that tells an ``ObservedCall`` how it ends. That is the current one while its method is started."""
 
     __slots__ = ()
@@ -50,23 +50,27 @@ class _Observed(Call):
         status = found.get(b"grpc-status")
         self._end_observed(int(status) if status is not None else int(found[b":status"]))
 
+    def end_answered(self) -> None:
+        """Note that the call has its answer, unless it has ended by itself: because the answer was too large."""
+        if self.observed.on_end is not None:
+            self._end_observed(Status.OK)
+
     def _end_observed(self, status: int) -> None:
         self.observed.status = status
         self.observed.end()
 
 
-class ObservedUnaryCall(_Observed, UnaryCall):
+class ObservedUnaryCall(ObservedCallMixin, UnaryCall):
     """A ``UnaryCall`` that is observed."""
 
     __slots__ = ("observed",)
 
     def respond(self, parts: Sequence[Part], released: Callable[[], None] | None = None) -> None:
         super().respond(parts, released)
-        if self.observed.on_end is not None:  # an answer that is too large has ended the call by itself
-            self._end_observed(Status.OK)
+        self.end_answered()
 
 
-class ObservedStreamingCall(_Observed, StreamingCall):
+class ObservedStreamingCall(ObservedCallMixin, StreamingCall):
     """A ``StreamingCall`` that is observed."""
 
     __slots__ = ("observed",)

@@ -51,6 +51,12 @@ def pack_ok(stream: int) -> bytes:
     return frames.HEAD.pack(_OK_LENGTH, _END, stream) + _OK_BLOCK
 
 
+def ok_trailers(stream: int, fields: list[Field]) -> bytes:
+    """The frame that ends a call with OK and with further metadata."""
+    block = encode([(b"grpc-status", b"0"), *fields])
+    return frames.HEAD.pack(len(block) << 8 | frames.HEADERS, _END, stream) + block
+
+
 def pack_answer(stream: int, parts: Sequence[Part], size: int, request_id: bytes) -> bytes:
     """A whole answer with one message of ``size`` bytes, from head to status, joined."""
     if request_id:

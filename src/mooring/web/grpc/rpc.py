@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from mooring.core.buffers import Payload
+from mooring.core.timing import RequestTiming
 from mooring.web.grpc.status import Status
 from mooring.web.http2.hpack import Field
 from mooring.web.http2.streams import Part
@@ -17,6 +18,10 @@ class Rpc(Protocol):
 
     deadline: float | None
     on_cancelled: Callable[[], object] | None
+
+    @property
+    def timing(self) -> RequestTiming | None:
+        """The timing of the call, where its client asks where the time goes. Who takes it has it sent."""
 
     @property
     def metadata(self) -> Sequence[Field]:
