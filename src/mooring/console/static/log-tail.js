@@ -1,10 +1,104 @@
-import { element } from "./dom.js";
-import { View } from "./store.js";
+// The end of the log. At most LINES lines are kept and shown; the list follows the end until somebody scrolls back.
+
+import { element, setText } from "./dom.js";
+import { clock, dateTime } from "./format.js";
+import { LINES, store, View } from "./store.js";
+
+const LEVELS = ["DEBUG", "INFO", "WARNING", "ERROR"];
+const NEAR = 30; // pixels from the end that still count as the end
 
 export class LogTail extends View {
+  #paused = false;
+  #last = -1;
+
   build() {
-    this.append(element("h1", {}, "Logs"));
+    const redraw = () => this.redraw();
+    this.level = element("select", { id: "log-level", onchange: redraw }, LEVELS.map((level) => element("option", { value: level }, level.toLowerCase())));
+    this.level.value = "DEBUG";
+    this.model = element("select", { id: "log-model", onchange: redraw }, element("option", { value: "" }, "all"));
+    this.filter = element("input", { type: "search", id: "log-filter", oninput: redraw });
+    this.pause = element("button", { type: "button", onclick: () => this.togglePause() }, "Pause");
+    this.end = element("button", { type: "button", hidden: true, onclick: () => this.scrollToEnd() }, "To the end");
+    this.list = element("div", { class: "log", tabindex: "0", role: "log", "aria-live": "off", "aria-label": "Lines of the log" });
+    this.list.addEventListener("scroll", () => (this.end.hidden = this.atEnd()));
+    this.none = element("p", { class: "empty", hidden: true }, "No line of the log is like that.");
+    const named = (label, node) => element("div", { class: "field" }, element("label", { for: node.id }, label), node);
+    this.append(
+      element("div", { class: "heading" }, element("h1", {}, "Logs")),
+      element("div", { class: "toolbar" }, named("At least", this.level), named("Model", this.model),
+        element("div", { class: "field grow" }, element("label", { for: "log-filter" }, "Text"), this.filter), this.pause, this.end),
+      element("section", { class: "card log-card", "aria-label": "Log" }, this.none, this.list));
+    store.addEventListener("logs", (event) => (event.detail ? this.add(event.detail) : this.redraw()), { signal: this.gone });
+    document.addEventListener("visibilitychange", () => document.hidden || this.redraw(), { signal: this.gone });
+    this.follow(["state"], () => this.drawModels());
+    this.redraw();
   }
+
+  togglePause() {
+    this.#paused = !this.#paused;
+    setText(this.pause, this.#paused ? "Continue" : "Pause");
+    if (!this.#paused) this.redraw();
+  }
+
+  drawModels() {
+    const names = [...new Set((store.state?.models ?? []).map((model) => model.name))];
+    const look = JSON.stringify(names);
+    if (this.model.dataset.look === look) return;
+    this.model.dataset.look = look;
+    const chosen = this.model.value;
+    this.model.replaceChildren(element("option", { value: "" }, "all"), ...names.map((name) => element("option", { value: name }, name)));
+    this.model.value = names.includes(chosen) ? chosen : "";
+  }
+
+  /** Show all lines that are wanted, anew. */
+  redraw() {
+    this.list.replaceChildren();
+    this.#last = -1;
+    this.appendLines(store.lines);
+    this.scrollToEnd();
+  }
+
+  add(lines) {
+    if (this.#paused || document.hidden) return;
+    const follow = this.atEnd();
+    this.appendLines(lines);
+    while (this.list.childElementCount > LINES) this.list.firstElementChild.remove();
+    if (follow) this.scrollToEnd();
+  }
+
+  appendLines(lines) {
+    const wanted = lines.filter((line) => line.id > this.#last && this.matches(line));
+    this.#last = lines.at(-1)?.id ?? this.#last;
+    this.list.append(...wanted.map(makeLine));
+    this.none.hidden = this.list.childElementCount > 0;
+  }
+
+  matches(line) {
+    const text = this.filter.value.toLowerCase();
+    return rank(line.level) >= rank(this.level.value)
+      && (!this.model.value || line.model === this.model.value)
+      && (!text || `${line.message} ${line.logger} ${line.request_id}`.toLowerCase().includes(text));
+  }
+
+  atEnd() {
+    return this.list.scrollHeight - this.list.scrollTop - this.list.clientHeight < NEAR;
+  }
+
+  scrollToEnd() {
+    this.list.scrollTop = this.list.scrollHeight;
+    this.end.hidden = true;
+  }
+}
+
+function rank(level) {
+  if (level === "CRITICAL" || level === "FATAL") return LEVELS.length;
+  return LEVELS.indexOf(level === "WARN" ? "WARNING" : level);
+}
+
+function makeLine(line) {
+  return element("p", { class: line.level.toLowerCase() },
+    element("time", { title: dateTime(line.time) }, clock(line.time)), element("span", { class: "level" }, line.level),
+    element("span", { class: "text" }, line.model && element("span", { class: "model" }, line.model), line.message));
 }
 
 customElements.define("mooring-logs", LogTail);

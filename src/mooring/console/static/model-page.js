@@ -255,7 +255,7 @@ class LiveFigures {
     this.p95Top = element("span", { class: "muted" });
     this.node = element("div", { class: "live" },
       element("dl", { class: "figures" }, figure("rate", "Answers per second"), figure("latency", "Latency p95"),
-        figure("queue", "Queue p95"), figure("waiting", "Waiting"), figure("flight", "In flight"),
+        figure("queue", "Queue p95"), figure("waiting", "Waiting"),
         figure("workers", "Workers ready"), figure("rows", "Rows in a batch"), figure("failed", "Failed")),
       element("div", { class: "charts" },
         chart("Answers per second, last two minutes", this.rateTop, this.rate),
@@ -271,8 +271,7 @@ class LiveFigures {
     set("rate", perSecond(row.rate), `${count(row.answered)} in all`);
     set("latency", milliseconds(latency?.p95), latency ? `p50 ${milliseconds(latency.p50)}, p99 ${milliseconds(latency.p99)}` : "no answer in 10 s");
     set("queue", milliseconds(queue?.p95), queue ? `p50 ${milliseconds(queue.p50)}, p99 ${milliseconds(queue.p99)}` : "");
-    set("waiting", count(row.waiting), row.waiting ? `oldest ${milliseconds(row.oldest_wait_ms)}` : "");
-    set("flight", count(row.in_flight));
+    set("waiting", count(row.waiting), `${count(row.in_flight)} in flight${row.waiting ? `, oldest ${milliseconds(row.oldest_wait_ms)}` : ""}`);
     set("workers", `${row.workers.ready} of ${row.workers.wanted}`, row.workers.starting ? `${row.workers.starting} starting` : "");
     set("rows", row.batch_rows === null || row.batch_rows === undefined ? "–" : digits(row.batch_rows), "mean of 10 s");
     set("failed", count(row.failed), "in all");
@@ -299,7 +298,9 @@ function tensorTable(title, tensors) {
   const rows = tensors.map((tensor) => element("tr", {},
     element("th", { scope: "row" }, tensor.name, tensor.optional ? element("span", { class: "tag" }, "optional") : null),
     element("td", {}, tensor.datatype), element("td", { class: "mono" }, `[${(tensor.shape ?? []).map((size) => (size < 0 ? "any" : size)).join(", ")}]`)));
-  return table([title, "Type", "Shape"], rows);
+  const made = table([title, "Type", "Shape"], rows);
+  made.classList.add("even");
+  return made;
 }
 
 function schemaBlock(title, schema) {

@@ -20,7 +20,7 @@ class Store extends EventTarget {
   #started = 0;
 
   start() {
-    readEvents((type, data) => this.#receive(type, data), (status) => this.#setConnection(status));
+    readEvents((type, data) => this.receive(type, data), (status) => this.#setConnection(status));
   }
 
   /** The rows of a model, its default version first. */
@@ -37,7 +37,8 @@ class Store extends EventTarget {
     return this.#histories.get(keyOf(name, version)) ?? { rate: [], p95: [] };
   }
 
-  #receive(type, data) {
+  /** Take an event in: of the stream, or of a test. */
+  receive(type, data) {
     if (type === "state") this.#setState(data);
     else if (type === "log") this.#addLines(data.lines);
     else if (type === "error") this.#addError(data);
