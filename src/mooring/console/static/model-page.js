@@ -4,13 +4,16 @@ import { getJson, modelPath, postJson } from "./api.js";
 import { openDialog, field } from "./dialogs.js";
 import { element, modelHref, setAttribute, setText } from "./dom.js";
 import { ErrorItems } from "./error-list.js";
-import { bytes, count, dateTime, digits, milliseconds, perSecond, seconds } from "./format.js";
+import { bytes, clock, count, dateTime, digits, milliseconds, perSecond, seconds } from "./format.js";
 import { Sparkline } from "./sparkline.js";
 import { showState } from "./states.js";
 import { store, View } from "./store.js";
 import "./try-it.js";
 
 const REFRESH = 5_000; // ms between two looks at the workers
+// Of a description, what stands elsewhere on the page; and what is in seconds.
+const SHOWN = new Set(["name", "version", "state", "is_default", "reason", "detail", "workers", "pending", "explains", "scaled_to_zero", "start_seconds"]);
+const SECONDS = new Set(["max_delay", "response_timeout", "startup_timeout", "retry_timeout", "client_timeout"]);
 
 export class ModelPage extends View {
   /** Set before it is shown. A version of null is the default one. */
@@ -169,19 +172,18 @@ export class ModelPage extends View {
       element("th", { scope: "row" }, String(worker.id)), element("td", { class: "number" }, String(worker.pid ?? "")),
       element("td", {}, String(worker.state ?? worker.status ?? "").toLowerCase()),
       element("td", { class: "number" }, bytes(worker.memory)),
-      element("td", {}, typeof worker.started === "number" && worker.started ? dateTime(worker.started) : String(worker.started || "–"))));
+      element("td", { title: dateTime(worker.started) }, sinceText(worker.started))));
     this.workers.replaceChildren(this.workers.firstElementChild, table(["Worker", "*PID", "State", "*Memory", "Started"], rows));
   }
 
-  drawDescription({ description, usage }) {
-    const left = new Set(["name", "version", "state", "is_default", "reason", "detail", "workers"]);
-    const look = JSON.stringify([description, usage], (key, value) => (left.has(key) || key === "pending" ? undefined : value));
+  drawDescription({ description }) {
+    const pairs = Object.entries(description).filter(([key, value]) => !SHOWN.has(key) && !isEmpty(value));
+    const look = JSON.stringify(pairs);
     if (this.about.dataset.look === look) return;
     this.about.dataset.look = look;
-    const pairs = Object.entries(description).filter(([key, value]) => !left.has(key) && !isEmpty(value));
     this.about.hidden = pairs.length === 0;
     this.about.replaceChildren(this.about.firstElementChild, element("dl", { class: "pairs" },
-      pairs.flatMap(([key, value]) => [element("dt", {}, key.replaceAll("_", " ")), element("dd", {}, readable(value))])));
+      pairs.flatMap(([key, value]) => [element("dt", {}, key.replaceAll("_", " ")), element("dd", {}, readable(key, value))])));
   }
 
   async perform(action, body, word) {
@@ -293,11 +295,21 @@ function table(heads, rows) {
     element("tbody", {}, rows)));
 }
 
+function shapeText(shape) {
+  return shape ? `[${shape.map((size) => (size < 0 ? "any" : size)).join(", ")}]` : "any";
+}
+
+/** A time of today as it is on a clock, an older one with its date. */
+function sinceText(epoch) {
+  if (!epoch) return "–";
+  return new Date(epoch * 1000).toDateString() === new Date().toDateString() ? clock(epoch) : dateTime(epoch);
+}
+
 function tensorTable(title, tensors) {
   if (!tensors.length) return null;
   const rows = tensors.map((tensor) => element("tr", {},
     element("th", { scope: "row" }, tensor.name, tensor.optional ? element("span", { class: "tag" }, "optional") : null),
-    element("td", {}, tensor.datatype), element("td", { class: "mono" }, `[${(tensor.shape ?? []).map((size) => (size < 0 ? "any" : size)).join(", ")}]`)));
+    element("td", {}, tensor.datatype), element("td", { class: "mono" }, shapeText(tensor.shape))));
   const made = table([title, "Type", "Shape"], rows);
   made.classList.add("even");
   return made;
@@ -313,9 +325,9 @@ function isEmpty(value) {
   return value === null || value === "" || value === false || (Array.isArray(value) && !value.length);
 }
 
-function readable(value) {
+function readable(key, value) {
+  if (SECONDS.has(key)) return value < 1 ? milliseconds(value * 1000) : seconds(value);
   if (value === true) return "yes";
-  if (typeof value === "number") return count(value) === String(value) ? String(value) : digits(value);
   return typeof value === "object" ? JSON.stringify(value) : String(value);
 }
 
