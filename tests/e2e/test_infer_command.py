@@ -1,6 +1,7 @@
 """mooring infer and mooring models, at a real server."""
 
 import json
+import re
 import subprocess
 
 import numpy as np
@@ -149,3 +150,14 @@ def test_a_server_that_is_not_there_is_one_line_and_status_1():
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("Error: the server cannot be reached")
     assert done.stderr.count("\n") == 1
+
+
+def test_timing_is_beside_the_answer(mooring):
+    told = mooring("infer", "mirror", "-i", "x=[1, 2]", "--timing")
+    answer, timing = told.splitlines()
+    assert json.loads(answer) == {"x": [1, 2]}
+    assert re.fullmatch(
+        r"queue [\d.]+ ms, batch [\d.]+ ms, model [\d.]+ ms, encode [\d.]+ ms, total [\d.]+ ms, 1 row in the call",
+        timing,
+    )
+    assert "does not go with --stream" in mooring("infer", "mirror", "--timing", "--stream", status=2)

@@ -373,3 +373,12 @@ async def test_an_asynchronous_client_is_one_too(tensors):
 def test_a_url_that_is_none_is_refused(url):
     with pytest.raises(mooring.InvalidInput):
         mooring.Client(url)
+
+
+async def test_timing_is_there_where_it_is_asked_for(client):
+    told = await client.do("infer", "sums", SUMS, timing=True)
+    assert told.timing.keys() == {"queue", "batch", "model", "encode", "total"}
+    assert told.timing.rows == 2
+    parts = sum(told.timing[name] for name in ("queue", "batch", "model", "encode"))
+    assert parts <= told.timing["total"] + 0.001
+    assert (await client.do("infer", "sums", SUMS)).timing is None

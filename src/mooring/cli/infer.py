@@ -27,11 +27,14 @@ if TYPE_CHECKING:
     "--parameter", "parameters", multiple=True, metavar="NAME=VALUE", help="a parameter of the request"
 )
 @click.option("--stream", is_flag=True, help="print every piece of the answer when it comes, a line each")
+@click.option(
+    "--timing", is_flag=True, help="print on the standard error where the time went, as the server tells it"
+)
 @click.option("--save", metavar="FILE", help="write the outputs to FILE, .npy for one and .npz for several")
 @server_options
 def infer(
     model: str, inputs: Sequence[str], version: str, outputs: Sequence[str], parameters: Sequence[str],
-    stream: bool, save: str | None, server: Server,
+    stream: bool, timing: bool, save: str | None, server: Server,
 ) -> None:  # fmt: skip
     """Ask MODEL of a running server, and print its answer as JSON.
 
@@ -42,6 +45,8 @@ def infer(
 
     if stream and save:
         raise click.UsageError("--save writes one answer; it does not go with --stream")
+    if stream and timing:
+        raise click.UsageError("--timing is of one answer; it does not go with --stream")
     contents = read_contents(inputs)
     with connect_client(server) as client:
         metadata = client.metadata(model, version)
@@ -55,11 +60,14 @@ def infer(
             for piece in client.stream(model, tensors, **asked):
                 click.echo(_to_json(piece))
             return
-        result = client.infer(model, tensors, **asked)
+        result = client.infer(model, tensors, timing=timing, **asked)
         if save:
             _save_outputs(Path(save), result)
         else:
             click.echo(_to_json(result))
+        if timing:
+            told = result.timing
+            click.echo("the server does not tell its timing" if told is None else told.to_text(), err=True)
 
 
 def read_contents(inputs: Sequence[str]) -> "dict[str, Content]":

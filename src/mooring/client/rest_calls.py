@@ -8,6 +8,7 @@ from urllib.parse import quote
 import msgspec
 
 from mooring.client.retries import read_retry_after
+from mooring.client.timing import ASKING
 from mooring.codecs.packed import with_plain_data
 from mooring.codecs.tensor_json import decode_utf8_texts
 from mooring.codecs.v2_json import ALL_BINARY, JSON_ONLY, decode_response, encode_request
@@ -49,8 +50,11 @@ def model_path(model: str, version: str = "", rest: str = "") -> str:
     return f"/v2/models/{quote(model)}{versions}{rest}"
 
 
-def infer_call(request: InferenceRequest, *, binary: bool) -> Call:
-    """Build an inference request; with ``binary`` its tensors travel in binary, both ways."""
+def infer_call(request: InferenceRequest, *, binary: bool, timed: bool = False) -> Call:
+    """Build an inference request; with ``binary`` its tensors travel in binary, both ways.
+
+    With ``timed`` it asks where its time goes.
+    """
     if not binary:
         _check_texts(request, "give the client binary=True, or ask over gRPC")
     whole = _request_binary_outputs(request) if binary else request
@@ -58,6 +62,8 @@ def infer_call(request: InferenceRequest, *, binary: bool) -> Call:
     headers = {"content-type": "application/octet-stream" if json_size else "application/json"}
     if json_size:
         headers[JSON_SIZE] = str(json_size)
+    if timed:
+        headers |= [ASKING]
     body = b"".join(map(view_of, pieces))
     return Call("POST", model_path(request.model, request.version, "/infer"), body, headers)
 

@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 
 from mooring.client.conversion import JSON_TYPE
+from mooring.client.timing import Timing
 from mooring.core.errors import InvalidOutput
 from mooring.core.requests import InferenceResponse
 from mooring.core.tensors import Array, Parameter, Tensor, TensorSpec
@@ -18,6 +19,7 @@ class Result(dict[str, Any]):
 
     Arrays are views of the bytes that came, and so cannot be written to; BYTES come as ``object`` arrays of bytes,
     BF16 as float32. Outputs that hold JSON come as the Python values that it says. ``version`` is the one that answered.
+    ``timing`` says where the time went, where that was asked for and the server tells it.
     """
 
     def __init__(self, response: InferenceResponse, declared: Sequence[TensorSpec] = ()) -> None:
@@ -26,6 +28,7 @@ class Result(dict[str, Any]):
         self.version = response.version
         self.id = response.id
         self.parameters: dict[str, Parameter] = response.parameters or {}
+        self.timing: Timing | None = None
         self._declared = declared
 
     @property

@@ -16,6 +16,7 @@ from mooring.client.faults import explain_pieces
 from mooring.client.options import read_count, read_headers, read_seconds
 from mooring.client.result import IndexEntry, Result, ServerMetadata
 from mooring.client.retries import RetryPolicy, repeat_after
+from mooring.client.timing import parse_timing
 from mooring.core.errors import (
     DeadlineExceeded,
     InvalidInput,
@@ -32,11 +33,16 @@ T = TypeVar("T")
 
 
 class AsyncTransport(Protocol):
-    """One protocol, spoken with one server. What fails is a ``MooringError``; ``timeout`` is in seconds."""
+    """One protocol, spoken with one server. What fails is a ``MooringError``; ``timeout`` is in seconds.
+
+    ``infer`` also returns what the server says of the time, asked by ``timed``.
+    """
 
     async def close(self) -> None: ...
 
-    async def infer(self, request: InferenceRequest, timeout: float) -> InferenceResponse: ...
+    async def infer(
+        self, request: InferenceRequest, timed: bool, timeout: float
+    ) -> tuple[InferenceResponse, str]: ...
 
     def stream(
         self, request: InferenceRequest, timeout: float
@@ -145,12 +151,14 @@ class AsyncClient:
         outputs: Sequence[str] = (),
         request_id: str = "",
         timeout: float | None = None,
+        timing: bool = False,
     ) -> Result:
         """The outputs of a model for these inputs: all of them, or those named.
 
         ``inputs`` are values by input name, or the value of the only input. They are converted to what the model
         declares, as far as that changes no value but by rounding to a narrower float type. A model whose only input is
         JSON takes a mapping with other keys as the value of that input. Raises ``InvalidInput`` for what does not fit.
+        With ``timing`` the server is asked where the time goes, and the result has that as ``timing``.
         """
         limit = self._seconds(timeout)
         until = monotonic() + limit
@@ -160,15 +168,17 @@ class AsyncClient:
         )  # fmt: skip
         request, fresh = await self._prepare(inputs, build, model, version, until)
         try:
-            answer = await self._repeat(partial(self._transport.infer, request), until)
+            answer, told = await self._repeat(partial(self._transport.infer, request, timing), until)
         except InvalidInput as error:
             again = None if fresh else await self._prepare_anew(request, error, inputs, build, until)
             if again is None:
                 raise
-            answer = await self._repeat(partial(self._transport.infer, again), until)
+            answer, told = await self._repeat(partial(self._transport.infer, again, timing), until)
         except Unsupported as error:
             raise explain_pieces(error, model) from error
-        return self._result_of(answer, model, version)
+        result = self._result_of(answer, model, version)
+        result.timing = parse_timing(told)
+        return result
 
     async def stream(
         self,

@@ -65,11 +65,13 @@ class AsyncRest:
         if http is not None:
             await http.aclose()
 
-    async def infer(self, request: InferenceRequest, timeout: float) -> InferenceResponse:
-        """Send one request and return its answer."""
-        call = infer_call(request, binary=self._binary)
+    async def infer(
+        self, request: InferenceRequest, timed: bool, timeout: float
+    ) -> tuple[InferenceResponse, str]:
+        """Send one request; return its answer, and where its time went, if that is asked for."""
+        call = infer_call(request, binary=self._binary, timed=timed)
         answer = await self._request(call, timeout, model=request.model, version=request.version)
-        return answer_of(answer.headers, answer.content)
+        return answer_of(answer.headers, answer.content), answer.headers.get("server-timing", "")
 
     async def stream(
         self, request: InferenceRequest, timeout: float

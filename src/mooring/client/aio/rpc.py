@@ -14,6 +14,7 @@ from mooring.client.rest_calls import load_parameters
 from mooring.client.result import IndexEntry, ServerMetadata
 from mooring.client.rpc_calls import SERVICE, channel_options, document_of, error_of, piece_of
 from mooring.client.stalls import AsyncCancelled, AsyncStallTimer
+from mooring.client.timing import AsyncTimedRpc
 from mooring.codecs.proto import inference_pb2 as messages
 from mooring.codecs.protobuf import decode_response, encode_request
 from mooring.core.errors import DeadlineExceeded, ModelNotReady, MooringError
@@ -53,14 +54,21 @@ class AsyncRpc:
         if connection is not None:
             await connection[0].close()
 
-    async def infer(self, request: InferenceRequest, timeout: float) -> InferenceResponse:
-        """Send one request and return its answer."""
-        infer = self._connections.get()[1]
+    async def infer(
+        self, request: InferenceRequest, timed: bool, timeout: float
+    ) -> tuple[InferenceResponse, str]:
+        """Send one request; return its answer, and where its time went, if that is asked for."""
+        infer, told = self._connections.get()[1], ""
+        answer: bytes
         try:
-            answer: bytes = await infer(encode_request(request), timeout=timeout, metadata=self._metadata)
+            if timed:
+                rpc = AsyncTimedRpc(infer)
+                answer, told = await rpc.ask(encode_request(request), timeout, self._metadata)
+            else:
+                answer = await infer(encode_request(request), timeout=timeout, metadata=self._metadata)
         except grpc.RpcError as error:
             raise self._error_of(error, "ModelInfer", request.model, request.version, timeout) from None
-        return decode_response(answer)
+        return decode_response(answer), told
 
     async def stream(
         self, request: InferenceRequest, timeout: float

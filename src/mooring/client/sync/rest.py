@@ -66,11 +66,11 @@ class Rest:
         if http is not None:
             http.close()
 
-    def infer(self, request: InferenceRequest, timeout: float) -> InferenceResponse:
-        """Send one request and return its answer."""
-        call = infer_call(request, binary=self._binary)
+    def infer(self, request: InferenceRequest, timed: bool, timeout: float) -> tuple[InferenceResponse, str]:
+        """Send one request; return its answer, and where its time went, if that is asked for."""
+        call = infer_call(request, binary=self._binary, timed=timed)
         answer = self._request(call, timeout, model=request.model, version=request.version)
-        return answer_of(answer.headers, answer.content)
+        return answer_of(answer.headers, answer.content), answer.headers.get("server-timing", "")
 
     def stream(self, request: InferenceRequest, timeout: float) -> Generator[InferenceResponse, None, None]:
         """Yield the pieces of an answer as they come; ``timeout`` (seconds) is for each of them."""

@@ -14,6 +14,7 @@ from mooring.client.rest_calls import load_parameters
 from mooring.client.result import IndexEntry, ServerMetadata
 from mooring.client.rpc_calls import SERVICE, channel_options, document_of, error_of, piece_of
 from mooring.client.stalls import Cancelled, StallTimer
+from mooring.client.timing import TimedRpc
 from mooring.codecs.proto import inference_pb2 as messages
 from mooring.codecs.protobuf import decode_response, encode_request
 from mooring.core.errors import DeadlineExceeded, ModelNotReady, MooringError
@@ -53,14 +54,19 @@ class Rpc:
         if connection is not None:
             connection[0].close()
 
-    def infer(self, request: InferenceRequest, timeout: float) -> InferenceResponse:
-        """Send one request and return its answer."""
-        infer = self._connections.get()[1]
+    def infer(self, request: InferenceRequest, timed: bool, timeout: float) -> tuple[InferenceResponse, str]:
+        """Send one request; return its answer, and where its time went, if that is asked for."""
+        infer, told = self._connections.get()[1], ""
+        answer: bytes
         try:
-            answer: bytes = infer(encode_request(request), timeout=timeout, metadata=self._metadata)
+            if timed:
+                rpc = TimedRpc(infer)
+                answer, told = rpc.ask(encode_request(request), timeout, self._metadata)
+            else:
+                answer = infer(encode_request(request), timeout=timeout, metadata=self._metadata)
         except grpc.RpcError as error:
             raise self._error_of(error, "ModelInfer", request.model, request.version, timeout) from None
-        return decode_response(answer)
+        return decode_response(answer), told
 
     def stream(self, request: InferenceRequest, timeout: float) -> Generator[InferenceResponse, None, None]:
         """Yield the pieces of an answer as they come; ``timeout`` (seconds) is for each of them."""
