@@ -35,7 +35,10 @@ def test_headers_of_others_may_be_beside_it():
 
 
 def test_line_for_people():
-    assert Timing({"queue": 0.05, "total": 12.0}, 2).to_text() == "queue 0.05 ms, total 12 ms, 2 rows in the call"
+    assert (
+        Timing({"queue": 0.05, "total": 12.0}, 2).to_text()
+        == "queue 0.05 ms, total 12 ms, 2 rows in the call"
+    )
     assert Timing({"total": 12.0}, 1).to_text() == "total 12 ms, 1 row in the call"
     assert Timing({"total": 12.0}).to_text() == "total 12 ms"
     assert repr(Timing({"total": 12.0})) == "Timing({'total': 12.0}, rows=None)"
