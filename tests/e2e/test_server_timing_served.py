@@ -230,7 +230,7 @@ def test_every_protocol_tells_the_parts(server, target):
 
 def test_example_of_the_guide_is_what_is_answered(server):
     guide = (ROOT / "docs/guide-protocols.md").read_text()
-    (shown,) = re.findall(r"```http\nserver-timing: (.*)\n```", guide)
+    (shown,) = re.findall(r"```text\nserver-timing: (.*)\n```", guide)
     answer = server.ask("POST", "/v2/models/slow/generate", b'{"text": "hello"}', ASK)
     assert _without_numbers(shown) == _without_numbers(answer.headers["server-timing"])
     assert timing_of(shown)[0].keys() == PARTS
