@@ -112,6 +112,20 @@ def test_a_large_answer_carries_the_header_once(listed):
     assert len(answer.body) > 100_000
 
 
+def test_pages_that_may_read_answers_see_their_timings(anyone, listed):
+    for server, origin, allowed in (
+        (anyone, EVIL, "*"),
+        (listed, A, A),
+        (listed, B, B),
+        (listed, EVIL, None),
+    ):
+        answer = server.ask("POST", "/predictions/echo", b"[1]", f"Origin: {origin}", "server-timing: 1")
+        assert answer.headers.get("timing-allow-origin") == allowed
+        assert answer.headers["server-timing"]
+        untimed = server.ask("POST", "/predictions/echo", b"[1]", f"Origin: {origin}")
+        assert "timing-allow-origin" not in untimed.headers
+
+
 def test_only_a_named_site_may_change_what_is_served(anyone, listed):
     change = ("POST", "/v2/repository/models/nothing/load", b"{}")
     assert listed.ask(*change, f"Origin: {EVIL}").code == 403

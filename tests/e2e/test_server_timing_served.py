@@ -73,6 +73,14 @@ def mortal(text: str) -> str:
         os._exit(1)
     return text
 """
+EXPLAINED = """
+class Model:
+    def infer(self, text: str) -> str:
+        return text
+
+    def explain(self, text: str) -> dict[str, int]:
+        return {text: 1}
+"""
 CHAIN = """
 [[models]]
 name = "first"
@@ -161,6 +169,7 @@ def server(request, tmp_path_factory):
     )
     add("cached", CACHED, {"model.py": cached}, "config.pbtxt")
     add("ensemble", ENSEMBLE, {}, "config.pbtxt")
+    add("explained", "", {"model.py": EXPLAINED})
     add("sequence", SEQUENCE_CONFIG, {"model.py": SEQUENCE})
     handlers = [
         folder(place, "plain", HANDLER),
@@ -363,6 +372,40 @@ def test_sequence_and_continuous_batching(server):
         assert answer.code == 200, answer
         parts, rows = timing_of(answer.headers["server-timing"])
         assert (parts.keys(), rows) == (PARTS, "1 row")
+
+
+@pytest.mark.parametrize(
+    ("target", "body"),
+    [
+        ("/explanations/explained", b'{"text": "a"}'),
+        ("/v1/models/explained:explain", b'{"instances": ["a"]}'),
+        ("/v2/models/explained/explain", TEXT),
+    ],
+)
+def test_explanations_tell_the_parts(server, target, body):
+    answer = server.ask("POST", target, body, f"content-type: {JSON}", ASK)
+    assert answer.code == 200, answer
+    assert timing_of(answer.headers["server-timing"])[0].keys() == PARTS
+
+
+def test_deadline_that_passes_in_the_queue_tells_the_wait(server):
+    server.gate.touch()
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            first = pool.submit(server.ask, "POST", "/v2/models/gated/infer", v2_body("x", "FP32", 1.0))
+            until(lambda: pending(server) == 0 and first.running())
+            time.sleep(0.1)  # it is with the worker
+            late = server.ask(
+                "POST", "/v2/models/gated/infer", v2_body("x", "FP32", 2.0), ASK, "x-request-timeout-ms: 100"
+            )
+            server.gate.unlink()
+            assert first.result().code == 200
+    finally:
+        server.gate.unlink(missing_ok=True)
+    assert late.code == 504
+    parts, _ = timing_of(late.headers["server-timing"])
+    assert parts.keys() == {"queue", "total"}
+    assert parts["queue"] >= 100
 
 
 def test_errors_tell_what_is_known(server):

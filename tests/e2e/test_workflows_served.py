@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -211,6 +212,16 @@ def register(workflows, name, **more):
 def ask(server, name, body, *lines):
     body = body if isinstance(body, bytes) else json.dumps(body).encode()
     return server.ask("POST", f"/wfpredict/{name}", body, *lines)
+
+
+def test_a_workflow_tells_where_the_time_went_node_by_node(server, workflows):
+    register(workflows, "wfseq")
+    answer = ask(server, "wfseq", b"x", "server-timing: 1")
+    told = re.findall(r"([^ ,;]+);dur=", answer.headers["server-timing"])
+    nodes = {name.partition(".")[0] for name in told} - {"total"}
+    assert {f"{node}.model" for node in nodes} <= {*told}
+    assert (len(nodes), told[-1]) == (3, "total")
+    assert "server-timing" not in ask(server, "wfseq", b"x").headers
 
 
 def test_a_sequence_of_a_function_a_model_and_a_function_answers_as_torchserve_does(server, workflows):

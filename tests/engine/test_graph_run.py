@@ -35,6 +35,7 @@ from mooring.core.requests import (
     UndecodedBody,
 )
 from mooring.core.tensors import ROWS, Tensor, TensorSpec, release
+from mooring.core.timing import RequestTiming
 from mooring.engine.graphs.run import Graph, GraphRun, chain_of
 from mooring.repository.spec import Node
 
@@ -519,3 +520,28 @@ def test_a_node_refused_at_once_ends_the_run_before_the_others_begin():
     asking(stages, workflow(("a", []), ("b", [])), [tensor("body", b"in")])
     assert models_asked(stages) == ["a"]
     assert [type(outcome) for outcome in stages.outcomes] == [NodeFailed]
+
+
+def test_nodes_have_timings_of_their_own_under_the_names_that_clients_know():
+    for graph, names in (
+        (chain_of(["same", "other", "same"]), ["same", "other", "same#2"]),
+        (Graph([Node("pre", "m1"), Node("post", "m2", ["pre"])], workflow=True), ["pre", "post"]),
+    ):
+        stages, timing = Stages(), RequestTiming()
+        stages.of(graph, InferenceRequest("chain", "", "7", [tensor("x", b"in")], timing=timing))
+        for name in names:
+            assert stages.asked[-1][0].timing is timing.nodes[name]
+            assert timing.nodes[name].ended == 0.0
+            stages.answer(tensor("x", b"1"))
+            assert timing.nodes[name].ended > 0.0
+        assert [*timing.nodes] == names
+
+
+def test_node_that_fails_has_ended_too():
+    stages, timing = Stages(), RequestTiming()
+    stages.run("first", "second", timing=timing)
+    stages.asked[0][1](ModelFailed("ValueError: no"))
+    assert timing.nodes["first"].ended > 0.0
+    stages = Stages()
+    stages.run("first", "second")
+    assert stages.asked[0][0].timing is None

@@ -5,7 +5,7 @@ at most. Models of Python values describe their calls by their own schemas (``va
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -109,6 +109,13 @@ _OPENAPI_FILE, _DATAPLANE_FILE = (
     for id_, client in (("openapiFile", "KServe"), ("dataplaneFile", "MLServer"))
 )
 _GET_OR_HEAD = frozenset({"GET", "HEAD"})
+_SERVER_TIMING: Mapping[str, Any] = {
+    "in": "header",
+    "name": "server-timing",
+    "description": "1 for the header Server-Timing in the answer, which says where the time went",
+    "required": False,
+    "schema": {"type": "string", "enum": ["1"]},
+}
 
 
 class ApiDescription:
@@ -270,7 +277,7 @@ def _path_of(path: str, model: str) -> str:
 
 def _build_document(
     info: Mapping[str, Any],
-    operations: Iterable[_MountedCall],
+    operations: Sequence[_MountedCall],
     root: str,
     unauthorized: int,
     components: Components,
@@ -287,7 +294,16 @@ def _build_document(
     schemas: dict[str, Any] = {"Error": _ERROR}
     if any(_is_v2(path) for path in paths):
         schemas["OpenInferenceError"] = _OPEN_INFERENCE_ERROR
-    parts = {"schemas": schemas | components.schemas} | ({"securitySchemes": schemes} if schemes else {})
+    parameters = (
+        {"parameters": {"serverTiming": _SERVER_TIMING}}
+        if any(each.timed for _, each, _ in operations)
+        else {}
+    )
+    parts = (
+        {"schemas": schemas | components.schemas}
+        | parameters
+        | ({"securitySchemes": schemes} if schemes else {})
+    )
     servers = {"servers": [{"url": root}, {"url": "/"}]} if root else {}
     return {"openapi": "3.0.1", "info": info, **servers, "paths": paths, "components": parts}
 
@@ -342,13 +358,7 @@ def _path_parameters(path: str) -> Iterator[dict[str, Any]]:
 
 def _headers(operation: Operation) -> Iterator[dict[str, Any]]:
     if operation.timed:
-        yield {
-            "in": "header",
-            "name": "server-timing",
-            "description": "1 for the header Server-Timing in the answer, which says where the time went",
-            "required": False,
-            "schema": {"type": "string", "enum": ["1"]},
-        }
+        yield {"$ref": "#/components/parameters/serverTiming"}
 
 
 def _query_parameters(operation: Operation) -> Iterator[dict[str, Any]]:
