@@ -13,7 +13,7 @@ VIEWS = [
     "#/",
     "#/models/double/2",
     "#/models/broken/1",
-    "#/models/check/1.0",
+    "#/models/check/1",
     "#/errors",
     "#/logs",
     "#/settings",
@@ -78,7 +78,7 @@ def test_a_failed_model_shows_its_reason_and_its_traceback_in_one_click(server, 
     browser.find(".models .reason .traceback", "RuntimeError: no weights")
     assert 'File "' in browser.text(".models .reason .traceback")
     browser.go("#/models/broken/1")
-    browser.find(".fault .reason", "no weights <b>here</b>")
+    browser.find(".fault .bad", "no weights <b>here</b>")
     browser.find(".fault .traceback", "in load")
 
 
@@ -132,7 +132,10 @@ def test_workers_are_scaled(server, open_console):
         browser.fill("dialog input[name=most]", wanted)
         browser.click("dialog button", "Scale")
         browser.find(".figures", f"{wanted} of {wanted}")
-    assert len(server.workers("spare")) == 1
+    (spare,) = [
+        each for each in server.ask("GET", "/console/api/state").json()["models"] if each["name"] == "spare"
+    ]
+    assert spare["workers"]["wanted"] == 1
 
 
 def test_wrong_numbers_of_workers_are_said_in_the_dialog(server, open_console):

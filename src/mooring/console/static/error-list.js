@@ -2,6 +2,7 @@
 
 import { element, modelHref, setText } from "./dom.js";
 import { clock, dateTime } from "./format.js";
+import { listing } from "./parts.js";
 import { store, View } from "./store.js";
 
 /** A list of errors whose items stay, open or closed, as others come and go. */
@@ -43,8 +44,7 @@ export class ErrorItems {
     const id = error.request_id ? element("span", { class: "muted request-id" }, "request ", element("code", {}, error.request_id)) : null;
     const text = element("span", { class: "text" }, error.message);
     const body = error.traceback
-      ? element("details", {}, element("summary", {}, text),
-          element("pre", { class: "traceback", tabindex: "0", role: "region", "aria-label": "Traceback" }, error.traceback))
+      ? element("details", {}, element("summary", {}, text), listing(error.traceback))
       : element("p", {}, text);
     const node = element("li", {}, element("p", { class: "origin" }, time, where, times, id), body);
     return { node, time, count: times };

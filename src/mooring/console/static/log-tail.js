@@ -2,6 +2,7 @@
 
 import { element, setText } from "./dom.js";
 import { clock, dateTime } from "./format.js";
+import { renew } from "./parts.js";
 import { LINES, store, View } from "./store.js";
 
 const LEVELS = ["DEBUG", "INFO", "WARNING", "ERROR"];
@@ -42,11 +43,8 @@ export class LogTail extends View {
 
   drawModels() {
     const names = [...new Set((store.state?.models ?? []).map((model) => model.name))];
-    const look = JSON.stringify(names);
-    if (this.model.dataset.look === look) return;
-    this.model.dataset.look = look;
     const chosen = this.model.value;
-    this.model.replaceChildren(element("option", { value: "" }, "all"), ...names.map((name) => element("option", { value: name }, name)));
+    renew(this.model, names, () => [element("option", { value: "" }, "all"), ...names.map((name) => element("option", { value: name }, name))]);
     this.model.value = names.includes(chosen) ? chosen : "";
   }
 

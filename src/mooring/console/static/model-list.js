@@ -5,6 +5,7 @@ import { getJson, modelPath, postJson } from "./api.js";
 import { field, openDialog } from "./dialogs.js";
 import { copyButton, element, modelHref, setAttribute, setText } from "./dom.js";
 import { bytes, count, digits, milliseconds, perSecond, seconds } from "./format.js";
+import { Figures, listing } from "./parts.js";
 import { Sparkline } from "./sparkline.js";
 import { showState } from "./states.js";
 import { store, View } from "./store.js";
@@ -139,49 +140,39 @@ export class ModelList extends View {
 /** The server in a line, and the figures that an operator looks for first. */
 class Summary {
   constructor() {
-    this.figures = {};
-    const figure = (key, label) => {
-      this.figures[key] = { main: element("dd"), note: element("dd", { class: "note" }) };
-      return element("div", {}, element("dt", {}, label), this.figures[key].main, this.figures[key].note);
-    };
+    this.figures = new Figures({
+      ready: "Models ready", rate: "Answers per second", slow: "Slowest p95", waiting: "Waiting", errors: "Failed requests",
+      cpu: "CPU", memory: "Memory",
+    });
     this.facts = element("dl", { class: "facts" });
     this.values = new Map();
-    this.node = element("div", { class: "summary" },
-      element("dl", { class: "figures" }, figure("ready", "Models ready"), figure("rate", "Answers per second"), figure("slow", "Slowest p95"),
-        figure("waiting", "Waiting"), figure("errors", "Failed requests"), figure("cpu", "CPU"), figure("memory", "Memory")),
-      this.facts);
+    this.node = element("div", { class: "summary" }, this.figures.node, this.facts);
   }
 
   draw({ server, models }) {
     const wanted = models.filter((model) => model.state !== "UNAVAILABLE");
-    const ready = wanted.filter((model) => model.state === "READY");
-    const slowest = wanted.reduce((most, model) => ((model.latency_ms?.p95 ?? -1) > (most?.latency_ms?.p95 ?? -1) ? model : most), null);
+    const p95 = (model) => model?.latency_ms?.p95 ?? -1;
+    const slowest = wanted.reduce((most, model) => (p95(model) > p95(most) ? model : most), null);
     const sum = (key) => wanted.reduce((total, model) => total + (model[key] ?? 0), 0);
-    const oldest = wanted.reduce((most, model) => Math.max(most, model.oldest_wait_ms ?? 0), 0);
+    const oldest = Math.max(0, ...wanted.map((model) => model.oldest_wait_ms ?? 0));
     const troubles = wanted.filter((model) => model.state !== "READY");
-    this.set("ready", `${ready.length} of ${wanted.length}`,
-      troubles.length ? troubles.map((model) => `${model.name}: ${model.state.toLowerCase()}`).join(", ") : server.ready ? "all that are loaded" : "the server is not ready",
-      troubles.some((model) => model.state === "FAILED") && "bad");
-    this.set("rate", perSecond(sum("rate")), `${count(sum("answered"))} in all`);
-    this.set("slow", milliseconds(slowest?.latency_ms?.p95), slowest?.latency_ms ? `${slowest.name} ${slowest.version}` : "no answer in 10 s");
-    this.set("waiting", count(sum("waiting")), oldest ? `oldest ${milliseconds(oldest)}` : `${count(sum("in_flight"))} in flight`);
-    this.set("errors", count(sum("failed")), "since the start", sum("failed") > 0 && "bad");
-    this.set("cpu", server.cpu_percent === null ? "–" : `${digits(server.cpu_percent)} %`, "of one core, all processes");
-    this.set("memory", bytes(server.memory_bytes), "all processes");
+    const failed = troubles.some((model) => model.state === "FAILED");
+    const { figures } = this;
+    figures.set("ready", `${wanted.length - troubles.length} of ${wanted.length}`,
+      troubles.map((model) => `${model.name}: ${model.state.toLowerCase()}`).join(", ") || (server.ready ? "all that are loaded" : "the server is not ready"),
+      failed ? "bad" : null);
+    figures.set("rate", perSecond(sum("rate")), `${count(sum("answered"))} in all`);
+    figures.set("slow", milliseconds(slowest?.latency_ms.p95), slowest ? `${slowest.name} ${slowest.version}` : "no answer in 10 s");
+    figures.set("waiting", count(sum("waiting")), oldest ? `oldest ${milliseconds(oldest)}` : `${count(sum("in_flight"))} in flight`);
+    figures.set("errors", count(sum("failed")), "since the start", sum("failed") ? "bad" : null);
+    figures.set("cpu", server.cpu_percent === null ? "–" : `${digits(server.cpu_percent)} %`, "of one core");
+    figures.set("memory", bytes(server.memory_bytes));
     this.fact("version", `Mooring ${server.version}`);
     this.fact("up", seconds(Math.max(0, Math.floor(Date.now() / 1000 - server.started))));
     this.fact("process", String(server.pid));
     this.fact("frontends", server.frontends > 1 ? String(server.frontends) : "");
     this.fact("log level", server.log_level);
     for (const [name, address] of Object.entries(server.addresses)) this.fact(name === "grpc" ? "gRPC" : name, address ?? "");
-  }
-
-  set(key, text, note, look = false) {
-    const { main, note: below } = this.figures[key];
-    setText(main, text);
-    setAttribute(main, "class", look || null);
-    setText(below, note);
-    setAttribute(below, "title", note);
   }
 
   fact(name, text) {
@@ -257,7 +248,7 @@ class Row {
       this.note.replaceChildren();
       return;
     }
-    const traceback = element("pre", { class: "traceback", tabindex: "0", role: "region", "aria-label": "Traceback" }, "…");
+    const traceback = listing("…");
     const details = element("details", {}, element("summary", {}, reason), traceback);
     details.addEventListener("toggle", async () => details.open && setText(traceback, await this.fetchTraceback()));
     this.note.replaceChildren(element("td", { role: "cell", colspan: COLUMNS.length }, details));

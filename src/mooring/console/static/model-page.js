@@ -5,6 +5,7 @@ import { openDialog, field } from "./dialogs.js";
 import { element, modelHref, setAttribute, setText } from "./dom.js";
 import { ErrorItems } from "./error-list.js";
 import { bytes, clock, count, dateTime, digits, milliseconds, perSecond, seconds } from "./format.js";
+import { card, Figures, listing, renew, table } from "./parts.js";
 import { Sparkline } from "./sparkline.js";
 import { showState } from "./states.js";
 import { store, View } from "./store.js";
@@ -29,13 +30,15 @@ export class ModelPage extends View {
     this.others = element("ul", { class: "versions", "aria-label": "Versions" });
     this.actions = element("div", { class: "actions" });
     this.said = element("p", { class: "message", role: "status", hidden: true });
-    this.fault = element("section", { class: "card fault", hidden: true, "aria-label": "Why it is not ready" });
+    this.fault = card("Why it is not ready");
+    this.fault.classList.add("fault");
     this.live = new LiveFigures();
-    this.trial = element("section", { class: "card", hidden: true }, element("h2", {}, "Try it"));
-    this.schema = element("section", { class: "card", hidden: true }, element("h2", {}, "Inputs and outputs"));
-    this.workers = element("section", { class: "card", hidden: true }, element("h2", {}, "Workers"));
-    this.about = element("section", { class: "card", hidden: true }, element("h2", {}, "Description"));
-    this.errors = element("section", { class: "card", hidden: true }, element("h2", {}, "Last errors"));
+    this.trial = card("Try it");
+    this.schema = card("Inputs and outputs");
+    this.workers = card("Workers");
+    this.about = card("Description");
+    this.errorItems = new ErrorItems({ withModel: false });
+    this.errors = card("Last errors", this.errorItems.node);
     this.heading = element("h1", {}, this.name, this.version ? element("span", { class: "version" }, ` ${this.version}`) : null);
     this.append(
       element("p", { class: "trail" }, element("a", { href: "#/" }, "All models")),
@@ -46,8 +49,6 @@ export class ModelPage extends View {
         element("div", { class: "column" }, this.schema, this.workers, this.about)),
     );
     this.makeActions();
-    this.errorItems = new ErrorItems({ withModel: false });
-    this.errors.append(this.errorItems.node);
     this.follow(["state"], () => this.drawState());
     this.follow(["errors"], () => this.drawErrors());
     this.follow(["connection"], () => (this.#asked = 0));
@@ -65,29 +66,29 @@ export class ModelPage extends View {
   drawState() {
     if (!store.state) return;
     const versions = store.versions(this.name);
-    const row = this.version === null || (this.version === "" && !store.version(this.name, ""))
-      ? (versions.find((each) => each.is_default) ?? versions[0])
-      : versions.find((each) => each.version === this.version);
+    const named = this.version && versions.length ? (store.version(this.name, this.version) ?? unloaded(this.name, this.version)) : null;
+    const row = named ?? versions.find((each) => each.is_default) ?? versions[0] ?? null;
     if (row && row.version !== this.version) {
       location.replace(modelHref(row.name, row.version));
       return;
     }
-    this.row = row ?? null;
+    this.row = row;
     this.drawVersions(versions);
+    this.live.node.hidden = !row || row.state === "UNAVAILABLE";
     if (!row) {
       setAttribute(this.state, "class", "state off");
       setText(this.state, "Not on this server");
-      for (const each of [this.load, this.scale, this.makeDefault, this.unload, this.trial, this.workers]) each.hidden = true;
+      for (const each of [...this.actions.children, this.trial, this.workers, this.fault]) each.hidden = true;
       return;
     }
     showState(this.state, row);
     this.badge.hidden = !row.is_default || versions.length < 2;
-    const served = row.state === "READY" || row.scaled_to_zero;
     this.load.hidden = row.state === "READY" || row.state === "LOADING";
     setText(this.load, row.state === "FAILED" ? "Load again" : "Load");
-    this.scale.hidden = !served;
+    this.scale.hidden = !isServed(row);
     this.makeDefault.hidden = row.is_default || row.state === "UNAVAILABLE";
     this.unload.hidden = row.state === "UNAVAILABLE";
+    for (const each of [this.trial, this.workers]) if (!isServed(row)) each.hidden = true;
     this.live.draw(row, store.history(this.name, this.version));
     this.drawFault(row);
     const look = JSON.stringify([row.state, row.workers, row.is_default]);
@@ -99,25 +100,17 @@ export class ModelPage extends View {
   }
 
   drawVersions(versions) {
-    const look = JSON.stringify(versions.map((each) => [each.version, each.is_default]));
-    if (this.others.dataset.look === look) return;
-    this.others.dataset.look = look;
     this.others.hidden = versions.length < 2;
-    this.others.replaceChildren(...versions.map((each) =>
+    renew(this.others, versions.map((each) => [each.version, each.is_default]), () => versions.map((each) =>
       element("li", {}, element("a", { href: modelHref(each.name, each.version), "aria-current": each.version === this.version && "page" },
         each.version || "no version", each.is_default ? " (default)" : ""))));
   }
 
   drawFault(row) {
-    const reason = row.state === "READY" ? "" : row.reason;
-    const traceback = this.#detail?.description?.detail ?? "";
+    const reason = row.state === "READY" || row.reason === "not loaded" ? "" : row.reason;
+    const traceback = this.#detail?.description.detail;
     this.fault.hidden = !reason;
-    const look = reason + traceback;
-    if (this.fault.dataset.look === look) return;
-    this.fault.dataset.look = look;
-    this.fault.replaceChildren(
-      element("h2", {}, "Why it is not ready"), element("p", { class: "reason" }, reason),
-      traceback && element("pre", { class: "traceback", tabindex: "0", role: "region", "aria-label": "Traceback" }, traceback));
+    renew(this.fault.body, [reason, traceback], () => [element("p", { class: "bad" }, reason), traceback && listing(traceback)]);
   }
 
   drawErrors() {
@@ -127,7 +120,7 @@ export class ModelPage extends View {
   }
 
   async fetchDetail() {
-    if (!this.version) return;
+    if (!this.version || this.row.state === "UNAVAILABLE") return;
     try {
       this.#detail = await getJson(modelPath(this.name, this.version));
     } catch {
@@ -137,53 +130,39 @@ export class ModelPage extends View {
     this.drawFault(this.row);
     this.drawSchema(this.#detail);
     this.drawWorkers(this.#detail.description.workers ?? []);
-    this.drawDescription(this.#detail);
+    this.drawDescription(this.#detail.description);
     this.drawTrial(this.#detail);
   }
 
   /** The form is made once, and again only when what the model takes has changed. */
   drawTrial(detail) {
     const { inputs, outputs, values, examples } = detail;
-    const look = JSON.stringify([inputs, outputs, values, examples]);
-    this.trial.hidden = !(this.row.state === "READY" || this.row.scaled_to_zero);
-    if (this.trial.hidden || this.trial.dataset.look === look) return;
-    this.trial.dataset.look = look;
-    this.trial.querySelector("mooring-try")?.remove();
-    this.trial.append(Object.assign(element("mooring-try"), { model: this.name, version: this.version, detail }));
+    this.trial.hidden = !isServed(this.row);
+    if (this.trial.hidden) return;
+    renew(this.trial.body, [inputs, outputs, values, examples], () =>
+      [Object.assign(element("mooring-try"), { model: this.name, version: this.version, detail })]);
   }
 
   drawSchema({ inputs = [], outputs = [], values }) {
-    const look = JSON.stringify([inputs, outputs, values]);
-    if (this.schema.dataset.look === look) return;
-    this.schema.dataset.look = look;
-    const parts = values
-      ? [values.text && element("p", {}, values.text), schemaBlock("Request", values.request), schemaBlock("Response", values.response)]
-      : [tensorTable("Inputs", inputs), tensorTable("Outputs", outputs)];
     this.schema.hidden = !(values || inputs.length || outputs.length);
-    this.schema.replaceChildren(this.schema.firstElementChild, ...parts.filter(Boolean));
+    renew(this.schema.body, [inputs, outputs, values], () => (values
+      ? [values.text && element("p", {}, values.text), schemaBlock("Request", values.request), schemaBlock("Response", values.response)]
+      : [tensorTable("Inputs", inputs), tensorTable("Outputs", outputs)]));
   }
 
   drawWorkers(workers) {
-    this.workers.hidden = workers.length === 0;
-    const look = JSON.stringify(workers);
-    if (this.workers.dataset.look === look) return;
-    this.workers.dataset.look = look;
-    const rows = workers.map((worker) => element("tr", {},
-      element("th", { scope: "row" }, String(worker.id)), element("td", { class: "number" }, String(worker.pid ?? "")),
-      element("td", {}, String(worker.state ?? worker.status ?? "").toLowerCase()),
-      element("td", { class: "number" }, bytes(worker.memory)),
-      element("td", { title: dateTime(worker.started) }, sinceText(worker.started))));
-    this.workers.replaceChildren(this.workers.firstElementChild, table(["Worker", "*PID", "State", "*Memory", "Started"], rows));
+    this.workers.hidden = workers.length === 0 || !isServed(this.row);
+    renew(this.workers.body, workers, () => [table(["Worker", "*PID", "State", "*Memory", "Started"], workers.map((worker) =>
+      element("tr", {}, element("th", { scope: "row" }, worker.id), element("td", { class: "number" }, String(worker.pid)),
+        element("td", {}, worker.state.toLowerCase()), element("td", { class: "number" }, bytes(worker.memory)),
+        element("td", { title: dateTime(worker.started) }, sinceText(worker.started)))))]);
   }
 
-  drawDescription({ description }) {
+  drawDescription(description) {
     const pairs = Object.entries(description).filter(([key, value]) => !SHOWN.has(key) && !isEmpty(value));
-    const look = JSON.stringify(pairs);
-    if (this.about.dataset.look === look) return;
-    this.about.dataset.look = look;
     this.about.hidden = pairs.length === 0;
-    this.about.replaceChildren(this.about.firstElementChild, element("dl", { class: "pairs" },
-      pairs.flatMap(([key, value]) => [element("dt", {}, key.replaceAll("_", " ")), element("dd", {}, readable(key, value))])));
+    renew(this.about.body, pairs, () => [element("dl", { class: "pairs" },
+      pairs.flatMap(([key, value]) => [element("dt", {}, key.replaceAll("_", " ")), element("dd", {}, readable(key, value))]))]);
   }
 
   async perform(action, body, word) {
@@ -246,53 +225,52 @@ export class ModelPage extends View {
 /** The figures of a version, and its two charts. */
 class LiveFigures {
   constructor() {
-    this.values = {};
-    const figure = (key, label) => {
-      this.values[key] = { main: element("dd"), note: element("dd", { class: "note" }) };
-      return element("div", {}, element("dt", {}, label), this.values[key].main, this.values[key].note);
-    };
+    this.figures = new Figures({
+      rate: "Answers per second", latency: "Latency p95", queue: "Queue p95", waiting: "Waiting", workers: "Workers ready",
+      rows: "Rows in a batch", failed: "Failed",
+    });
     this.rate = new Sparkline("rate");
     this.p95 = new Sparkline("latency");
     this.rateTop = element("span", { class: "muted" });
     this.p95Top = element("span", { class: "muted" });
-    this.node = element("div", { class: "live" },
-      element("dl", { class: "figures" }, figure("rate", "Answers per second"), figure("latency", "Latency p95"),
-        figure("queue", "Queue p95"), figure("waiting", "Waiting"),
-        figure("workers", "Workers ready"), figure("rows", "Rows in a batch"), figure("failed", "Failed")),
-      element("div", { class: "charts" },
-        chart("Answers per second, last two minutes", this.rateTop, this.rate),
-        chart("Latency p95, last two minutes", this.p95Top, this.p95)));
+    this.charts = element("div", { class: "charts" },
+      chart("Answers per second, last two minutes", this.rateTop, this.rate),
+      chart("Latency p95, last two minutes", this.p95Top, this.p95));
+    this.node = element("div", { class: "live" }, this.figures.node, this.charts);
   }
 
   draw(row, history) {
-    const set = (key, main, note = "") => {
-      setText(this.values[key].main, main);
-      setText(this.values[key].note, note);
-    };
-    const { latency_ms: latency, queue_ms: queue } = row;
-    set("rate", perSecond(row.rate), `${count(row.answered)} in all`);
-    set("latency", milliseconds(latency?.p95), latency ? `p50 ${milliseconds(latency.p50)}, p99 ${milliseconds(latency.p99)}` : "no answer in 10 s");
-    set("queue", milliseconds(queue?.p95), queue ? `p50 ${milliseconds(queue.p50)}, p99 ${milliseconds(queue.p99)}` : "");
-    set("waiting", count(row.waiting), `${count(row.in_flight)} in flight${row.waiting ? `, oldest ${milliseconds(row.oldest_wait_ms)}` : ""}`);
-    set("workers", `${row.workers.ready} of ${row.workers.wanted}`, row.workers.starting ? `${row.workers.starting} starting` : "");
-    set("rows", row.batch_rows === null || row.batch_rows === undefined ? "–" : digits(row.batch_rows), "mean of 10 s");
-    set("failed", count(row.failed), "in all");
+    const { latency_ms: latency, queue_ms: queue, workers } = row;
+    const others = (shares) => (shares ? `p50 ${milliseconds(shares.p50)}, p99 ${milliseconds(shares.p99)}` : "");
+    const oldest = row.waiting ? `, oldest ${milliseconds(row.oldest_wait_ms)}` : "";
+    this.figures.set("rate", perSecond(row.rate), `${count(row.answered)} in all`);
+    this.figures.set("latency", milliseconds(latency?.p95), others(latency) || "no answer in 10 s");
+    this.figures.set("queue", milliseconds(queue?.p95), others(queue));
+    this.figures.set("waiting", count(row.waiting), `${count(row.in_flight)} in flight${oldest}`);
+    this.figures.set("workers", `${workers.ready} of ${workers.wanted}`, workers.starting ? `${workers.starting} starting` : "");
+    this.figures.set("rows", row.batch_rows ? digits(row.batch_rows) : "–", "mean of 10 s");
+    this.figures.set("failed", count(row.failed), "in all");
+    this.charts.hidden = !isServed(row);
     setText(this.rateTop, `up to ${perSecond(this.rate.draw(history.rate))}`);
     const top = this.p95.draw(history.p95);
     setText(this.p95Top, top ? `up to ${milliseconds(top)}` : "no answers");
   }
 }
 
-function chart(title, top, line) {
-  return element("figure", { class: "card chart" }, element("figcaption", {}, title, top), line.node);
+/** What the server says nothing of: a version that is not loaded, of a model that it knows. */
+function unloaded(name, version) {
+  return {
+    name, version, state: "UNAVAILABLE", is_default: false, reason: "", scaled_to_zero: false, workers: { ready: 0, wanted: 0, starting: 0 },
+    waiting: 0, in_flight: 0, answered: 0, failed: 0, rate: null, latency_ms: null, queue_ms: null, batch_rows: null,
+  };
 }
 
-/** A table with these heads; "*" before a head is a column of numbers. */
-function table(heads, rows) {
-  return element("div", { class: "scroll" }, element("table", {},
-    element("thead", {}, element("tr", {}, heads.map((head) =>
-      element("th", { scope: "col", class: head.startsWith("*") && "number" }, head.replace("*", ""))))),
-    element("tbody", {}, rows)));
+function isServed(row) {
+  return row.state === "READY" || row.scaled_to_zero;
+}
+
+function chart(title, top, line) {
+  return element("figure", { class: "card chart" }, element("figcaption", {}, title, top), line.node);
 }
 
 function shapeText(shape) {
@@ -317,8 +295,7 @@ function tensorTable(title, tensors) {
 
 function schemaBlock(title, schema) {
   if (!schema) return null;
-  return element("details", {}, element("summary", {}, title),
-    element("pre", { class: "traceback", tabindex: "0", role: "region", "aria-label": `JSON Schema of the ${title.toLowerCase()}` }, JSON.stringify(schema, null, 2)));
+  return element("details", {}, element("summary", {}, title), listing(JSON.stringify(schema, null, 2), `JSON Schema: ${title}`));
 }
 
 function isEmpty(value) {
@@ -326,7 +303,8 @@ function isEmpty(value) {
 }
 
 function readable(key, value) {
-  if (SECONDS.has(key)) return value < 1 ? milliseconds(value * 1000) : seconds(value);
+  if (key === "version_policy") return value.specific.length ? value.specific.join(", ") : value.latest ? `the latest ${value.latest}` : "all";
+  if (SECONDS.has(key)) return value === 0 ? "none" : value < 1 ? milliseconds(value * 1000) : seconds(value);
   if (value === true) return "yes";
   return typeof value === "object" ? JSON.stringify(value) : String(value);
 }
