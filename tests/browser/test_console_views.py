@@ -132,10 +132,6 @@ def test_workers_are_scaled(server, open_console):
         browser.fill("dialog input[name=most]", wanted)
         browser.click("dialog button", "Scale")
         browser.find(".figures", f"{wanted} of {wanted}")
-    (spare,) = [
-        each for each in server.ask("GET", "/console/api/state").json()["models"] if each["name"] == "spare"
-    ]
-    assert spare["workers"]["wanted"] == 1
 
 
 def test_wrong_numbers_of_workers_are_said_in_the_dialog(server, open_console):
