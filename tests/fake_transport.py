@@ -1,6 +1,7 @@
 """A transport that keeps what is written to it, and a listener's context with a clock that the test moves."""
 
 from mooring.core.buffers import HeapAllocator
+from mooring.observability.traffic import Traffic
 from mooring.web.http2.context import Http2Limits
 from mooring.web.listener import RECEIVE, Limits
 
@@ -90,6 +91,7 @@ class FakeContext:
         self.http2 = Http2Limits(**http2)
         self.allocator = allocator or HeapAllocator()
         self.receive_buffer = memoryview(bytearray(RECEIVE))
+        self.traffic = Traffic()
         self.connections = set()
 
     def add(self, connection):

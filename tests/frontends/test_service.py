@@ -7,6 +7,7 @@ from unittest.mock import Mock
 
 import pytest
 
+from mooring.core.memory import MemoryUse
 from mooring.core.timing import RequestTiming
 from mooring.engine.admission import NO_LOAD, QueueLoad
 from mooring.frontends import messages
@@ -163,7 +164,10 @@ async def test_the_counts_of_a_frontend_are_added_to_the_first_process_s(sides):
     other.ingress["GET"] += 2
     other.responses.count(200)
     sides.supervisor.receive(
-        sides.process, messages.CountsReport(other.take_counts(), {3: QueueLoad(4, 2, 50.0)}, [])
+        sides.process,
+        messages.CountsReport(
+            other.take_counts(), {3: QueueLoad(4, 2, 50.0)}, MemoryUse(1, 2, 3, 4), ([1] * 14, 0.5), []
+        ),
     )
     assert not other.take_counts()
     assert counted.ingress == {"GET": 2, "POST": 0}

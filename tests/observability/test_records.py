@@ -343,3 +343,38 @@ def test_legacy_mode_tells_torchserves_three_and_writes_the_rest():
     ]  # fmt: skip
     assert [line.partition(".")[0] for _, line in writer.lines] == ["QueueTime", "hits"]
     assert metrics.render_text({"Requests2XX"}) == b""
+
+
+def loaded(*names):
+    """Metrics of a server on which these models are loaded, and the set of their names."""
+    metrics, models = Metrics(system=False), set(names)
+    metrics.read_versions(lambda: {(name, "1") for name in models})
+    return metrics, models
+
+
+def gauge(name="depth", value=1.0, **dimensions):
+    return Record(name, "", "gauge", dimensions, [value])
+
+
+def test_a_gauge_goes_away_with_its_model_and_a_counter_stays():
+    metrics, models = loaded("m", "n")
+    for model in ("m", "n"):
+        metrics.record_values(model, [gauge(of=model), counter(of=model)])
+    assert len(lines(metrics, "depth")) == 2
+    models.remove("m")
+    assert ['of="n"' in labels for labels, _ in lines(metrics, "depth")] == [True]
+    assert len(lines(metrics, "hits")) == 2
+
+
+def test_series_and_metrics_of_models_that_are_gone_make_room_for_others():
+    metrics, models = loaded()
+    for number in range(MAX_SERIES + 10):
+        models.add(f"model-{number}")
+        metrics.record_values(f"model-{number}", [counter(of=str(number)), gauge(f"name_{number}")])
+        models.discard(f"model-{number}")
+    models.add("last")
+    metrics.record_values("last", [counter(of="last"), gauge("last_name")])
+    text = metrics.render_text().decode()
+    assert 'of="last"' in text
+    assert "# TYPE last_name gauge" in text
+    assert text.count("# TYPE name_") == 0

@@ -13,6 +13,7 @@ from wsproto.connection import Connection as Framing
 from wsproto.connection import ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, TextMessage
 
+from mooring.observability.traffic import Traffic
 from mooring.web.listener import Limits
 from mooring.web.websocket import HandshakeRefused, WebSocket, upgrade
 
@@ -283,6 +284,8 @@ class _Room:
             memoryview(bytearray(1)),
             1.0,
         )
+
+        self.traffic = Traffic()
 
     def add(self, member): ...
 

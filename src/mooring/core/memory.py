@@ -2,10 +2,30 @@
 
 import threading
 
+import msgspec
+
 from mooring.core.errors import BodyMemoryFull
 
 # What a body counts as before any of it has come: as much as its connection may hold of it anyway.
 RESERVE = 65_536
+
+
+class MemoryUse(msgspec.Struct, array_like=True, frozen=True):
+    """Bytes of the arena and of bodies beyond it, of one process or of several. ``body_limit`` 0 is no limit."""
+
+    arena_used: int = 0
+    arena_size: int = 0
+    body_used: int = 0
+    body_limit: int = 0
+
+    def plus(self, other: "MemoryUse") -> "MemoryUse":
+        """The bytes of both."""
+        return MemoryUse(
+            self.arena_used + other.arena_used,
+            self.arena_size + other.arena_size,
+            self.body_used + other.body_used,
+            self.body_limit + other.body_limit,
+        )
 
 
 class BodyMemory:

@@ -4,7 +4,7 @@ import asyncio
 import functools
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from mooring.core.errors import (
     InvalidInput,
@@ -118,7 +118,7 @@ class Engine(InferenceService):
         self._arena = arena
         self._metrics = metrics
         metrics.host.read_load_times(self._load_times)
-        metrics.requests.read_states(self._version_states)
+        metrics.read_versions(self._served_versions, self._version_states, self.loads)
         self._frontends = frontends or SingleProcess()
         self._idle_models = IdleModels(self.registry, budget or Budget(), self._frontends.retire)
         self._workers = LocalWorkers(
@@ -268,6 +268,10 @@ class Engine(InferenceService):
             for worker in version.pool.workers if version.pool is not None else ():
                 if worker.load_seconds is not None:
                     yield f"W-{worker.id}-{version.spec.name}_{version.spec.version}", worker.load_seconds
+
+    def _served_versions(self) -> Collection[tuple[str, str]]:
+        # Workflows are counted as well, though no page lists their load.
+        return {(each.spec.name, each.spec.version) for each in (*self._versions(), *self.workflows)}
 
     def _version_states(self) -> Iterator[tuple[str, str, str]]:
         for version in self.registry:

@@ -14,6 +14,7 @@ import msgspec
 
 from mooring.core.buffers import Buffer
 from mooring.core.errors import ErrorRecord
+from mooring.core.memory import MemoryUse
 from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.service import ModelMetadata, ModelState
 from mooring.core.timing import RequestTiming
@@ -193,10 +194,14 @@ class KillWorker(msgspec.Struct, array_like=True, tag="end"):
 
 
 class CountsReport(msgspec.Struct, array_like=True, tag="counted"):
-    """What the frontend counted since its last report, and the requests that wait and run there now, by version."""
+    """What the frontend counted since its last report, the requests that wait and run there now, by version, and the memory
+    that bodies take. ``lag`` has the counts and the sum of a histogram of the event loop's.
+    """
 
     counted: CountsDelta
     loads: dict[int, QueueLoad]
+    memory: MemoryUse
+    lag: tuple[list[int], float]
     served: list[tuple[int, str, int]]  # requests by version and worker
 
 

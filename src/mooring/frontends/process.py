@@ -30,6 +30,7 @@ from mooring.observability.load import ThreadLoad
 from mooring.observability.log_output.line_writer import LineWriter, is_written
 from mooring.observability.log_output.setup import setup_logging
 from mooring.observability.logs import ACCESS_LOG, get_logger
+from mooring.observability.loop_lag import LoopLag
 from mooring.observability.metrics import Metrics
 from mooring.process_titles import set_process_title
 from mooring.protocols.amd.metrics import count_requests
@@ -175,6 +176,7 @@ class FrontendServer:
             else:
                 await listener.start(shared.address.host, shared.address.port)
         renewing = asyncio.ensure_future(self._renew_certificates())
+        lag = LoopLag(self._metrics.lag)
         await self._connections.begin()
         self._frontend.listening()
         await self._frontend.ended.wait()
@@ -184,6 +186,7 @@ class FrontendServer:
         await asyncio.gather(*(listener.drain(limit) for listener in self._served))
         await self._frontend.drain(limit)
         self._relay.close()
+        lag.stop()
         self._frontend.close()
         self._line_writer.close()
 

@@ -23,6 +23,7 @@ from mooring.core.errors import (
     VersionNotFound,
     WorkerDied,
 )
+from mooring.core.memory import MemoryUse
 from mooring.core.requests import InferenceRequest
 from mooring.core.service import Done, InferenceService, ModelMetadata, ModelState, Ticket
 from mooring.core.timing import RequestTiming
@@ -46,6 +47,7 @@ from mooring.workers.shared_pool import SharedPool, SharedProcess
 # How often time-outs are looked at and counts are sent, in seconds.
 _CHECK_EVERY = 0.05
 _COUNT_EVERY = 4  # checks
+_REPORT_EVERY = 25  # counts, at least
 
 
 class Commands(Protocol):
@@ -140,6 +142,7 @@ class FrontendService(InferenceService):
         self._descriptors = descriptors
         self._arena = arena
         self._metrics = metrics
+        metrics.read_versions(self._served_versions)
         self._cache = cache
         self._link = messages.Link(sock, messages.ToFrontend, self._receive_messages, self.ended.set)
         self._served: dict[int, ServedVersion] = {}
@@ -152,7 +155,8 @@ class FrontendService(InferenceService):
         self._view = messages.RegistryView([], [], ready=False, healthy=False)
         self._defaults: dict[str, str] = {}
         self._metadata: dict[tuple[str, str], ModelMetadata] = {}
-        self._loads: dict[int, QueueLoad] = {}
+        self._reported: tuple[dict[int, QueueLoad], MemoryUse] = {}, MemoryUse()
+        self._uncounted = 0  # counts since the last report
         self._checks = 0
         self._loop = asyncio.get_running_loop()
         self._ticker = self._loop.call_later(_CHECK_EVERY, self._check)
@@ -238,6 +242,9 @@ class FrontendService(InferenceService):
         for served in self._served.values():
             served.pool.close()
         self._link.close()
+
+    def _served_versions(self) -> set[tuple[str, str]]:
+        return {(served.name, served.version) for served in self._served.values()}
 
     def _busy(self) -> bool:
         return bool(self._forwarded or self._calls) or any(
@@ -435,7 +442,11 @@ class FrontendService(InferenceService):
             for served in self._served.values()
             if not served.scheduler.idle
         }
-        if counted or loads != self._loads:
-            self._loads = loads
+        memory = self._arena.memory_use()
+        self._uncounted += 1
+        # An idle process reports seldom: only that its event loop is not late.
+        if counted or (loads, memory) != self._reported or self._uncounted >= _REPORT_EVERY:
+            self._reported, self._uncounted = (loads, memory), 0
             sent = [(each.number, *sent) for each in self._served.values() for sent in each.pool.served()]
-            self._link.send(messages.CountsReport(counted, loads, sent))
+            lag = self._metrics.lag.take()
+            self._link.send(messages.CountsReport(counted, loads, memory, lag, sent))

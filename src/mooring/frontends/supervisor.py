@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from mooring.core.errors import ErrorRecord, MooringError, WorkerDied
+from mooring.core.memory import MemoryUse
 from mooring.core.service import InferenceService, Outcome, Ticket
 from mooring.core.tensors import release
 from mooring.core.timing import RequestTiming
@@ -75,6 +76,7 @@ class FrontendProcess:
         self.settled = asyncio.Event()  # it listens, or is gone
         self.served: set[int] = set()
         self.loads: dict[int, QueueLoad] = {}
+        self.memory = MemoryUse()
         self.load = Load(0.0, 0)
         self.tickets: dict[int, Ticket] = {}
         self.orders: dict[int, asyncio.Future[None]] = {}
@@ -253,6 +255,13 @@ class FrontendSupervisor:
                 total = total.plus(frontend.loads[version.number])
         return total
 
+    def memory_use(self) -> MemoryUse:
+        """How much memory bodies take in all of them, by their last reports."""
+        total = MemoryUse()
+        for frontend in self.processes:
+            total = total.plus(frontend.memory)
+        return total
+
     def set_tokens(self, tokens: Mapping[Access, Token]) -> None:
         """Have them check calls against these tokens."""
         self._send_all(messages.SetTokens(dict(tokens)))
@@ -329,7 +338,8 @@ class FrontendSupervisor:
                 done.set_result(None)
         elif isinstance(message, messages.CountsReport):
             self._metrics.add_counts(message.counted)
-            frontend.loads = message.loads
+            self._metrics.add_lag(f"frontend-{frontend.number}", message.lag)
+            frontend.loads, frontend.memory = message.loads, message.memory
             for number, worker, count in message.served:
                 self._count_served(number, worker, count)
         elif isinstance(message, messages.LoadReport):

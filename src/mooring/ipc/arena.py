@@ -9,7 +9,7 @@ import os
 import tempfile
 
 from mooring.core.buffers import LARGE, Buffer, HeapAllocator, Slot
-from mooring.core.memory import BodyMemory, Claim
+from mooring.core.memory import BodyMemory, Claim, MemoryUse
 
 
 class BuddyAllocator:
@@ -33,6 +33,7 @@ class BuddyAllocator:
         # Given back, the last one at the end, and merged with nothing yet.
         self._kept: list[list[int]] = [[] for _ in range(self._top + 1)]
         self._taken: dict[int, int] = {}
+        self.used = 0  # of the total, in whole blocks
 
     def take(self, size: int) -> int | None:
         """The offset of a free block of at least ``size``, or None when there is none."""
@@ -51,11 +52,14 @@ class BuddyAllocator:
                 return None
             offset = found
         self._taken[offset] = order
+        self.used += self._smallest << order
         return offset
 
     def give_back(self, offset: int) -> None:
         """Free a block. Raises ``KeyError`` for one that is not taken: a double release is a bug worth hearing of."""
-        self._kept[self._taken.pop(offset)].append(offset)
+        order = self._taken.pop(offset)
+        self.used -= self._smallest << order
+        self._kept[order].append(offset)
 
     def _split(self, order: int) -> int | None:
         """A free block of 2 ** ``order``, cut out of the smallest there is."""
@@ -106,6 +110,7 @@ class Arena:
         self.size = round_arena_size(size)
         self.number = number
         self.fd = anonymous_file(self.size) if fd is None else fd
+        self._account = memory or BodyMemory()
         self._heap = HeapAllocator(memory)
         self._memory = map_shared(self.fd, self.size)
         self._blocks = BuddyAllocator(self.size, LARGE)
@@ -134,6 +139,11 @@ class Arena:
     def _give_back(self, slot: Slot | None) -> None:
         assert slot is not None
         self._blocks.give_back(slot.offset)
+
+    def memory_use(self) -> MemoryUse:
+        """How much of this memory, and of the account of bodies beyond it, is taken now."""
+        account = self._account
+        return MemoryUse(self._blocks.used, self.size, account.used, account.limit)
 
     @property
     def slots_in_use(self) -> int:

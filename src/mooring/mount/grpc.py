@@ -117,6 +117,7 @@ def grpc_listener(
         age=age,
         calls=listeners.calls,
         times_all=config.server_timing,
+        traffic=listeners.traffic["grpc"],
     )
 
 

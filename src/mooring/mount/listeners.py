@@ -48,6 +48,7 @@ class Listeners:
         origins = config.cors_allowed_origin or (("*",) if config.dialect == "amd" else ())
         self.cors = Cors(origins, config.cors_allowed_methods, config.cors_allowed_headers)
         self.calls = metrics.calls
+        self.traffic = metrics.traffic
         self.responses = Responses(
             metrics.responses,
             cors=self.cors.headers,
@@ -130,6 +131,7 @@ class Listeners:
             tls=certificates.current if address.secure and certificates and not internal else None,
             plain=https_only(self.responses),
             calls=None if internal else self.calls,
+            traffic=None if internal else self.traffic["http"],  # the process before it counts
             reuse_port=shared and reuse_port(self._config, address),
             migratable=shared and by_load(self._config) and not address.secure,
             root=b"" if internal else self.root.encode(),  # the process before it has taken the prefix away

@@ -1,12 +1,11 @@
 """Histograms as Prometheus has them."""
 
-import math
+import operator
 from array import array
 from bisect import bisect_left
 from collections.abc import Sequence
 
 import numpy as np
-from prometheus_client import Metric
 
 
 class Histogram:
@@ -34,17 +33,13 @@ class Histogram:
         self.total += total
         return total
 
+    def take(self) -> tuple[list[int], float]:
+        """Return and reset counts and sum, for ``add``."""
+        taken = self.counts, self.total
+        self.counts, self.total = [0] * len(self.counts), 0.0
+        return taken
 
-def add_histogram(family: Metric, labels: dict[str, str], histogram: Histogram) -> None:
-    """Add the histogram's samples to a family of that type."""
-    below = 0
-    for bound, count in zip((*histogram.bounds, math.inf), histogram.counts, strict=True):
-        below += count
-        family.add_sample(f"{family.name}_bucket", {**labels, "le": format_number(bound)}, below)
-    family.add_sample(f"{family.name}_count", labels, below)
-    family.add_sample(f"{family.name}_sum", labels, histogram.total)
-
-
-def format_number(value: float) -> str:
-    """Return a number in Prometheus' text format."""
-    return "+Inf" if value == math.inf else repr(float(value))
+    def add(self, counts: Sequence[int], total: float) -> None:
+        """Add those of another histogram with the same bounds."""
+        self.counts[:] = map(operator.add, self.counts, counts)
+        self.total += total

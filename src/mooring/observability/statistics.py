@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from mooring.observability.exposition import version_labels
 from mooring.observability.histogram import Histogram
 
 # Seconds. From a tiny echo to TorchServe's default response time-out of 120 s.
@@ -145,8 +146,7 @@ class Counts:
             total[:] = map(operator.add, total, counted)
         own = (self.durations, self.queues, self.inferences)
         for histogram, (counts, seconds) in zip(own, histograms, strict=True):
-            histogram.counts[:] = map(operator.add, histogram.counts, counts)
-            histogram.total += seconds
+            histogram.add(counts, seconds)
 
 
 class ModelStatistics:
@@ -161,6 +161,7 @@ class ModelStatistics:
         "_note_count",
         "_notes",
         "answered",
+        "labels",
         "last",
         "last_overhead",
         "last_queue",
@@ -177,6 +178,7 @@ class ModelStatistics:
     def __init__(self, name: str, version: str) -> None:
         self.name = name
         self.version = version
+        self.labels = version_labels(name, version)  # as they stand on the page of metrics
         self.workers = [0, 0]  # that failed, that were recycled
         self.restarts = [0] * len(RestartReason)
         self.loads = Histogram(LOADS)  # seconds from the begin of a load until the version was ready

@@ -15,6 +15,7 @@ from mooring.core.buffers import Allocator, HeapAllocator
 from mooring.core.errors import BodyMemoryFull, InputTooLarge, MooringError
 from mooring.core.timing import RequestTiming
 from mooring.observability.call_log import CallLog
+from mooring.observability.traffic import Traffic
 from mooring.protocols.access import Check, Gate
 from mooring.protocols.dialect import V2, Dialect
 from mooring.protocols.grpc_errors import end_with_error, status_error
@@ -107,8 +108,9 @@ class GrpcServer(Listener):
         reuse_port: bool = False,
         calls: CallLog | None = None,
         times_all: bool = False,
+        traffic: Traffic | None = None,
     ) -> None:
-        super().__init__(limits or Limits(), tls=tls, reuse_port=reuse_port)
+        super().__init__(limits or Limits(), tls=tls, reuse_port=reuse_port, traffic=traffic)
         self._calls = calls
         self._new_unary: type[UnaryCall] = UnaryCall if calls is None else ObservedUnaryCall
         self._new_streaming: type[StreamingCall] = StreamingCall if calls is None else ObservedStreamingCall

@@ -44,6 +44,7 @@ from mooring.mount.routes import (
 )
 from mooring.observability.log_output.line_writer import LineWriter, is_written
 from mooring.observability.logs import ACCESS_LOG, get_logger
+from mooring.observability.loop_lag import LoopLag
 from mooring.observability.metrics import Metrics
 from mooring.observability.metrics_file import read_metrics_file
 from mooring.protocols.amd.metrics import AmdMetrics
@@ -197,9 +198,11 @@ class Server:
             writer=self._line_writer,
             access_log=config.access_log and is_written(ACCESS_LOG),
         )
+        stack.callback(LoopLag(self._metrics.lag).stop)
         self._budget = machine_budget(config.scale_to_zero_processes, config.scale_to_zero_memory)
         deadlines = Deadlines(config.heartbeat_timeout, config.default_startup_timeout)
         self._frontends = FrontendSupervisor(config.frontends - 1, self._arena, self._metrics, deadlines)
+        self._metrics.server.read_memory(lambda: self._arena.memory_use().plus(self._frontends.memory_use()))
         self.engine = Engine(
             self._arena,
             self._metrics,

@@ -65,11 +65,13 @@ class Connection(ClientConnection):
     """
 
     __slots__ = (
-        "_context", "_lingering_since", "_probed", "_queue", "_reader", "_since", "_state", "_transport", "_unsent",
+        "_context", "_lingering_since", "_probed", "_queue", "_reader", "_since", "_state", "_traffic", "_transport",
+        "_unsent",
     )  # fmt: skip
 
     def __init__(self, context: HttpContext) -> None:
         self._context = context
+        self._traffic = context.traffic
         calls = context.calls
         self._queue = ResponseQueue(context, self) if calls is None else ObservedQueue(context, self, calls)
         self._reader = RequestReader(context, self._queue)
@@ -96,6 +98,7 @@ class Connection(ClientConnection):
 
     def buffer_updated(self, nbytes: int) -> None:
         reader, queue = self._reader, self._queue
+        self._traffic.received += nbytes
         if reader.state:
             if reader.state is DISCARDING:
                 self._since = self._context.now
@@ -164,6 +167,7 @@ class Connection(ClientConnection):
         member = successor(self._context)
         self._reader.hand_over(member)
         self._transport.write(answer)
+        self._traffic.sent += len(answer)
         self._queue.detach()
         self._enter(ConnectionState.LOST)
         self._transport.set_protocol(member)
@@ -250,6 +254,7 @@ class Connection(ClientConnection):
         if not self._probed:
             self._probed = True
             self._transport.write(http1_format.CONTINUE)
+            self._traffic.sent += len(http1_format.CONTINUE)
         elif self._transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             self._transport.abort()
 

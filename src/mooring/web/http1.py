@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from mooring.core.buffers import Allocator
 from mooring.observability.call_log import CallLog
+from mooring.observability.traffic import Traffic
 from mooring.web.connection import Connection
 from mooring.web.exchange import Exchange, HeadCache, ResponseState, add_headers
 from mooring.web.http1_format import REQUEST_ID, header_lines
@@ -60,8 +61,9 @@ class HttpServer(Listener):
         calls: CallLog | None = None,
         reuse_port: bool = False,
         migratable: bool = False,
+        traffic: Traffic | None = None,
     ) -> None:
-        super().__init__(limits, tls=tls, reuse_port=reuse_port, migratable=migratable)
+        super().__init__(limits, tls=tls, reuse_port=reuse_port, migratable=migratable, traffic=traffic)
         self.app = app
         self.allocator = allocator
         self.render_error = render_error
@@ -91,6 +93,7 @@ class PlainContext:
         self.allocator = server.allocator
         self.render_error = server.render_error
         self.receive_buffer = server.receive_buffer
+        self.traffic = server.traffic
         self.root = server.root
         self.calls = server.calls
         self.valid_hosts = server.valid_hosts

@@ -6,6 +6,7 @@ from typing import Protocol
 import msgspec
 
 from mooring.core.buffers import Allocator
+from mooring.observability.traffic import Traffic
 
 # Bytes asked of the socket at a time. Not above LARGE: a body that gets a slot then never ends in the chunk it began in.
 RECEIVE = 65_536
@@ -53,6 +54,7 @@ class ListenerContext(Protocol):
     allocator: Allocator
     limits: Limits
     receive_buffer: memoryview
+    traffic: Traffic
 
     @property
     def now(self) -> float: ...

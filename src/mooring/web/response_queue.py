@@ -51,12 +51,14 @@ class ResponseQueue:
     """
 
     __slots__ = (
-        "_admitting", "_app", "_closed", "_context", "_continue_due", "_later", "_lent", "_owner", "_transport",
+        "_admitting", "_app", "_closed", "_context", "_continue_due", "_later", "_lent", "_owner", "_traffic",
+        "_transport",
         "choked", "current", "peer", "reading", "since", "unseen",
     )  # fmt: skip
 
     def __init__(self, context: HttpContext, owner: QueueOwner) -> None:
         self._context = context
+        self._traffic = context.traffic
         self._app = context.app
         self._owner = owner
         self._transport: asyncio.Transport
@@ -188,9 +190,13 @@ class ResponseQueue:
     def send_continue(self) -> None:
         """Ask the client for the body that it holds back, as soon as all requests before are answered."""
         if self.current is None and not self._later:
-            self._transport.write(http1_format.CONTINUE)
+            self._write_continue()
         else:
             self._continue_due = True
+
+    def _write_continue(self) -> None:
+        self._transport.write(http1_format.CONTINUE)
+        self._traffic.sent += len(http1_format.CONTINUE)
 
     def cancel_continue(self) -> None:
         """Do not ask for that body any more."""
@@ -201,6 +207,7 @@ class ResponseQueue:
     def write_whole(self, exchange: Exchange, answer: bytes) -> None:
         if self.current is exchange:
             self._transport.write(answer)
+            self._traffic.sent += len(answer)
             self.since = self._context.now
             if exchange.keep_alive and not self._later and not self._continue_due and self.reading:
                 self.current = None
@@ -293,7 +300,7 @@ class ResponseQueue:
             self.current = None
         if self._continue_due:
             self._continue_due = False
-            self._transport.write(http1_format.CONTINUE)
+            self._write_continue()
 
     # Bytes
 
@@ -312,6 +319,7 @@ class ResponseQueue:
                 views.append(piece.view)
             else:
                 views.append(piece)
+        self._traffic.sent += size
         if size <= JOINED:
             transport.write(b"".join(views))
             release_all(lent)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from mooring.observability.logs import get_logger
+from mooring.observability.traffic import Traffic
 from mooring.web.binding import bind_sockets, find_places, prepare_to_listen
 from mooring.web.listener import RECEIVE, ClientConnection, Limits
 from mooring.web.tls_listener import TlsListener
@@ -24,7 +25,7 @@ class Listener:
 
     With ``tls`` it speaks TLS, in the context that ``tls`` returns for each new connection. With ``reuse_port`` other
     processes may bind the same address, and the kernel spreads connections over them (SO_REUSEPORT). If ``migratable``,
-    connections may move from and to other processes.
+    connections may move from and to other processes. What they receive and send is counted in ``traffic``.
 
     How this works. The event loop accepts, and ``new_connection`` makes the protocol object of a client. That registers
     itself with ``add`` and leaves with ``remove``. Connections have no timers: about once a second ``_sweep`` moves the
@@ -42,8 +43,10 @@ class Listener:
         tls: Callable[[], ssl.SSLContext] | None = None,
         reuse_port: bool = False,
         migratable: bool = False,
+        traffic: Traffic | None = None,
     ) -> None:
         self.limits = limits
+        self.traffic = traffic or Traffic()
         self.secure = tls is not None
         self.draining = False
         self.now = 0.0

@@ -179,6 +179,7 @@ class WebSocket(ClientConnection):
         return self._context.receive_buffer
 
     def buffer_updated(self, nbytes: int) -> None:
+        self._context.traffic.received += nbytes
         self.feed(bytes(self._context.receive_buffer[:nbytes]))
 
     def feed(self, data: bytes) -> None:
@@ -289,7 +290,9 @@ class WebSocket(ClientConnection):
     def _write(self, event: Event) -> None:
         if not self._transport.is_closing():
             try:
-                self._transport.write(self._framing.send(event))
+                data = self._framing.send(event)
+                self._transport.write(data)
+                self._context.traffic.sent += len(data)
             except LocalProtocolError:  # the client has closed meanwhile: nobody would read it
                 self._transport.close()
 

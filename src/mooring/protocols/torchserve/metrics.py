@@ -1,9 +1,13 @@
 """TorchServe's metrics API: what Prometheus scrapes."""
 
+import asyncio
+from collections.abc import Collection
 from urllib.parse import parse_qs
 
 from mooring.codecs.compression import choose_coding, deflate
+from mooring.core.buffers import LARGE
 from mooring.observability.metrics import CONTENT_TYPE, Metrics
+from mooring.protocols.answer_tasks import AnswerTasks
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.responses import Responses
 from mooring.protocols.torchserve import operations as calls
@@ -18,6 +22,7 @@ class TorchServeMetrics:
     def __init__(self, metrics: Metrics, responses: Responses) -> None:
         self._metrics = metrics
         self._responses = responses
+        self._answer_tasks = AnswerTasks(responses)
 
     def endpoints(self) -> list[Endpoint]:
         """Return the endpoints, for every method and every path below, as TorchServe has them."""
@@ -29,12 +34,23 @@ class TorchServeMetrics:
     def scrape_metrics(self, exchange: Exchange, match: Match) -> None:
         """Answer with all metrics, or those that ``name[]`` names; compressed if the client accepts a coding."""
         names = parse_qs(match.query.decode("latin-1")).get("name[]")
-        text = self._metrics.render_text(set(names) if names else None)
         coding = choose_coding(exchange.fields.get(b"accept-encoding", b"").decode("latin-1"))
+        self._answer_tasks.start(
+            exchange,
+            self._answer(exchange, set(names) if names else None, coding),
+            lambda error: self._responses.send_fault(exchange, error),
+        )
+
+    async def _answer(self, exchange: Exchange, names: Collection[str] | None, coding: str) -> None:
+        text = await self._metrics.render_in_turns(names)
         if not coding:
             self._responses.send_body(exchange, text, CONTENT_TYPE)
             return
         head = self._responses.build_head(self._responses.read_request_id(exchange), CONTENT_TYPE)
         head += header_lines([("Content-Encoding", coding), ("Vary", "Accept-Encoding")])
+        if len(text) <= LARGE:
+            body = deflate([text], coding)
+        else:
+            body = await asyncio.to_thread(deflate, [text], coding)
         self._responses.counter.count(200)
-        exchange.respond(200, deflate([text], coding), head)
+        exchange.respond(200, body, head)

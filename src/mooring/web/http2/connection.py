@@ -90,13 +90,15 @@ class Http2Connection(ClientConnection):
         return self._reader.receive_buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._last_received = self._context.now
+        context = self._context
+        self._last_received = context.now
+        context.traffic.received += nbytes
         try:
             self._reader.bytes_received(nbytes)
         except Http2Error as error:
             self._close_with(error.code, str(error))
         except NotHttp2:
-            self._transport.write(_NOT_HTTP2)
+            self._sender.send_control(_NOT_HTTP2)
             self._linger()
         except Exception:
             log.exception("connection failed in the server's own code")
@@ -129,7 +131,7 @@ class Http2Connection(ClientConnection):
             self._transport.close()
         elif not self._goaway_at and self._reader.state is not ReaderState.DISCARDING:
             self._goaway_at = self._context.now
-            self._transport.write(
+            self._sender.send_control(
                 frames.pack_goaway(frames.ID_MASK, ErrorCode.NO_ERROR)
                 + frames.pack_frame(frames.PING, 0, 0, _GOAWAY_PING)
             )
@@ -164,7 +166,7 @@ class Http2Connection(ClientConnection):
             self._reader.discard()
             self._closed_at = self._context.now
         else:
-            self._transport.write(frames.pack_goaway(self._multiplexer.streams.last_id, code, text))
+            self._sender.send_control(frames.pack_goaway(self._multiplexer.streams.last_id, code, text))
             self._linger()
         self._multiplexer.abandon_all()
 
@@ -210,7 +212,7 @@ class Http2Connection(ClientConnection):
             self._pinged_at = 0.0
         elif not self._pinged_at:
             self._pinged_at = now
-            self._transport.write(frames.pack_frame(frames.PING, 0, 0, _KEEPALIVE_PING))
+            self._sender.send_control(frames.pack_frame(frames.PING, 0, 0, _KEEPALIVE_PING))
         elif now - self._pinged_at > limits.keepalive_timeout:
             self._transport.abort()
 

@@ -90,7 +90,7 @@ class StreamMultiplexer:
             Setting.MAX_HEADER_LIST_SIZE: self._context.limits.max_header_bytes,
         }
         increment = self._flow.refill_receive_window()
-        self._transport.write(frames.pack_settings(settings) + frames.pack_window_update(0, increment))
+        self.sender.send_control(frames.pack_settings(settings) + frames.pack_window_update(0, increment))
 
     def headers_received(self, number: int, block: bytes, *, end_stream: bool) -> None:
         """Begin a stream, or end a request with trailers."""
@@ -134,7 +134,7 @@ class StreamMultiplexer:
     def admit_data(self, number: int, length: int) -> Stream | None:
         """Count a DATA frame in both windows; its stream, None where that takes no more."""
         if increment := self._flow.count_received(length):
-            self._transport.write(frames.pack_window_update(0, increment))
+            self.sender.send_control(frames.pack_window_update(0, increment))
         stream = self.streams.by_id.get(number)
         if stream is None or not stream.state.client_sends:
             self.streams.check_late_frame(number)
@@ -188,7 +188,7 @@ class StreamMultiplexer:
                 self.sender.max_frame_size = value
             elif setting == Setting.ENABLE_PUSH and value > 1:
                 raise Http2Error(ErrorCode.PROTOCOL_ERROR, "a setting has a value that it cannot have")
-        self._transport.write(frames.SETTINGS_ACK)
+        self.sender.send_control(frames.SETTINGS_ACK)
         self.sender.flush()
 
     def ping_received(self, payload: bytes, *, ack: bool) -> None:
@@ -196,7 +196,7 @@ class StreamMultiplexer:
         if ack:
             self._owner.ping_acknowledged(payload)
         else:
-            self._transport.write(frames.pack_frame(frames.PING, frames.ACK, 0, payload))
+            self.sender.send_control(frames.pack_frame(frames.PING, frames.ACK, 0, payload))
 
     def charge(self, cost: int) -> None:
         """Count a frame that asks for nothing, or takes back what was asked. Raises ``Http2Error`` for a flood.
@@ -230,7 +230,7 @@ class StreamMultiplexer:
         """Let the client send ``increment`` bytes more, unless it has sent everything or nobody waits for it."""
         if stream.state.client_sends and stream.state.server_sends:
             stream.receive_window += increment
-            self._transport.write(frames.pack_window_update(stream.id, increment))
+            self.sender.send_control(frames.pack_window_update(stream.id, increment))
 
     def detach_buffer(self, stream: Stream) -> None:
         """Write nothing more to the stream's receive buffer: the memory may soon be another's."""
@@ -257,7 +257,7 @@ class StreamMultiplexer:
     def refuse_new_streams(self, code: ErrorCode, text: str = "") -> None:
         """Tell the client which of its streams was the last, and refuse those that come all the same."""
         self.accepting = False
-        self._transport.write(frames.pack_goaway(self.streams.last_id, code, text))
+        self.sender.send_control(frames.pack_goaway(self.streams.last_id, code, text))
 
     def abandon_all(self) -> None:
         """Give up every stream: the connection is over."""
@@ -292,4 +292,4 @@ class StreamMultiplexer:
 
     def _send_reset(self, number: int, code: ErrorCode) -> None:
         self.streams.remember_ended_here(number)
-        self._transport.write(frames.pack_rst_stream(number, code))
+        self.sender.send_control(frames.pack_rst_stream(number, code))

@@ -34,6 +34,7 @@ class Sender:
         "_flow",
         "_on_end_sent",
         "_releases",
+        "_traffic",
         "_transport",
         "max_frame_size",
         "paused",
@@ -51,6 +52,7 @@ class Sender:
         self._transport = transport
         self._flow = flow
         self._context = context
+        self._traffic = context.traffic
         self._on_end_sent = on_end_sent
         self.max_frame_size = frames.DEFAULT_FRAME_SIZE
         self.paused = False  # the transport holds all that it should
@@ -69,6 +71,11 @@ class Sender:
             self._transport.set_write_buffer_limits(high=SLOW, low=0)
         self.flush()
 
+    def send_control(self, data: bytes) -> None:
+        """Send frames that carry no content, at once."""
+        self._transport.write(data)
+        self._traffic.sent += len(data)
+
     def can_send(self, stream: Stream, size: int) -> bool:
         """Whether ``size`` bytes of content may leave now, in one frame, before anything else that waits."""
         return (
@@ -84,6 +91,7 @@ class Sender:
         """Send frames that end the stream, with ``size`` bytes of content for which ``can_send`` was true."""
         self._flow.send_window -= size
         self._transport.write(data)
+        self._traffic.sent += len(data)
         if stream.state is HALF_CLOSED_REMOTE:
             stream.state = CLOSED  # as ``advance`` does, without its call: nearly every answer ends so
         else:
@@ -136,7 +144,9 @@ class Sender:
         transport = self._transport
         if transport.is_closing():
             self._releases += releases
-        elif not releases:
+            return
+        self._traffic.sent += sum(map(len, parts))
+        if not releases:
             transport.writelines(parts)
         else:
             # high=0: either all of it leaves now, or the transport pauses and has sent it when it resumes.
