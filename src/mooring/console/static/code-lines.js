@@ -1,204 +1,155 @@
 // The lines of code that ask what the page asked: curl, Python and gRPC. Pure functions.
 //
 // An ask is what was sent: { path, headers, body, save, call }. `body` is text, a File, { fields: [[name, text or File]] }
-// or null; `save` is the file that a long text is read from. `call` says the same in the words of mooring.Client, null
-// where it has none: { model, version, stream, parameters, inputs | value | file, options }, where
-//   inputs  [{ name, datatype, shape, json, declared }]  tensors, their elements as JSON
-//   value   { json, input }            one JSON value: all inputs by name, or that of the lone `input`
-//   row     [[name, text, File or { json }]]             the fields of a handler, or the bytes of inputs by name
-//   file    File                       .npy or .npz
+// or null; `save` is the file that a long text goes into. `call` says the same in the words of mooring.Client, null where
+// it has none: { model, version, stream, parameters, declared } and one of
+//   inputs  [{ name, datatype, shape, json, declared, nested }]: tensors
+//   value   { json, name }: JSON, all inputs by name or that of one
+//   row     [[name, text, File or { json }]]: bytes by name
+//   file    File: .npy or .npz
 
-import { toPython, visibleText } from "./json-text.js";
+import { quotePython, toPython, visibleText } from "./json-text.js";
 
 const LONGEST = 1500; // characters of a body that stands in a line
 const NUMPY = { FP32: "float32", FP64: "float64", FP16: "float16", BF16: "float32", BOOL: "bool_", BYTES: "object_" };
+const isImage = (type) => /^image\//.test(type);
+const isFile = (value) => typeof value !== "string" && value?.name !== undefined;
 
-/** A text as one word of bash. Characters that cannot be seen are written as their bytes. */
+/** A text as one word of bash; characters that cannot be seen are written as their bytes. */
 export function quoteShell(text) {
   if (/^[\w@%+=:,./-]+$/.test(text)) return text;
-  if (visibleText(text) === text) return `'${text.replace(/'/g, `'\\''`)}'`;
-  const escaped = text.replace(/['\\]|[^]/gu, (character) => {
-    if (character === "'" || character === "\\") return `\\${character}`;
-    if (character === "\n" || visibleText(character) === character) return character;
-    return [...new TextEncoder().encode(character)].map((byte) => `\\x${byte.toString(16).padStart(2, "0")}`).join("");
-  });
-  return `$'${escaped}'`;
+  if (visibleText(text) === text) return `'${text.replaceAll("'", "'\\''")}'`;
+  const bytes = (each) => [...new TextEncoder().encode(each)].map((byte) => `\\x${byte.toString(16).padStart(2, "0")}`).join("");
+  return `$'${text.replace(/[^]/gu, (each) => (/['\\]/.test(each) ? `\\${each}` : visibleText(each) === each ? each : bytes(each)))}'`;
 }
-
-/** A text as a Python literal. */
-export const quotePython = (text) => visibleText(JSON.stringify(text));
 
 /**
- * The lines for an ask: [{ id, title, text, note }]. `context`: `server` (the address that the page uses, with a slash at
- * its end), `grpc` (HOST:PORT, or ""), `secure`, `token` (whether one is needed) and `answer`, the answer's content type.
+ * The lines for an ask: [{ id, title, text, note, file }]. `context`: `server` (its address, with a slash at the end),
+ * `grpc` (HOST:PORT, or ""), `secure`, `token` (whether one is sent), `answer` (the answer's content type).
  */
 export function codeLines(ask, context) {
-  const long = typeof ask.body === "string" && (ask.body.length > LONGEST || ask.body.includes("\0"));
-  const file = long ? ask.save : "";
+  const { body, save } = ask;
+  const file = typeof body === "string" && (body.length > LONGEST || body.includes("\0")) ? save : "";
   return [
-    { id: "curl", title: "curl", text: curlLine(ask, context, file), note: "" },
-    { id: "python", title: "Python", text: pythonLines(ask, context, file), note: "" },
+    { id: "curl", title: "curl", text: curlLine(ask, context, file) },
+    { id: "python", title: "Python", text: ask.call ? clientLines(ask, context, file) : urllibLines(ask, context, file) },
     { id: "grpc", title: "gRPC", ...grpcLine(ask, context, file) },
-  ].map((each) => ({ ...each, file }));
+  ].map((each) => ({ note: "", ...each, file }));
 }
 
-function curlLine(ask, { server, token, answer }, file) {
-  const parts = [`curl${ask.call?.stream ? " -N" : ""} ${quoteShell(server + ask.path)}`];
-  if (token) parts.push(`-H "authorization: Bearer $TOKEN"`);
-  const { body } = ask;
-  for (const [name, value] of Object.entries(ask.headers)) parts.push(`-H ${quoteShell(`${name}: ${value}`)}`);
+const answerFile = (type) => `answer.${type.slice(6).replace(/[+;].*$/, "").replace("jpeg", "jpg")}`;
+
+function curlLine({ path, headers, body, call }, { server, token, answer }, file) {
+  const parts = [`curl${call?.stream ? " -N" : ""} ${quoteShell(server + path)}`];
+  if (token) parts.push('-H "authorization: Bearer $TOKEN"');
+  for (const [name, value] of Object.entries(headers)) parts.push(`-H ${quoteShell(`${name}: ${value}`)}`);
   if (body === null) parts.push("-X POST");
+  else if (file || isFile(body)) parts.push(`--data-binary ${quoteShell(`@${file || body.name}`)}`);
   else if (typeof body === "string") {
-    if (file) parts.push(`--data-binary ${quoteShell(`@${file}`)}`);
-    else parts.push(`${body.startsWith("@") ? "--data-raw" : "-d"} ${quoteShell(escapeJson(ask, body))}`);
-  } else if (body.fields) {
-    for (const [name, value] of body.fields) {
-      const part = typeof value === "string" ? ["--form-string", `${name}=${value}`] : ["-F", `${name}=@"${value.name.replace(/["\\]/g, "\\$&")}"`];
-      parts.push(`${part[0]} ${quoteShell(part[1])}`);
-    }
-  } else parts.push(`--data-binary ${quoteShell(`@${body.name}`)}`);
-  if (/^image\//.test(answer)) parts.push(`--output ${quoteShell(answerFile(answer))}`);
+    // In JSON, characters that cannot be seen are written as its own escapes.
+    const text = /json/.test(headers["content-type"]) ? visibleText(body) : body;
+    parts.push(`${body[0] === "@" ? "--data-raw" : "-d"} ${quoteShell(text)}`);
+  }
+  for (const [name, value] of body?.fields ?? []) {
+    if (isFile(value)) parts.push(`-F ${quoteShell(`${name}=@"${value.name.replace(/["\\]/g, "\\$&")}"`)}`);
+    else parts.push(`--form-string ${quoteShell(`${name}=${value}`)}`);
+  }
+  if (isImage(answer)) parts.push(`--output ${quoteShell(answerFile(answer))}`);
   return parts.join(" \\\n  ");
 }
 
-// In JSON, characters that cannot be seen are written as JSON's own escapes.
-const escapeJson = (ask, body) => (/json/.test(ask.headers["content-type"] ?? "") ? visibleText(body) : body);
-
-const answerFile = (type) => `answer.${type.replace(/^image\//, "").replace(/[+;].*$/, "").replace("jpeg", "jpg")}`;
-
-function pythonLines(ask, context, file) {
-  const { call } = ask;
-  if (!call) return urllibLines(ask, context, file);
-  const imports = new Set();
-  const before = [];
-  const inputs = pythonInputs(ask, file, imports, before);
-  const token = context.token ? ", token=os.environ[\"TOKEN\"]" : "";
-  if (token) imports.add("import os");
-  const more = [];
-  if (call.version) more.push(`version=${quotePython(call.version)}`);
-  if (Object.keys(call.parameters ?? {}).length) more.push(`parameters=${toPython(JSON.stringify(call.parameters))}`);
-  const asked = [quotePython(call.model), inputs, ...more].join(", ");
-  const lines = [...[...imports].filter((each) => !each.includes("numpy"))];
-  if (lines.length) lines.push("");
-  if ([...imports].some((each) => each.includes("numpy"))) lines.push("import numpy as np");
-  lines.push("from mooring import Client", "", ...before, `client = Client(${quotePython(context.server.replace(/\/$/, ""))}${token})`);
-  if (call.stream) {
-    const piece = call.row && !call.declared ? "piece.value[0].decode()" : "piece.value";
-    lines.push(`for piece in client.stream(${asked}):`, `    print(${piece}, end="", flush=True)`);
-  } else if (/^image\//.test(context.answer)) {
-    lines.push(`result = client.infer(${asked})`, `with open(${quotePython(answerFile(context.answer))}, "wb") as file:`);
-    lines.push(`    file.write(result.value${call.declared ? "" : "[0]"})`);
-  } else if (call.row && !call.declared) {
-    lines.push(`result = client.infer(${asked})`, "print(result.value[0].decode())");
-  } else if (call.inputs || call.file) {
-    lines.push(`result = client.infer(${asked})`, "for name, value in result.items():", "    print(name, value)");
-  } else {
-    lines.push(`print(client.infer(${asked}).value)`);
-  }
+function clientLines({ call }, { server, token, answer }, file) {
+  const { numpy, before, text } = clientInputs(call, file);
+  const parameters = Object.keys(call.parameters ?? {}).length ? `, parameters=${toPython(JSON.stringify(call.parameters))}` : "";
+  const asked = `(${quotePython(call.model)}, ${text}${call.version && `, version=${quotePython(call.version)}`}${parameters})`;
+  const standard = [...(before.some((each) => each.includes("json.")) || text.includes("json.load(") ? ["import json"] : []), ...(token ? ["import os"] : [])];
+  const lines = [...standard, ...(standard.length ? [""] : []), ...(numpy ? ["import numpy as np"] : []), "from mooring import Client", "", ...before];
+  lines.push(`client = Client(${quotePython(server.replace(/\/$/, ""))}${token ? ', token=os.environ["TOKEN"]' : ""})`);
+  const bytes = call.row && !call.declared;
+  if (call.stream) lines.push(`for piece in client.stream${asked}:`, `    print(piece.value${bytes ? "[0].decode()" : ""}, end="", flush=True)`);
+  else if (isImage(answer)) lines.push(`result = client.infer${asked}`, `open(${quotePython(answerFile(answer))}, "wb").write(result.value${bytes ? "[0]" : ""})`);
+  else if (call.inputs || call.file) lines.push(`result = client.infer${asked}`, "for name, value in result.items():", "    print(name, value)");
+  else lines.push(`print(client.infer${asked}.value${bytes ? "[0].decode()" : ""})`);
   return lines.join("\n");
 }
 
-function pythonInputs({ call }, file, imports, before) {
-  if (call.file) {
-    imports.add("import numpy as np");
-    const load = `np.load(${quotePython(call.file.name)})`;
-    return /\.npz$/i.test(call.file.name) ? `dict(${load})` : load;
+// What goes into a call, as Python: { text, before (lines), numpy (whether it is needed) }.
+function clientInputs({ file: array, value, row, inputs }, file) {
+  const named = (pairs) => `{${pairs.map(([name, text]) => `${quotePython(name)}: ${text}`).join(", ")}}`;
+  if (array) {
+    const load = `np.load(${quotePython(array.name)})`;
+    return { numpy: true, before: [], text: /\.npz$/i.test(array.name) ? `dict(${load})` : load };
   }
-  const open = file ? `with open(${quotePython(file)}) as file:` : "";
-  if (call.value) {
-    if (file) {
-      imports.add("import json");
-      before.push(open, "    value = json.load(file)", "");
-    }
-    const value = file ? "value" : toPython(call.value.json);
-    return call.value.input ? `{${quotePython(call.value.input)}: ${value}}` : value;
+  if (value) {
+    const text = file ? `json.load(open(${quotePython(file)}))` : toPython(value.json);
+    return { before: [], text: value.name ? named([[value.name, text]]) : text };
   }
-  if (call.row) {
-    const members = call.row.map(([name, value]) => {
-      if (typeof value !== "string" && value.json === undefined) return `${quotePython(name)}: open(${quotePython(value.name)}, "rb").read()`;
-      if (!file) return `${quotePython(name)}: ${typeof value === "string" ? quotePython(value) : toPython(value.json)}`;
-      if (typeof value === "string") return `${quotePython(name)}: open(${quotePython(file)}, "rb").read()`;
-      imports.add("import json");
-      return `${quotePython(name)}: json.load(open(${quotePython(file)}))`;
-    });
-    return `{${members.join(", ")}}`;
+  if (row) {
+    const read = (each) => {
+      if (isFile(each)) return `open(${quotePython(each.name)}, "rb").read()`;
+      if (each.json === undefined) return file ? `open(${quotePython(file)}, "rb").read()` : quotePython(each);
+      return file ? `json.load(open(${quotePython(file)}))` : toPython(each.json);
+    };
+    return { before: [], text: named(row.map(([name, each]) => [name, read(each)])) };
   }
-  if (file) {
-    imports.add("import json");
-    before.push(open, '    sent = {each["name"]: each for each in json.load(file)["inputs"]}', "");
-  }
-  const members = call.inputs.map((input) => {
-    const type = NUMPY[input.datatype] ?? input.datatype.toLowerCase();
-    const name = quotePython(input.name);
-    const numbers = input.datatype !== "BYTES";
-    if (!file && input.declared && input.nested) return `${name}: ${toPython(input.json, { numbers })}`;
-    imports.add("import numpy as np");
-    if (file) return `${name}: np.array(sent[${name}]["data"], np.${type}).reshape(sent[${name}]["shape"])`;
-    const array = `np.array(${toPython(input.json, { numbers })}, np.${type})`;
-    return `${name}: ${array}${input.nested ? "" : `.reshape(${input.shape.join(", ")})`}`;
+  const before = file ? [`sent = json.load(open(${quotePython(file)}))["inputs"]`, ""] : [];
+  let numpy = false;
+  const texts = inputs.map(({ name, datatype, shape, json, declared, nested }, at) => {
+    const text = file ? `sent[${at}]["data"]` : toPython(json, { numbers: datatype !== "BYTES" });
+    if (declared && nested && !file) return [name, text];
+    numpy = true;
+    const reshape = file ? `.reshape(sent[${at}]["shape"])` : nested ? "" : `.reshape(${shape.join(", ")})`;
+    return [name, `np.array(${text}, np.${NUMPY[datatype] ?? datatype.toLowerCase()})${reshape}`];
   });
-  return members.length > 1 || file ? `{\n    ${members.join(",\n    ")},\n}` : `{${members.join("")}}`;
+  return { numpy, before, text: named(texts) };
 }
 
 // What the client has no call for is asked with what comes with Python.
-function urllibLines(ask, { server, token, answer }, file) {
-  const lines = [...(token ? ["import os"] : []), "from urllib.request import Request, urlopen", ""];
-  const { body } = ask;
+function urllibLines({ path, headers, body }, { server, token, answer }, file) {
   let data = 'b""';
-  if (typeof body === "string") data = file ? `open(${quotePython(file)}, "rb").read()` : `${quotePython(body)}.encode()`;
-  else if (body?.name !== undefined) data = `open(${quotePython(body.name)}, "rb").read()`;
-  const headers = Object.entries(ask.headers).map(([name, value]) => `${quotePython(name)}: ${quotePython(value)}`);
-  if (token) headers.push('"authorization": f"Bearer {os.environ[\'TOKEN\']}"');
-  lines.push(`headers = {${headers.join(", ")}}`);
-  lines.push(`request = Request(${quotePython(server + ask.path)}, ${data}, headers)`);
-  lines.push("with urlopen(request) as answer:");
-  if (/^image\//.test(answer)) lines.push(`    open(${quotePython(answerFile(answer))}, "wb").write(answer.read())`);
-  else lines.push("    print(answer.read().decode())");
-  return lines.join("\n");
+  if (file || isFile(body)) data = `open(${quotePython(file || body.name)}, "rb").read()`;
+  else if (typeof body === "string") data = `${quotePython(body)}.encode()`;
+  else if (body) return "# Python's own library sends no forms: use curl's line, or a library such as httpx.";
+  const heads = Object.entries(headers).map((pair) => pair.map(quotePython).join(": "));
+  if (token) heads.push('"authorization": "Bearer " + os.environ["TOKEN"]');
+  return [
+    ...(token ? ["import os"] : []), "from urllib.request import Request, urlopen", "",
+    `request = Request(${quotePython(server + path)}, ${data}, {${heads.join(", ")}})`,
+    "with urlopen(request) as answer:",
+    isImage(answer) ? `    open(${quotePython(answerFile(answer))}, "wb").write(answer.read())` : "    print(answer.read().decode())",
+  ].join("\n");
 }
 
 function grpcLine({ call, body }, { grpc, secure, token }, file) {
   if (!grpc) return { text: "", note: "The server has no gRPC address." };
-  if (!call) return { text: "", note: "Such a request has no call over gRPC: ask over HTTP." };
-  const options = [];
-  let input = "";
-  const add = (text) => options.push(`-i ${quoteShell(text)}`);
-  if (call.file) add(call.file.name);
-  else if (file && !call.row) add(file);
-  else if (call.value) add(call.value.input ? `{${JSON.stringify(call.value.input)}: ${visibleText(call.value.json)}}` : visibleText(call.value.json));
-  else if (call.inputs?.every((each) => each.declared && each.nested && each.datatype !== "BYTES")) {
-    for (const each of call.inputs) add(`${each.name}=${each.json}`);
-  } else if (call.inputs) add(visibleText(body));
+  if (!call) return { text: "", note: "This request has no call over gRPC." };
+  const { model, version, stream, parameters = {}, value, row, inputs } = call;
+  const texts = (row ?? []).filter(([, each]) => !isFile(each));
+  const words = [];
+  let before = "";
+  if (Object.values(parameters).some((each) => typeof each === "object")) return { text: "", note: "gRPC has no parameters that are lists or objects." };
+  if (call.file) words.push(call.file.name);
+  else if (value) words.push(file || visibleText(value.name ? `{${JSON.stringify(value.name)}: ${value.json}}` : value.json));
+  else if (inputs) {
+    const plain = !file && inputs.every((each) => each.declared && each.nested && each.datatype !== "BYTES");
+    words.push(...(plain ? inputs.map((each) => `${each.name}=${each.json}`) : [file || visibleText(body)]));
+  } else if (texts.length === row.length && !file && (row.length > 1 || texts[0][1].json !== undefined)) {
+    words.push(visibleText(JSON.stringify({ inputs: texts.map(bytesInput) })));
+  } else if (texts.length && row.length > 1) return { text: "", note: "The command line names no texts beside files." };
   else {
-    for (const [name, value] of call.row) {
-      if (typeof value !== "string" && value.json === undefined) add(`${name}=${value.name}`);
-      else if (file) add(`${name}=${file}`);
-      else if (call.row.length === 1 && typeof value === "string") {
-        input = `printf %s ${quoteShell(value)} | `;
-        add(`${name}=-`);
-      }
-    }
-    const texts = call.row.filter(([, value]) => typeof value === "string" || value.json !== undefined);
-    if (texts.length && !file && !input) {
-      if (texts.length < call.row.length) return { text: "", note: "Files and texts together cannot be named on the command line." };
-      add(visibleText(JSON.stringify({ inputs: texts.map(bytesInput) })));
-    }
+    if (texts.length && !file) before = `printf %s ${quoteShell(row[0][1])} | `;
+    words.push(...row.map(([name, each]) => `${name}=${before ? "-" : file || each.name}`));
   }
-  for (const [name, value] of Object.entries(call.parameters ?? {})) {
-    if (typeof value === "object") return { text: "", note: "Parameters that are lists or objects have no form over gRPC." };
-    options.push(`--parameter ${quoteShell(`${name}=${value}`)}`);
-  }
-  if (call.version) options.push(`--version ${quoteShell(call.version)}`);
-  if (call.stream) options.push("--stream");
+  const options = words.map((each) => `-i ${quoteShell(each)}`);
+  for (const [name, each] of Object.entries(parameters)) options.push(`--parameter ${quoteShell(`${name}=${each}`)}`);
+  if (version) options.push(`--version ${quoteShell(version)}`);
+  if (stream) options.push("--stream");
   options.push(`--url ${quoteShell(`${secure ? "grpcs" : "grpc"}://${grpc}`)}`);
-  const model = quoteShell(call.model);
-  const before = `${input}${token ? 'MOORING_TOKEN="$TOKEN" ' : ""}mooring infer`;
-  const words = model.startsWith("-") ? [before, ...options, `-- ${model}`] : [`${before} ${model}`, ...options];
-  return { text: words.join(" \\\n  "), note: "" };
+  const command = `${before}${token ? 'MOORING_TOKEN="$TOKEN" ' : ""}mooring infer`;
+  return { text: (model[0] === "-" ? [command, ...options, `-- ${quoteShell(model)}`] : [`${command} ${quoteShell(model)}`, ...options]).join(" \\\n  ") };
 }
 
-function bytesInput([name, value]) {
-  const json = typeof value !== "string";
-  const parameters = json ? { parameters: { content_type: "application/json" } } : {};
-  return { name, datatype: "BYTES", shape: [1], ...parameters, data: [json ? value.json : value] };
+function bytesInput([name, each]) {
+  const { json } = each;
+  return { name, datatype: "BYTES", shape: [1], ...(json !== undefined && { parameters: { content_type: "application/json" } }), data: [json ?? each] };
 }

@@ -2,97 +2,59 @@
 
 import { element, svgElement } from "./dom.js";
 
-const LABELS = {
-  queue: "Queue",
-  batch: "Batch",
-  model: "Model",
-  encode: "Encode",
-  total: "Total",
-};
+const STEPS = ["queue", "batch", "model", "encode", "total"];
+const stepOf = (name) => name.slice(name.lastIndexOf(".") + 1);
 
 /** The entries of a Server-Timing header: { name, duration (ms, or null), text }. */
 export function readServerTiming(header) {
-  const entries = [];
-  const entry = /\s*([!#$%&'*+.^_`|~\w-]+)((?:\s*;\s*[\w-]+\s*=\s*(?:"(?:[^"\\]|\\.)*"|[^,;\s]*))*)\s*(?:,|$)/gy;
-  for (const [, name, parameters] of header.matchAll(entry)) {
-    const found = { name, duration: null, text: "" };
-    for (const [, key, quoted, plain] of parameters.matchAll(/;\s*([\w-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^,;\s]*))/g)) {
-      const value = quoted === undefined ? plain : quoted.replace(/\\(.)/g, "$1");
-      if (key === "dur" && value !== "" && Number.isFinite(Number(value))) found.duration = Number(value);
-      if (key === "desc") found.text = value;
-    }
-    entries.push(found);
-  }
-  return entries;
+  const quoted = '"(?:[^"\\\\]|\\\\.)*"';
+  const entries = (header ?? "").match(new RegExp(`(?:[^",]|${quoted})+`, "g")) ?? [];
+  return entries.map((entry) => {
+    const [name, ...parameters] = entry.match(new RegExp(`(?:[^";]|${quoted})+`, "g")).map((each) => each.trim());
+    const given = Object.fromEntries(parameters.map((each) => each.split(/\s*=\s*(.*)/s)));
+    const duration = given.dur ? Number(given.dur) : NaN;
+    return { name, duration: Number.isFinite(duration) ? duration : null, text: (given.desc ?? "").replace(/^"|"$/g, "").replace(/\\(.)/g, "$1") };
+  });
 }
 
 /**
- * Where the bar of every entry begins and how long it is, in parts of the longest time: 0 to 1. One after the other
- * where the parts of the total follow each other, as those of a single model do; else all from the start.
+ * Where each bar begins and how long it is, in parts of the longest time. One after the other where the steps make up the
+ * total, as those of a single model do; else all from the start.
  */
 export function placeBars(entries) {
-  const duration = (each) => each.duration ?? 0;
-  const parts = entries.filter((each) => each.name !== "total" && each.duration !== null);
-  const total = entries.find((each) => each.name === "total")?.duration ?? null;
-  const sum = parts.reduce((all, each) => all + each.duration, 0);
-  const inOrder = total === null || sum <= total * 1.01 + 0.01;
-  const whole = Math.max(total ?? 0, inOrder ? sum : 0, ...entries.map(duration)) || 1;
+  const total = entries.find((each) => each.name === "total")?.duration ?? 0;
+  const sum = entries.reduce((all, each) => all + (each.name === "total" ? 0 : each.duration), 0);
+  const inOrder = !total || sum <= total * 1.01 + 0.01;
+  const whole = Math.max(total, inOrder ? sum : 0, ...entries.map((each) => each.duration)) || 1;
   let start = 0;
-  return entries.map((each) => {
-    const part = each.name !== "total" && inOrder;
-    const bar = { start: part ? start / whole : 0, length: duration(each) / whole };
-    if (part) start += duration(each);
+  return entries.map(({ name, duration }) => {
+    const bar = { start: inOrder && name !== "total" ? start / whole : 0, length: duration / whole };
+    start += duration;
     return bar;
   });
 }
 
-/** The name of an entry for people: "model", or "scale.model" of a node. */
-export function labelOf(name) {
-  const at = name.lastIndexOf(".");
-  const step = name.slice(at + 1);
-  const label = LABELS[step] ?? step;
-  return at < 0 ? label : `${name.slice(0, at)}: ${label.toLowerCase()}`;
-}
-
 /** The table of the entries of a header; null where it has none. */
 export function timingTable(header) {
-  const entries = readServerTiming(header ?? "");
+  const entries = readServerTiming(header);
   if (!entries.length) return null;
   const bars = placeBars(entries);
-  const rows = entries.map((each, at) => {
-    const step = each.name.slice(each.name.lastIndexOf(".") + 1);
-    return element(
-      "tr",
-      { class: each.name === "total" ? "total" : null },
-      element("th", { scope: "row" }, labelOf(each.name), each.text ? element("span", { class: "muted" }, ` ${each.text}`) : null),
-      element("td", { class: "try-bar" }, bar(bars[at], step in LABELS ? step : "other")),
-      element("td", { class: "number" }, each.duration === null ? "–" : each.duration.toFixed(each.duration < 10 ? 2 : 1)),
-    );
-  });
-  return element(
-    "table",
-    { class: "try-timings" },
+  const rows = entries.map(({ name, duration, text }, at) => element("tr", { class: name === "total" && "total" },
+    element("th", { scope: "row" }, name[0].toUpperCase() + name.slice(1), text && element("span", { class: "muted" }, ` ${text}`)),
+    element("td", { class: "try-bar" }, drawBar(bars[at], stepOf(name))),
+    element("td", { class: "number" }, duration === null ? "–" : duration.toFixed(duration < 10 ? 2 : 1))));
+  const head = (text, more, hidden) => element("th", { scope: "col", class: more }, hidden ? element("span", { class: "visually-hidden" }, text) : text);
+  return element("table", { class: "try-timings" },
     element("caption", { class: "visually-hidden" }, "Where the time of the answer went"),
-    element(
-      "thead",
-      {},
-      element(
-        "tr",
-        {},
-        element("th", { scope: "col" }, "Step"),
-        element("th", { scope: "col", class: "try-bar" }, element("span", { class: "visually-hidden" }, "Bar")),
-        element("th", { scope: "col", class: "number" }, "Milliseconds"),
-      ),
-    ),
-    element("tbody", {}, ...rows),
-  );
+    element("thead", {}, element("tr", {}, head("Step"), head("Bar", "try-bar", true), head("Milliseconds", "number"))),
+    element("tbody", {}, rows));
 }
 
-function bar({ start, length }, step) {
+function drawBar({ start, length }, step) {
   const picture = svgElement("svg", { viewBox: "0 0 1000 10", preserveAspectRatio: "none", "aria-hidden": "true" });
   const width = Math.max(length * 1000, 2);
-  const x = Math.min(start * 1000, 1000 - width);
-  picture.append(svgElement("rect", { class: "ground", width: 1000, height: 10 }));
-  picture.append(svgElement("rect", { class: step, x, width, height: 10 }));
+  picture.append(
+    svgElement("rect", { class: "ground", width: 1000, height: 10 }),
+    svgElement("rect", { class: STEPS.includes(step) && step, x: Math.min(start * 1000, 1000 - width), width, height: 10 }));
   return picture;
 }
