@@ -135,6 +135,8 @@ async function readStream(onEvent, onOpen, signal) {
   const abort = new AbortController();
   const stop = () => abort.abort();
   signal.addEventListener("abort", stop);
+  // A browser that keeps the page for "back" would keep its connection, too, and has six for a host.
+  addEventListener("pagehide", stop, { signal: abort.signal });
   let silence = 0;
   try {
     const response = await request(new URL("events", CONSOLE), { signal: abort.signal });

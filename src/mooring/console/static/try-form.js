@@ -29,7 +29,7 @@ export function makePanes({ description = {}, inputs = [], values, examples }) {
   const tensors = tensorPane(inputs, examples?.v2?.inputs ?? []);
   if (inputs.length) return [tensors, jsonPane(tensors), filePane()];
   const raw = [textPane("Text", json ? "" : body, "text/plain; charset=utf-8"), textPane("JSON", json ? body : "{}", "application/json"), filePane(type), fieldsPane()];
-  raw.unshift(...raw.splice(json ? 1 : type.startsWith("text/") || !type ? 0 : 2, 1));
+  raw.unshift(...raw.splice(json ? 1 : type.startsWith("text/") ? 0 : 2, 1));
   return description.kind === "tensors" ? [tensors, jsonPane(tensors), ...raw.filter((each) => each.title !== "JSON")] : raw;
 }
 
@@ -115,7 +115,7 @@ function tensorRow(spec, example, remove) {
   const source = labelled("Values from", select([["typed", "as typed"], ["zeros", "all zeros"], ["random"]]));
   const values = labelled("Values", area(1), { text: "Lists as JSON, or numbers with commas between them. Of BYTES a text, or a list of texts." });
   const sent = spec?.optional ? element("input", { type: "checkbox", id: newId() }) : null;
-  const declared = spec && !spec.unknown_rank ? spec.shape : null;
+  const declared = spec?.shape ?? null;
   const datatype = () => type?.control.value ?? spec.datatype;
   const tags = spec ? [spec.datatype || "any datatype", declared ? `[${declared.map((size) => (size < 0 ? "any" : size)).join(", ")}]` : "any shape"] : [];
   const parts = element("div", { class: "try-fields" }, element("div", { class: "try-row" }, [name, type, shape, source].map((each) => each?.root)), values.root);

@@ -59,7 +59,7 @@ class TryIt extends HTMLElement {
     const { control, root } = this.route;
     const before = control.value;
     control.replaceChildren(...select(routes).children);
-    if (routes.some(([route]) => route === before)) control.value = before;
+    control.value = routes.some(([route]) => route === before) ? before : routes[0][0];
     root.hidden = routes.length < 2;
     this.more.hidden = !tensors;
   }
@@ -75,6 +75,7 @@ class TryIt extends HTMLElement {
     }
     this.#running?.abort();
     const running = (this.#running = new AbortController());
+    addEventListener("pagehide", () => running.abort(), { signal: running.signal });
     const start = performance.now();
     this.#showWaiting(true);
     try {
