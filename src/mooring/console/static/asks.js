@@ -15,9 +15,9 @@ export function routesFor({ streams, values, has_explanations: explains }, tenso
 
 /**
  * The ask for what a pane read. `model`, `version` ("" is the default one), `inputs` that the model declares, `route`,
- * `steps` (the parameters of a sequence's step), `parameters`, and `streams`: whether the model answers in pieces.
+ * `steps` (the parameters of a sequence's step), and `streams`: whether the model answers in pieces.
  */
-export function makeAsk(read, { model, version, inputs = [], route, steps = {}, parameters = {}, streams = false }) {
+export function makeAsk(read, { model, version, inputs = [], route, steps = {}, streams = false }) {
   const call = route === "explain" ? null : { model, version, stream: streams, parameters: steps };
   const name = encodeURIComponent(model);
   const number = encodeURIComponent(version);
@@ -26,7 +26,7 @@ export function makeAsk(read, { model, version, inputs = [], route, steps = {}, 
   const stepHeaders = Object.fromEntries(Object.entries(steps).map(([key, value]) => [`ts_request_${key}`, String(value)]));
   const ask = { path: predict, headers: { "content-type": JSON_TYPE, ...stepHeaders }, save: "request.json", call };
   if (read.inputs || read.body !== undefined && read.contentType === undefined) {
-    const all = { ...parameters, ...read.parameters, ...steps };
+    const all = { ...read.parameters, ...steps };
     const written = route === "generate_stream" && read.inputs ? writeGenerate(read.inputs, all) : (read.body ?? writeV2(read.inputs, all));
     const found = call && read.inputs ? { ...call, stream: route === "generate_stream", parameters: all, inputs: read.inputs } : null;
     return { ...ask, path: v2(route), headers: { "content-type": JSON_TYPE }, body: written, call: found };

@@ -12,6 +12,7 @@ import { quotePython, toPython, visibleText } from "./json-text.js";
 
 const LONGEST = 1500; // characters of a body that stands in a line
 const NUMPY = { FP32: "float32", FP64: "float64", FP16: "float16", BF16: "float32", BOOL: "bool_", BYTES: "object_" };
+const NO_CALL = "The client has no call for this request: use curl's line.";
 const isImage = (type) => /^image\//.test(type);
 const isFile = (value) => typeof value !== "string" && value?.name !== undefined;
 
@@ -32,8 +33,8 @@ export function codeLines(ask, context) {
   const file = typeof body === "string" && (body.length > LONGEST || body.includes("\0")) ? save : "";
   return [
     { id: "curl", title: "curl", text: curlLine(ask, context, file) },
-    { id: "python", title: "Python", text: ask.call ? clientLines(ask, context, file) : urllibLines(ask, context, file) },
-    { id: "grpc", title: "gRPC", ...grpcLine(ask, context, file) },
+    { id: "python", title: "Python", ...(ask.call ? { text: clientLines(ask, context, file) } : { note: NO_CALL }) },
+    { id: "grpc", title: "gRPC", ...(ask.call ? grpcLine(ask, context, file) : { note: NO_CALL }) },
   ].map((each) => ({ note: "", ...each, file }));
 }
 
@@ -104,30 +105,13 @@ function clientInputs({ file: array, value, row, inputs }, file) {
   return { numpy, before, text: named(texts) };
 }
 
-// What the client has no call for is asked with what comes with Python.
-function urllibLines({ path, headers, body }, { server, token, answer }, file) {
-  let data = 'b""';
-  if (file || isFile(body)) data = `open(${quotePython(file || body.name)}, "rb").read()`;
-  else if (typeof body === "string") data = `${quotePython(body)}.encode()`;
-  else if (body) return "# Python's own library sends no forms: use curl's line, or a library such as httpx.";
-  const heads = Object.entries(headers).map((pair) => pair.map(quotePython).join(": "));
-  if (token) heads.push('"authorization": "Bearer " + os.environ["TOKEN"]');
-  return [
-    ...(token ? ["import os"] : []), "from urllib.request import Request, urlopen", "",
-    `request = Request(${quotePython(server + path)}, ${data}, {${heads.join(", ")}})`,
-    "with urlopen(request) as answer:",
-    isImage(answer) ? `    open(${quotePython(answerFile(answer))}, "wb").write(answer.read())` : "    print(answer.read().decode())",
-  ].join("\n");
-}
-
 function grpcLine({ call, body }, { grpc, secure, token }, file) {
-  if (!grpc) return { text: "", note: "The server has no gRPC address." };
-  if (!call) return { text: "", note: "This request has no call over gRPC." };
+  if (!grpc) return { note: "The server has no gRPC address." };
   const { model, version, stream, parameters = {}, value, row, inputs } = call;
   const texts = (row ?? []).filter(([, each]) => !isFile(each));
   const words = [];
   let before = "";
-  if (Object.values(parameters).some((each) => typeof each === "object")) return { text: "", note: "gRPC has no parameters that are lists or objects." };
+  if (Object.values(parameters).some((each) => typeof each === "object")) return { note: "gRPC has no parameters that are lists or objects." };
   if (call.file) words.push(call.file.name);
   else if (value) words.push(file || visibleText(value.name ? `{${JSON.stringify(value.name)}: ${value.json}}` : value.json));
   else if (inputs) {
@@ -135,7 +119,7 @@ function grpcLine({ call, body }, { grpc, secure, token }, file) {
     words.push(...(plain ? inputs.map((each) => `${each.name}=${each.json}`) : [file || visibleText(body)]));
   } else if (texts.length === row.length && !file && (row.length > 1 || texts[0][1].json !== undefined)) {
     words.push(visibleText(JSON.stringify({ inputs: texts.map(bytesInput) })));
-  } else if (texts.length && row.length > 1) return { text: "", note: "The command line names no texts beside files." };
+  } else if (texts.length && row.length > 1) return { note: "The command line names no texts beside files." };
   else {
     if (texts.length && !file) before = `printf %s ${quoteShell(row[0][1])} | `;
     words.push(...row.map(([name, each]) => `${name}=${before ? "-" : file || each.name}`));

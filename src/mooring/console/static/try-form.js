@@ -9,10 +9,9 @@ import { bytes } from "./format.js";
 import { indentJson, parseJson } from "./json-text.js";
 import { initialJson, toField } from "./schema-fields.js";
 import { area, findNamed, input, labelled, makeWidget, newId, select, showValue, smallButton, tag } from "./schema-form.js";
-import { checkCount, DATATYPES, fitShape, generateValues, nest, parseShape, readValues, sizeOf, writeV2 } from "./tensor-values.js";
+import { checkCount, DATATYPES, fitShape, nest, parseShape, randomValues, readValues, sizeOf, writeV2 } from "./tensor-values.js";
 
-const MANY = 64; // elements that are still shown to be typed over
-const TYPES = ["application/json", "application/octet-stream", "application/x-npy", "application/x-npz", "image/jpeg", "image/png", "text/plain"];
+const MOST = 10_000; // elements that are made without being asked for
 
 /** What was typed does not fit. */
 export class FormError extends Error {}
@@ -30,7 +29,7 @@ export function makePanes({ description = {}, inputs = [], values, examples }) {
   if (inputs.length) return [tensors, jsonPane(tensors), filePane()];
   const raw = [textPane("Text", json ? "" : body, "text/plain; charset=utf-8"), textPane("JSON", json ? body : "{}", "application/json"), filePane(type), fieldsPane()];
   raw.unshift(...raw.splice(json ? 1 : type.startsWith("text/") ? 0 : 2, 1));
-  return description.kind === "tensors" ? [tensors, jsonPane(tensors), ...raw.filter((each) => each.title !== "JSON")] : raw;
+  return ["tensors", "chain", "ensemble"].includes(description.kind) ? [tensors, jsonPane(tensors), ...raw.filter((each) => each.title !== "JSON")] : raw;
 }
 
 const pane = (title, children, read, more = {}) => ({
@@ -112,18 +111,20 @@ function tensorRow(spec, example, remove) {
   const name = spec ? null : labelled("Name", input());
   const type = spec?.datatype ? null : labelled("Datatype", select(DATATYPES.map((each) => [each])));
   const shape = labelled("Shape", input());
-  const source = labelled("Values from", select([["typed", "as typed"], ["zeros", "all zeros"], ["random"]]));
   const values = labelled("Values", area(1), { text: "Lists as JSON, or numbers with commas between them. Of BYTES a text, or a list of texts." });
   const sent = spec?.optional ? element("input", { type: "checkbox", id: newId() }) : null;
   const declared = spec?.shape ?? null;
   const datatype = () => type?.control.value ?? spec.datatype;
   const tags = spec ? [spec.datatype || "any datatype", declared ? `[${declared.map((size) => (size < 0 ? "any" : size)).join(", ")}]` : "any shape"] : [];
-  const parts = element("div", { class: "try-fields" }, element("div", { class: "try-row" }, [name, type, shape, source].map((each) => each?.root)), values.root);
+  const parts = element("div", { class: "try-fields" }, element("div", { class: "try-row" }, [name, type, shape].map((each) => each?.root)), values.root);
   const root = element("fieldset", { class: "try-group" }, element("legend", {}, spec?.name ?? "Input", tags.map(tag)),
-    sent && element("label", { class: "check" }, sent, "Send this optional input"), parts, remove && smallButton("Remove this input", remove));
-  const show = () => {
-    values.root.hidden = source.control.value !== "typed";
-    parts.hidden = sent !== null && !sent.checked;
+    sent && element("label", { class: "check" }, sent, "Send this optional input"), parts,
+    element("div", { class: "try-tools" }, smallButton("Random values", () => fill()), remove && smallButton("Remove this input", remove)));
+  const show = () => (parts.hidden = sent !== null && !sent.checked);
+  const fill = () => {
+    const sizes = parseShape(shape.control.value).map(Math.abs);
+    values.control.value = writeData({ shape: sizes, data: randomValues(datatype(), sizeOf(sizes)) }, datatype());
+    values.control.dispatchEvent(new Event("input", { bubbles: true }));
   };
   const readTyped = () => {
     const found = readValues(values.control.value, datatype());
@@ -145,7 +146,6 @@ function tensorRow(spec, example, remove) {
     if (tensor) {
       if (name) name.control.value = tensor.name;
       if (type && tensor.datatype) type.control.value = tensor.datatype;
-      source.control.value = "typed";
       shape.control.value = tensor.shape.join(", ");
       values.control.value = writeData(tensor, datatype());
     }
@@ -157,12 +157,7 @@ function tensorRow(spec, example, remove) {
     const tensor = { name: row.name(), datatype: datatype(), declared: !type };
     let box = shape;
     try {
-      const typed = parseShape(shape.control.value);
-      if (source.control.value !== "typed") {
-        const sizes = typed.map(Math.abs);
-        const json = JSON.stringify(generateValues(datatype(), sizeOf(sizes), source.control.value === "random" ? Math.random : null));
-        return { ...tensor, shape: sizes, json, nested: sizes.length === 1 };
-      }
+      parseShape(shape.control.value);
       box = values;
       const { found, sizes } = readTyped();
       checkCount(sizeOf(found.shape), sizes);
@@ -176,8 +171,7 @@ function tensorRow(spec, example, remove) {
   const sizes = (declared ?? [1]).map((size, at) => (size >= 0 ? size : at ? 3 : 1));
   const count = sizeOf(sizes);
   shape.control.value = sizes.join(", ");
-  if (spec && count > MANY) source.control.value = "random";
-  else if (spec) values.control.value = writeData({ shape: sizes, data: spec.datatype === "BYTES" ? Array(count).fill("text") : generateValues(datatype(), count) }, datatype());
+  if (spec && count <= MOST) fill();
   row.write(example);
   return row;
 }
@@ -235,7 +229,7 @@ function readJsonIn(box) {
 /** A text, or JSON that has no schema, as the body. */
 function textPane(title, text, contentType) {
   const box = labelled(title, area(4, { class: "try-code" }));
-  const type = typeBox(contentType);
+  const type = labelled("Content type", input({ value: contentType }));
   box.control.value = text;
   box.control.addEventListener("input", () => box.fail(""));
   return pane(title, [box.root, type.root], () => {
@@ -244,18 +238,11 @@ function textPane(title, text, contentType) {
   });
 }
 
-function typeBox(value) {
-  const list = element("datalist", { id: newId() }, TYPES.map((each) => element("option", { value: each })));
-  const box = labelled("Content type", input({ list: list.id, value }));
-  box.root.append(list);
-  return box;
-}
-
 /** A file as the body: chosen, dropped or pasted; an image is shown. */
 function filePane(wanted = "") {
   const title = wanted.startsWith("image/") ? "Image" : "File";
   const box = labelled(title, element("input", { type: "file", accept: title === "Image" && "image/*" }), { text: "Choose a file, drop one here, or paste one." });
-  const type = typeBox(wanted.includes("*") ? "" : wanted);
+  const type = labelled("Content type", input({ value: wanted.includes("*") ? "" : wanted }));
   const shown = element("figure", { class: "try-preview", hidden: true });
   const drop = element("div", { class: "try-drop" }, box.root, shown);
   let file = null;

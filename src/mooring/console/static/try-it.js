@@ -7,9 +7,7 @@ import { makeAsk, routesFor } from "./asks.js";
 import { codeLines } from "./code-lines.js";
 import { copyButton, element, setText } from "./dom.js";
 import { bytes, milliseconds } from "./format.js";
-import { parseJson } from "./json-text.js";
-import { isObject } from "./schema-fields.js";
-import { area, input, labelled, select } from "./schema-form.js";
+import { input, labelled, select } from "./schema-form.js";
 import { store } from "./store.js";
 import { makeTabs } from "./tabs.js";
 import { timingTable } from "./timing-bars.js";
@@ -25,14 +23,12 @@ class TryIt extends HTMLElement {
     this.tabs = makeTabs("What is sent", this.#panes, () => this.#showRoutes());
     this.route = labelled("Ask by", element("select"));
     this.sequence = this.detail.sequences ? sequenceFields() : null;
-    this.parameters = labelled("Parameters of this request, a JSON object", area(1));
-    this.more = element("details", {}, element("summary", {}, "Parameters"), this.parameters.root);
     this.send = element("button", { type: "submit", class: "primary" }, "Send");
     this.stop = element("button", { type: "button", hidden: true, onclick: () => this.#running?.abort() }, "Stop");
     this.said = element("p", { role: "status", class: "try-status" });
     this.result = element("div", { class: "try-result" });
     const form = element("form", { class: "try-form", novalidate: true, "aria-label": `Ask ${this.model}` },
-      this.tabs.node, this.sequence?.root, this.more, element("div", { class: "toolbar" }, this.route.root, this.send, this.stop, this.said));
+      this.tabs.node, this.sequence?.root, element("div", { class: "toolbar" }, this.route.root, this.send, this.stop, this.said));
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       this.ask();
@@ -61,7 +57,6 @@ class TryIt extends HTMLElement {
     control.replaceChildren(...select(routes).children);
     control.value = routes.some(([route]) => route === before) ? before : routes[0][0];
     root.hidden = routes.length < 2;
-    this.more.hidden = !tensors;
   }
 
   /** Send what the form says, and show what comes. */
@@ -109,23 +104,8 @@ class TryIt extends HTMLElement {
       inputs: this.detail.inputs,
       route: this.route.control.value,
       steps: this.sequence?.read(),
-      parameters: this.more.hidden ? {} : this.#readParameters(),
       streams: Boolean(this.detail.streams || this.detail.values?.streams),
     });
-  }
-
-  #readParameters() {
-    const text = this.parameters.control.value.trim() || "{}";
-    this.parameters.fail("");
-    try {
-      const value = parseJson(text);
-      if (isObject(value)) return value;
-    } catch {
-      // said below
-    }
-    this.more.open = true;
-    this.parameters.fail("a JSON object is needed");
-    throw new FormError("The parameters do not fit.");
   }
 
   async #exchange(ask, signal, start) {
