@@ -13,10 +13,7 @@ export function routesFor({ streams, values, has_explanations: explains }, tenso
   return [...(tensors ? [...generate, ...first] : [...first, ...generate]), ...(explains ? [["explain", "explain"]] : [])];
 }
 
-/**
- * The ask for what a pane read. `model`, `version` ("" is the default one), `inputs` that the model declares, `route`,
- * `steps` (the parameters of a sequence's step), and `streams`: whether the model answers in pieces.
- */
+/** The ask for what a pane read; `version` "" is the default one, `steps` are the parameters of a sequence's step. */
 export function makeAsk(read, { model, version, inputs = [], route, steps = {}, streams = false }) {
   const call = route === "explain" ? null : { model, version, stream: streams, parameters: steps };
   const name = encodeURIComponent(model);

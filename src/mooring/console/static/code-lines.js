@@ -1,12 +1,9 @@
 // The lines of code that ask what the page asked: curl, Python and gRPC. Pure functions.
 //
-// An ask is what was sent: { path, headers, body, save, call }. `body` is text, a File, { fields: [[name, text or File]] }
-// or null; `save` is the file that a long text goes into. `call` says the same in the words of mooring.Client, null where
-// it has none: { model, version, stream, parameters, declared } and one of
-//   inputs  [{ name, datatype, shape, json, declared, nested }]: tensors
-//   value   { json, name }: JSON, all inputs by name or that of one
-//   row     [[name, text, File or { json }]]: bytes by name
-//   file    File: .npy or .npz
+// An ask is what was sent: { path, headers, body, save, call }. `body`: text, a File or { fields: [[name, text or File]] };
+// `save`: the file of a long text; `call`: the same for mooring.Client, null where it has no such call: { model, version,
+// stream, parameters, declared } and `inputs` (tensors), `value` ({ json, name }), `row` ([[name, text, File or { json }]]) or
+// `file` (.npy, .npz).
 
 import { quotePython, toPython, visibleText } from "./json-text.js";
 
@@ -24,17 +21,14 @@ export function quoteShell(text) {
   return `$'${text.replace(/[^]/gu, (each) => (/['\\]/.test(each) ? `\\${each}` : visibleText(each) === each ? each : bytes(each)))}'`;
 }
 
-/**
- * The lines for an ask: [{ id, title, text, note, file }]. `context`: `server` (its address, with a slash at the end),
- * `grpc` (HOST:PORT, or ""), `secure`, `token` (whether one is sent), `answer` (the answer's content type).
- */
+/** The lines for an ask: [{ title, text, note, file }]. `context`: server (URL), grpc (HOST:PORT), secure, token, answer (type). */
 export function codeLines(ask, context) {
   const { body, save } = ask;
   const file = typeof body === "string" && (body.length > LONGEST || body.includes("\0")) ? save : "";
   return [
-    { id: "curl", title: "curl", text: curlLine(ask, context, file) },
-    { id: "python", title: "Python", ...(ask.call ? { text: clientLines(ask, context, file) } : { note: NO_CALL }) },
-    { id: "grpc", title: "gRPC", ...(ask.call ? grpcLine(ask, context, file) : { note: NO_CALL }) },
+    { title: "curl", text: curlLine(ask, context, file) },
+    { title: "Python", ...(ask.call ? { text: clientLines(ask, context, file) } : { note: NO_CALL }) },
+    { title: "gRPC", ...(ask.call ? grpcLine(ask, context, file) : { note: NO_CALL }) },
   ].map((each) => ({ note: "", ...each, file }));
 }
 
@@ -44,10 +38,8 @@ function curlLine({ path, headers, body, call }, { server, token, answer }, file
   const parts = [`curl${call?.stream ? " -N" : ""} ${quoteShell(server + path)}`];
   if (token) parts.push('-H "authorization: Bearer $TOKEN"');
   for (const [name, value] of Object.entries(headers)) parts.push(`-H ${quoteShell(`${name}: ${value}`)}`);
-  if (body === null) parts.push("-X POST");
-  else if (file || isFile(body)) parts.push(`--data-binary ${quoteShell(`@${file || body.name}`)}`);
+  if (file || isFile(body)) parts.push(`--data-binary ${quoteShell(`@${file || body.name}`)}`);
   else if (typeof body === "string") {
-    // In JSON, characters that cannot be seen are written as its own escapes.
     const text = /json/.test(headers["content-type"]) ? visibleText(body) : body;
     parts.push(`${body[0] === "@" ? "--data-raw" : "-d"} ${quoteShell(text)}`);
   }
@@ -74,7 +66,7 @@ function clientLines({ call }, { server, token, answer }, file) {
   return lines.join("\n");
 }
 
-// What goes into a call, as Python: { text, before (lines), numpy (whether it is needed) }.
+// What goes into a call, as Python: { text, before (lines), numpy (needed) }.
 function clientInputs({ file: array, value, row, inputs }, file) {
   const named = (pairs) => `{${pairs.map(([name, text]) => `${quotePython(name)}: ${text}`).join(", ")}}`;
   if (array) {

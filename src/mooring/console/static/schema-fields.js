@@ -1,8 +1,7 @@
 // What of a JSON Schema (2020-12, with OpenAPI's nullable) a form can show: a tree of fields. Pure functions.
 //
 // A field: { kind, path, name, required, nullable, schema } and by kind: object and tuple `fields`, list `item`, either
-// `options` (fields), choice `choices` (JSON). text, integer, number, boolean and file have nothing more. What a form cannot
-// show (open objects, lists of lists, a schema within itself) is of the kind json.
+// `options`, choice `choices` (JSON). What a form cannot show (open objects, lists of lists) is of the kind json.
 
 const DEEPEST = 6;
 

@@ -67,10 +67,7 @@ export function makeWidget(field, label = field.name || "Value") {
   });
 }
 
-function limits({ minimum, exclusiveMinimum, maximum, exclusiveMaximum }) {
-  const all = [["≥", minimum], [">", exclusiveMinimum], ["≤", maximum], ["<", exclusiveMaximum]];
-  return all.filter(([, limit]) => typeof limit === "number").map((each) => each.join(" "));
-}
+const limits = ({ minimum, maximum }) => [["≥", minimum], ["≤", maximum]].filter(([, limit]) => limit !== undefined).map((each) => each.join(" "));
 
 const KINDS = {
   text: (...all) => scalar(area(1), ...all),

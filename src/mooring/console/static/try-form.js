@@ -1,8 +1,7 @@
 // What is asked: the panes of the try-it form. A pane: { id, title, root, read(), fail(message), close() }.
 //
-// `read` returns what is sent: { inputs } tensors (or their `body`, as it was typed), { json } of a function, { body,
-// contentType } or { fields }. It throws a FormError where something does not fit, which is shown beside the field. `fail`
-// shows an error of the server beside the field that it names.
+// `read` returns { inputs } (tensors; or a `body` as it was typed), { json }, { body, contentType } or { fields }. It throws a
+// FormError where something does not fit, shown beside the field. `fail` shows an error of the server beside its field.
 
 import { element } from "./dom.js";
 import { bytes } from "./format.js";
