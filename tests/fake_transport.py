@@ -99,3 +99,28 @@ class FakeContext:
 
     def remove(self, connection):
         self.connections.discard(connection)
+
+
+class FakeResponseTransport:
+    """What one exchange writes its answer to: keeps the bytes."""
+
+    peer = "here"
+
+    def __init__(self):
+        self.raw = b""
+        self.aborted = False
+
+    def write(self, exchange, pieces, *, last):
+        self.raw += b"".join(bytes(piece) for piece in pieces)
+
+    def write_whole(self, exchange, answer):
+        self.raw += answer
+
+    def can_write(self, exchange):
+        return True
+
+    def abort(self, exchange):
+        self.aborted = True
+
+    def switch_protocol(self, exchange, answer, successor):
+        return True

@@ -485,12 +485,18 @@ def test_grpc_tells_in_its_trailing_metadata(server, channel):
     assert "server-timing" not in trailing(call)
 
 
-def test_grpc_errors_tell_what_is_known(server, channel):
+@pytest.mark.parametrize(
+    ("method", "message", "known"),
+    [
+        (f"{V2}ModelInfer", text_request("failing"), PARTS),
+        (f"{V2}ModelInfer", text_request("missing"), {"total"}),
+        (f"{TORCHSERVE}Predictions", ts.PredictionsRequest(), {"total"}),
+    ],
+)
+def test_grpc_errors_tell_what_is_known(server, channel, method, message, known):
     with pytest.raises(grpc.RpcError) as failed:
-        channel.unary_unary(f"{V2}ModelInfer")(
-            text_request("failing").SerializeToString(), metadata=METADATA, timeout=PATIENCE
-        )
-    assert timing_of(trailing(failed.value)["server-timing"])[0].keys() == PARTS
+        channel.unary_unary(method)(message.SerializeToString(), metadata=METADATA, timeout=PATIENCE)
+    assert timing_of(trailing(failed.value)["server-timing"])[0].keys() == known
 
 
 def test_grpc_stream_adds_up_its_requests(server, channel):

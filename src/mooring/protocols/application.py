@@ -228,6 +228,7 @@ class Application:
             if refusal is None:
                 handler(exchange, match)
             else:
+                exchange.timing = None  # how long the check took is nobody's business
                 self._responses.send_refusal(exchange, refusal)
 
         return handle_with_token

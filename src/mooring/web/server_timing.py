@@ -70,8 +70,9 @@ class TimingTransport:
         lines = b"server-timing: %b\r\n" % text.encode() if text else b""
         if timing is not None and streamed and takes_trailers(exchange) and bytes(head).endswith(_CHUNKED):
             self._has_trailer, lines = True, _ANNOUNCED
-        first, end, rest = bytes(head).partition(b"\r\n")  # a head is bytes, never a lent buffer
-        return first + end + lines + self._lines + rest
+        # At the end of the head, which is bytes and never a lent buffer: the log reads the request's id at its beginning.
+        first, end, rest = bytes(head).partition(b"\r\n\r\n")
+        return b"".join((first, b"\r\n", lines, self._lines, end[2:], rest))
 
 
 def takes_trailers(exchange: Exchange) -> bool:

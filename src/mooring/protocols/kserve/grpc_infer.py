@@ -143,6 +143,7 @@ class Inference:
 
     def read(self, message: Payload, call: Rpc) -> DecodedRequest:
         """Decode a message, which is taken over. Raises ``MooringError``."""
+        timing = call.timing  # taken first: an error has it, too
         try:
             request, layout = protobuf.decode_request(
                 message, self._allocator, self._read_region, lenient=self.dialect.lenient
@@ -159,7 +160,7 @@ class Inference:
         request.id = request.id or call.request_id or self._new_id()
         request.deadline = call.deadline
         request.headers = call.custom_metadata
-        request.timing = call.timing
+        request.timing = timing
         if request.parameters:
             try:
                 _apply_schedule(decoded, request.parameters)

@@ -147,6 +147,7 @@ class TorchServeInferenceRpcs:
         return Prediction(self._service, self._build_request(message, call))
 
     def _build_request(self, message: PredictionMessage, call: Rpc) -> InferenceRequest:
+        timing = call.timing  # taken first: an error has it, too
         tensors = [
             Tensor(name, "BYTES", [1], [self._move_to_arena(value)], {"content_type": ""})
             for name, value in message.inputs.items()
@@ -162,7 +163,7 @@ class TorchServeInferenceRpcs:
             form=Form.BODY,
             deadline=call.deadline,
             headers=self._build_headers(message, call),
-            timing=call.timing,
+            timing=timing,
         )
 
     def _build_headers(self, message: PredictionMessage, call: Rpc) -> list[tuple[bytes, bytes]]:
