@@ -164,12 +164,12 @@ def test_an_archive_that_is_not_there_is_said_in_the_dialog(server, open_console
 def test_the_log_follows_its_end_and_is_filtered_and_paused(server, open_console):
     browser = open_console(server, "#/logs")
     browser.find(".log p", "model ready")
-    Select(browser.find("#log-level")).select_by_visible_text("error")
+    Select(browser.find(".toolbar select")).select_by_visible_text("error")
     browser.until(lambda: not browser.find_all(".log p.info"))
-    Select(browser.find("#log-level")).select_by_visible_text("debug")
-    Select(browser.find("#log-model")).select_by_visible_text("spare")
+    Select(browser.find(".toolbar select")).select_by_visible_text("debug")
+    Select(browser.find(".toolbar .field:nth-child(2) select")).select_by_visible_text("spare")
     browser.until(lambda: all("spare" in each.text for each in browser.find_all(".log p")))
-    Select(browser.find("#log-model")).select_by_visible_text("all")
+    Select(browser.find(".toolbar .field:nth-child(2) select")).select_by_visible_text("all")
     ask(server, "fail once more")
     browser.find(".log p", "fail once more")
     end = "const log = document.querySelector('.log'); return log.scrollHeight - log.scrollTop - log.clientHeight"
@@ -189,7 +189,7 @@ def test_settings_are_shown_with_their_sources(server, open_console):
     assert not browser.find_all(".settings > div", "job_queue_size")
     browser.click("label", "Also those that have their default")
     browser.find(".settings > div", "job_queue_size")
-    browser.fill("#settings-filter", "batch")
+    browser.fill(".toolbar input", "batch")
     browser.until(lambda: not browser.find_all(".settings > div", "keep_going"))
 
 

@@ -6,8 +6,7 @@ export const SERVER = new URL("../../", import.meta.url);
 const CONSOLE = new URL("../api/", import.meta.url);
 const TOKEN = "mooring-console-token";
 const LONGEST_SILENCE = 10_000; // ms; the server tells its state every second
-const SHORTEST_PAUSE = 500;
-const LONGEST_PAUSE = 5_000;
+const PAUSES = { first: 500, most: 5_000 }; // ms before the next try
 
 /** An answer that is no success. `status` is 0 where the server was not reached. */
 export class ApiError extends Error {
@@ -49,8 +48,8 @@ export function modelPath(name, version = null) {
 }
 
 /**
- * The response to an inference request: `url` is a path of the server ("v2/models/digits/infer"), `init` what fetch
- * takes. It asks for timings. Raises ApiError where the server is not reached; any status is returned.
+ * The response to an inference request that asks for timings, whatever its status: `url` is a path of the server
+ * ("v2/models/digits/infer"), `init` what fetch takes. Raises ApiError where the server is not reached.
  */
 export async function askInference(url, init = {}) {
   const headers = new Headers(init.headers);
@@ -86,13 +85,7 @@ async function replaceToken(used) {
 }
 
 async function read(response) {
-  const text = await response.text();
-  let body = null;
-  try {
-    body = JSON.parse(text);
-  } catch {
-    // said below, by its status
-  }
+  const body = await response.json().catch(() => null);
   if (!response.ok) throw new ApiError(response.status, body?.error ?? `${response.status} ${response.statusText}`);
   return body;
 }
@@ -100,54 +93,44 @@ async function read(response) {
 /**
  * Read the server's events for ever: `onEvent(type, data)`. The connection is made again whenever it ends, at growing
  * intervals. `onStatus({state, text, retry})` is told what became of it: "live", "lost", "token" (one is needed, and
- * the person gave none), "forbidden"; `retry()` tries at once. Returns what stops it.
+ * the person gave none), "forbidden"; `retry()` tries at once.
  */
-export function readEvents(onEvent, onStatus = () => {}) {
-  const stop = new AbortController();
+export async function readEvents(onEvent, onStatus) {
   let wake = () => {};
   const retry = () => wake();
-  addEventListener("online", retry, { signal: stop.signal });
-  document.addEventListener("visibilitychange", () => document.hidden || retry(), { signal: stop.signal });
-
-  const follow = async () => {
-    let pause = SHORTEST_PAUSE;
-    while (!stop.signal.aborted) {
-      const status = await readStream(onEvent, () => {
-        pause = SHORTEST_PAUSE;
-        onStatus({ state: "live", text: "", retry });
-      }, stop.signal);
-      if (stop.signal.aborted) return;
-      onStatus({ ...status, retry });
-      const time = status.state === "token" ? null : pause;
-      await new Promise((resolve) => {
-        wake = resolve;
-        if (time !== null) setTimeout(resolve, time);
-      });
-      pause = Math.min(pause * 2, LONGEST_PAUSE);
-    }
-  };
-  follow();
-  return () => stop.abort();
+  addEventListener("online", retry);
+  document.addEventListener("visibilitychange", () => document.hidden || retry());
+  for (let pause = PAUSES.first; ; pause = Math.min(pause * 2, PAUSES.most)) {
+    const status = await readStream(onEvent, () => {
+      pause = PAUSES.first / 2;
+      onStatus({ state: "live", text: "", retry });
+    });
+    onStatus({ ...status, retry });
+    await new Promise((resolve) => {
+      wake = resolve;
+      if (status.state !== "token") setTimeout(resolve, pause);
+    });
+  }
 }
 
 /** One connection, from its start to its end; what ended it. `onOpen` is called once it stands. */
-async function readStream(onEvent, onOpen, signal) {
+async function readStream(onEvent, onOpen) {
   const abort = new AbortController();
-  const stop = () => abort.abort();
-  signal.addEventListener("abort", stop);
   // A browser that keeps the page for "back" would keep its connection, too, and has six for a host.
-  addEventListener("pagehide", stop, { signal: abort.signal });
+  addEventListener("pagehide", () => abort.abort(), { signal: abort.signal });
   let silence = 0;
   try {
     const response = await request(new URL("events", CONSOLE), { signal: abort.signal });
-    if (response.status === 401) return { state: "token", text: "" };
-    if (response.status === 403) return { state: "forbidden", text: await reason(response) };
-    if (!response.ok) return { state: "lost", text: await reason(response) };
+    if (!response.ok) {
+      if (response.status === 401) return { state: "token", text: "" };
+      const text = (await response.json().catch(() => null))?.error ?? "";
+      return { state: response.status === 403 ? "forbidden" : "lost", text };
+    }
     onOpen();
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     let rest = "";
     for (;;) {
-      silence = setTimeout(stop, LONGEST_SILENCE);
+      silence = setTimeout(() => abort.abort(), LONGEST_SILENCE);
       const { done, value } = await reader.read();
       clearTimeout(silence);
       if (done) return { state: "lost", text: "" };
@@ -159,25 +142,12 @@ async function readStream(onEvent, onOpen, signal) {
     return { state: "lost", text: "" };
   } finally {
     clearTimeout(silence);
-    signal.removeEventListener("abort", stop);
     abort.abort();
   }
 }
 
-async function reason(response) {
-  try {
-    return (await response.json()).error ?? "";
-  } catch {
-    return "";
-  }
-}
-
 function deliver(block, onEvent) {
-  let type = "message";
-  const data = [];
-  for (const line of block.split("\n")) {
-    if (line.startsWith("event:")) type = line.slice(6).trim();
-    else if (line.startsWith("data:")) data.push(line.slice(5));
-  }
-  if (data.length) onEvent(type, JSON.parse(data.join("\n")));
+  const field = (name) => block.split("\n").filter((line) => line.startsWith(name)).map((line) => line.slice(name.length)).join("\n");
+  const data = field("data:");
+  if (data) onEvent(field("event:").trim(), JSON.parse(data));
 }

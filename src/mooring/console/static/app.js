@@ -3,7 +3,7 @@
 import { askTokenBy } from "./api.js";
 import { element, setAttribute, setText } from "./dom.js";
 import { stateWord, summaryOf } from "./states.js";
-import { store } from "./store.js";
+import { keyOf, store } from "./store.js";
 import { askForToken } from "./token-dialog.js";
 import "./error-list.js";
 import "./log-tail.js";
@@ -21,10 +21,8 @@ function viewOf(hash) {
     const [name, version = null] = rest.map(decode);
     return { tag: "mooring-model", properties: { name, version }, title: name };
   }
-  if (view === "errors") return { tag: "mooring-errors", properties: {}, title: "Errors" };
-  if (view === "logs") return { tag: "mooring-logs", properties: {}, title: "Logs" };
-  if (view === "settings") return { tag: "mooring-settings", properties: {}, title: "Settings" };
-  return { tag: "mooring-models", properties: {}, title: "Models" };
+  const title = { errors: "Errors", logs: "Logs", settings: "Settings" }[view] ?? "Models";
+  return { tag: `mooring-${title.toLowerCase()}`, properties: {}, title };
 }
 
 function decode(part) {
@@ -70,31 +68,24 @@ function showConnection() {
   action.onclick = retry;
 }
 
+/** Tell screen readers what became of the connection; nothing where it stands for the first time. */
 function announceConnection() {
-  const { state } = store.connection;
-  if (state === "live") announce(announcedOnce ? "The connection is back." : "");
-  else announce(CONNECTIONS[state]?.text ?? "");
-  announcedOnce = true;
+  setText(announcer, CONNECTIONS[store.connection.state]?.text ?? (announcer.textContent && "The connection is back."));
 }
 
-let announcedOnce = false;
 let known = new Map();
-
-function announce(text) {
-  setText(announcer, text);
-}
 
 /** Tell screen readers of versions that changed their state, and of nothing else. */
 function announceStates() {
   const now = new Map();
   const changed = [];
   for (const model of store.state.models) {
-    const key = JSON.stringify([model.name, model.version]);
+    const key = keyOf(model);
     now.set(key, model.state);
     if (known.has(key) && known.get(key) !== model.state) changed.push(`${model.name} ${model.version}: ${stateWord({ ...model, loaded_seconds: 0 })}`);
   }
   known = now;
-  if (changed.length) announce(changed.slice(0, 5).join(". "));
+  if (changed.length) setText(announcer, changed.slice(0, 5).join(". "));
 }
 
 function showServer() {

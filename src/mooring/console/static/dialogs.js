@@ -1,6 +1,6 @@
 // Dialogs of the browser's own kind: it keeps the focus inside, closes them on Escape and gives the focus back.
 
-import { element, setText } from "./dom.js";
+import { button, element, setText } from "./dom.js";
 
 let number = 0;
 
@@ -10,11 +10,11 @@ let number = 0;
  */
 export function openDialog({ title, content = [], confirm, danger = false, act }) {
   const id = `dialog-${++number}`;
-  const problem = element("p", { class: "message error", role: "alert", hidden: true });
+  const problem = element("p.message.error", { role: "alert", hidden: true });
   const submit = element("button", { type: "submit", class: danger ? "danger" : "primary" }, confirm);
-  const cancel = element("button", { type: "button", onclick: () => dialog.close() }, "Cancel");
+  const cancel = button("Cancel", () => dialog.close());
   const form = element("form", { method: "dialog" },
-    element("h2", { id }, title), content, problem, element("div", { class: "buttons" }, cancel, submit));
+    element("h2", { id }, title), content, problem, element("div.buttons", cancel, submit));
   const dialog = element("dialog", { "aria-labelledby": id }, form);
   let result = null;
 
@@ -50,6 +50,6 @@ export function field(label, input, note = "") {
   input.id = id;
   const noteId = `${id}-note`;
   if (note) input.setAttribute("aria-describedby", noteId);
-  return element("div", { class: "field" }, element("label", { for: id }, label), input,
-    note && element("p", { class: "muted note", id: noteId }, note));
+  return element("div.field", element("label", { for: id }, label), input,
+    note && element("p.muted.note", { id: noteId }, note));
 }

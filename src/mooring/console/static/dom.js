@@ -2,17 +2,29 @@
 // and never as markup.
 
 /**
- * A new element. Attributes whose value is a function are listeners ("onclick"); true is an empty attribute, and
- * null, undefined and false leave one out. Children are nodes or texts; null and false are left out.
+ * A new element: `element("p.muted", {title: "…"}, "a text", node)`. Attributes may be left out. One whose value is a
+ * function is a listener ("onclick"); true is an empty attribute, and null, undefined and false leave one out. Children
+ * are nodes or texts, or lists of them; null and false are left out.
  */
-export function element(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (typeof value === "function") made.addEventListener(name.slice(2), value);
-    else setAttribute(made, name, value);
+export function element(tag, ...content) {
+  const [name, ...classes] = tag.split(".");
+  const made = document.createElement(name);
+  if (classes.length) made.className = classes.join(" ");
+  for (const [key, value] of Object.entries(isAttributes(content[0]) ? content.shift() : {})) {
+    if (typeof value === "function") made.addEventListener(key.slice(2), value);
+    else setAttribute(made, key, value);
   }
-  made.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  made.append(...content.flat().filter((child) => child !== null && child !== undefined && child !== false));
   return made;
+}
+
+function isAttributes(value) {
+  return typeof value === "object" && value !== null && !(value instanceof Node) && !Array.isArray(value);
+}
+
+/** A button that does this when it is pressed. */
+export function button(text, act, attributes = {}) {
+  return element("button", { type: "button", onclick: act, ...attributes }, text);
 }
 
 /** A new element of SVG, with attributes only. */
@@ -44,14 +56,12 @@ export function modelHref(name, version) {
 
 /** A text that can be copied by a button beside it. */
 export function copyButton(text, label = "Copy") {
-  const button = element("button", { type: "button", class: "small" }, label);
-  button.addEventListener("click", async () => {
-    const wanted = typeof text === "function" ? text() : text;
-    const done = await writeClipboard(wanted);
-    button.textContent = done ? "Copied" : "Not copied";
-    setTimeout(() => (button.textContent = label), 1500);
-  });
-  return button;
+  const copy = button(label, async () => {
+    const done = await writeClipboard(typeof text === "function" ? text() : text);
+    setText(copy, done ? "Copied" : "Not copied");
+    setTimeout(() => setText(copy, label), 1500);
+  }, { class: "small" });
+  return copy;
 }
 
 async function writeClipboard(text) {

@@ -2,61 +2,39 @@
 
 import { element, modelHref, setText } from "./dom.js";
 import { clock, dateTime } from "./format.js";
-import { listing } from "./parts.js";
+import { KeyedList, listing } from "./parts.js";
 import { store, View } from "./store.js";
 
-/** A list of errors whose items stay, open or closed, as others come and go. */
-export class ErrorItems {
-  #items = new Map();
+/** A list of ERRORs. `withModel`: each says which model it is of. */
+export function errorItems(withModel) {
+  const node = element("ul.errors");
+  const list = new KeyedList(node, (error) => error.id, (error) => makeItem(error, withModel));
+  return { node, draw: (errors) => list.draw(errors) };
+}
 
-  constructor({ withModel }) {
-    this.withModel = withModel;
-    this.node = element("ul", { class: "errors" });
-  }
-
-  /** Show these ERRORs, in this order. */
-  draw(errors) {
-    const wanted = new Set(errors.map((error) => error.id));
-    for (const [id, item] of this.#items) {
-      if (wanted.has(id)) continue;
-      item.node.remove();
-      this.#items.delete(id);
-    }
-    let place = this.node.firstElementChild;
-    for (const error of errors) {
-      let item = this.#items.get(error.id);
-      if (!item) this.#items.set(error.id, (item = this.#build(error)));
-      setText(item.time, clock(error.time));
-      item.time.title = dateTime(error.time);
-      item.count.hidden = !(error.count > 1);
-      setText(item.count, `${error.count} times`);
-      if (item.node === place) place = place.nextElementSibling;
-      else this.node.insertBefore(item.node, place);
-    }
-  }
-
-  #build(error) {
-    const time = element("span", { class: "time muted" });
-    const times = element("span", { class: "tag" });
-    const where = this.withModel && error.model
-      ? element("a", { href: modelHref(error.model, error.version) }, `${error.model} ${error.version}`)
-      : null;
-    const id = error.request_id ? element("span", { class: "muted request-id" }, "request ", element("code", {}, error.request_id)) : null;
-    const text = element("span", { class: "text" }, error.message);
-    const body = error.traceback
-      ? element("details", {}, element("summary", {}, text), listing(error.traceback))
-      : element("p", {}, text);
-    const node = element("li", {}, element("p", { class: "origin" }, time, where, times, id), body);
-    return { node, time, count: times };
-  }
+function makeItem(error, withModel) {
+  const time = element("span.muted");
+  const times = element("span.tag");
+  const where = withModel && error.model && element("a", { href: modelHref(error.model, error.version) }, `${error.model} ${error.version}`);
+  const id = error.request_id && element("span.muted.request-id", "request ", element("code", error.request_id));
+  const text = element("span.text", error.message);
+  const body = error.traceback ? element("details", element("summary", text), listing(error.traceback)) : element("p", text);
+  const node = element("li", element("p.origin", time, where, times, id), body);
+  const draw = (now) => {
+    setText(time, clock(now.time));
+    time.title = dateTime(now.time);
+    times.hidden = !(now.count > 1);
+    setText(times, `${now.count} times`);
+  };
+  return { nodes: [node], draw };
 }
 
 export class ErrorList extends View {
   build() {
-    this.items = new ErrorItems({ withModel: true });
-    this.none = element("p", { class: "empty" }, "No request has failed since the server started.");
-    this.card = element("section", { class: "card", "aria-label": "Last errors" }, this.items.node);
-    this.append(element("div", { class: "heading" }, element("h1", {}, "Errors")), this.none, this.card);
+    this.items = errorItems(true);
+    this.none = element("p.empty", "No request has failed since the server started.");
+    this.card = element("section.card", { "aria-label": "Last errors" }, this.items.node);
+    this.append(element("div.heading", element("h1", "Errors")), this.none, this.card);
     this.follow(["errors"], () => {
       this.none.hidden = store.errors.length > 0;
       this.card.hidden = store.errors.length === 0;

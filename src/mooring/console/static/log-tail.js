@@ -1,6 +1,7 @@
 // The end of the log. At most LINES lines are kept and shown; the list follows the end until somebody scrolls back.
 
-import { element, setText } from "./dom.js";
+import { field } from "./dialogs.js";
+import { button, element, setText } from "./dom.js";
 import { clock, dateTime } from "./format.js";
 import { renew } from "./parts.js";
 import { LINES, store, View } from "./store.js";
@@ -14,21 +15,17 @@ export class LogTail extends View {
 
   build() {
     const redraw = () => this.redraw();
-    this.level = element("select", { id: "log-level", onchange: redraw }, LEVELS.map((level) => element("option", { value: level }, level.toLowerCase())));
-    this.level.value = "DEBUG";
-    this.model = element("select", { id: "log-model", onchange: redraw }, element("option", { value: "" }, "all"));
-    this.filter = element("input", { type: "search", id: "log-filter", oninput: redraw });
-    this.pause = element("button", { type: "button", onclick: () => this.togglePause() }, "Pause");
-    this.end = element("button", { type: "button", hidden: true, onclick: () => this.scrollToEnd() }, "To the end");
-    this.list = element("div", { class: "log", tabindex: "0", role: "log", "aria-live": "off", "aria-label": "Lines of the log" });
+    this.level = element("select", { onchange: redraw }, LEVELS.map((level) => element("option", { value: level }, level.toLowerCase())));
+    this.model = element("select", { onchange: redraw }, element("option", { value: "" }, "all"));
+    this.filter = element("input", { type: "search", oninput: redraw });
+    this.pause = button("Pause", () => this.togglePause());
+    this.end = button("To the end", () => this.scrollToEnd(), { hidden: true });
+    this.list = element("div.log", { tabindex: "0", role: "log", "aria-live": "off", "aria-label": "Lines of the log" });
     this.list.addEventListener("scroll", () => (this.end.hidden = this.atEnd()));
-    this.none = element("p", { class: "empty", hidden: true }, "No line of the log is like that.");
-    const named = (label, node) => element("div", { class: "field" }, element("label", { for: node.id }, label), node);
-    this.append(
-      element("div", { class: "heading" }, element("h1", {}, "Logs")),
-      element("div", { class: "toolbar" }, named("At least", this.level), named("Model", this.model),
-        element("div", { class: "field grow" }, element("label", { for: "log-filter" }, "Text"), this.filter), this.pause, this.end),
-      element("section", { class: "card log-card", "aria-label": "Log" }, this.none, this.list));
+    this.none = element("p.empty", { hidden: true }, "No line of the log is like that.");
+    this.append(element("div.heading", element("h1", "Logs")),
+      element("div.toolbar", field("At least", this.level), field("Model", this.model), field("Text", this.filter), this.pause, this.end),
+      element("section.card.log-card", { "aria-label": "Log" }, this.none, this.list));
     store.addEventListener("logs", (event) => (event.detail ? this.add(event.detail) : this.redraw()), { signal: this.gone });
     document.addEventListener("visibilitychange", () => document.hidden || this.redraw(), { signal: this.gone });
     this.follow(["state"], () => this.drawModels());
@@ -95,8 +92,8 @@ function rank(level) {
 
 function makeLine(line) {
   return element("p", { class: line.level.toLowerCase() },
-    element("time", { title: dateTime(line.time) }, clock(line.time)), element("span", { class: "level" }, line.level),
-    element("span", { class: "text" }, line.model && element("span", { class: "model" }, line.model), line.message));
+    element("time", { title: dateTime(line.time) }, clock(line.time)), element("span.level", line.level),
+    element("span.text", line.model && element("span.model", line.model), line.message));
 }
 
 customElements.define("mooring-logs", LogTail);

@@ -3,12 +3,12 @@
 
 import { getJson, modelPath, postJson } from "./api.js";
 import { field, openDialog } from "./dialogs.js";
-import { copyButton, element, modelHref, setAttribute, setText } from "./dom.js";
+import { button, copyButton, element, modelHref, setAttribute, setText } from "./dom.js";
 import { bytes, count, digits, milliseconds, perSecond, seconds } from "./format.js";
-import { Figures, listing } from "./parts.js";
+import { Figures, KeyedList, listing } from "./parts.js";
 import { Sparkline } from "./sparkline.js";
 import { showState } from "./states.js";
-import { store, View } from "./store.js";
+import { keyOf, store, View } from "./store.js";
 
 const MANY = 8; // rows from which on they can be searched
 const COMMAND = "mooring serve app.py:Model";
@@ -31,24 +31,23 @@ const COLUMNS = [
 ];
 
 export class ModelList extends View {
-  #rows = new Map();
-  #order = "";
   #sort = "name";
   #filter = "";
 
   build() {
     this.summary = new Summary();
     this.filter = element("input", { type: "search", placeholder: "Name of a model", "aria-label": "Show models with this name", oninput: () => this.setFilter() });
-    this.body = element("tbody", { role: "rowgroup" });
+    const body = element("tbody", { role: "rowgroup" });
+    this.rows = new KeyedList(body, keyOf, (model) => new Row(model));
     this.heads = new Map(COLUMNS.map((column) => [column.key, this.makeHead(column)]));
     const head = element("tr", { role: "row" }, [...this.heads.values()]);
-    this.table = element("div", { class: "card models" },
-      element("table", { role: "table", "aria-label": "Versions of models" }, element("thead", { role: "rowgroup" }, head), this.body));
+    this.table = element("div.card.models",
+      element("table", { role: "table", "aria-label": "Versions of models" }, element("thead", { role: "rowgroup" }, head), body));
     this.empty = makeEmpty();
-    this.nothing = element("p", { class: "empty", hidden: true }, "No model has this name.");
+    this.nothing = element("p.empty", { hidden: true }, "No model has this name.");
     this.append(
-      element("div", { class: "heading" }, element("h1", {}, "Models"),
-        element("div", { class: "actions" }, this.filter, element("button", { type: "button", onclick: () => this.askRegister() }, "Register…"))),
+      element("div.heading", element("h1", "Models"),
+        element("div.actions", this.filter, button("Register…", () => this.askRegister()))),
       this.summary.node, this.empty, this.table, this.nothing);
     for (const each of [this.summary.node, this.empty, this.table, this.filter]) each.hidden = true;
     this.showSort();
@@ -56,10 +55,9 @@ export class ModelList extends View {
   }
 
   makeHead(column) {
-    const attributes = { role: "columnheader", scope: "col", class: column.number && "number" };
-    if (column.line) return element("th", attributes, element("span", { class: "visually-hidden" }, column.label));
-    if (column.sort === undefined) return element("th", attributes, column.head);
-    return element("th", attributes, element("button", { type: "button", class: "sort", onclick: () => this.setSort(column.key) }, column.head));
+    const { key, head, label, sort } = column;
+    const content = label ? element("span.visually-hidden", label) : sort === undefined ? head : button(head, () => this.setSort(key), { class: "sort" });
+    return element("th", { role: "columnheader", scope: "col", class: column.number && "number" }, content);
   }
 
   setSort(key) {
@@ -90,28 +88,7 @@ export class ModelList extends View {
     const shown = this.sorted(models.filter((model) => model.name.toLowerCase().includes(this.#filter)));
     this.table.hidden = shown.length === 0;
     this.nothing.hidden = shown.length > 0 || models.length === 0;
-    const keys = shown.map((model) => JSON.stringify([model.name, model.version]));
-    const wanted = new Set(keys);
-    for (const [key, row] of this.#rows) {
-      if (wanted.has(key)) continue;
-      row.remove();
-      this.#rows.delete(key);
-    }
-    shown.forEach((model, index) => {
-      let row = this.#rows.get(keys[index]);
-      if (!row) this.#rows.set(keys[index], (row = new Row(model)));
-      row.draw(model, shown[index - 1]?.name === model.name);
-    });
-    const order = keys.join();
-    if (order === this.#order && this.body.childElementCount === 2 * keys.length) return;
-    this.#order = order;
-    let place = this.body.firstElementChild;
-    for (const key of keys) {
-      for (const node of this.#rows.get(key).nodes) {
-        if (node === place) place = place.nextElementSibling;
-        else this.body.insertBefore(node, place);
-      }
-    }
+    this.rows.draw(shown);
   }
 
   /** By name, a model's default version first; or by what was chosen. */
@@ -144,9 +121,9 @@ class Summary {
       ready: "Models ready", rate: "Answers per second", slow: "Slowest p95", waiting: "Waiting", errors: "Failed requests",
       cpu: "CPU", memory: "Memory",
     });
-    this.facts = element("dl", { class: "facts" });
+    this.facts = element("dl.facts");
     this.values = new Map();
-    this.node = element("div", { class: "summary" }, this.figures.node, this.facts);
+    this.node = element("div.summary", this.figures.node, this.facts);
   }
 
   draw({ server, models }) {
@@ -180,7 +157,7 @@ class Summary {
     if (!value) {
       value = element("dd");
       this.values.set(name, value);
-      this.facts.append(element("div", {}, element("dt", {}, name), value));
+      this.facts.append(element("div", element("dt", name), value));
     }
     setText(value, text);
     value.parentElement.hidden = text === "";
@@ -196,7 +173,7 @@ class Row {
     this.rate = new Sparkline("rate");
     this.p95 = new Sparkline("latency");
     this.state = element("span");
-    this.badge = element("span", { class: "tag default" }, "default");
+    this.badge = element("span.tag.default", "default");
     this.link = element("a", { href: modelHref(model.name, model.version), title: model.name }, model.name);
     this.row = element("tr", { role: "row" }, COLUMNS.map((column) => this.makeCell(column, model)));
     this.note = element("tr", { role: "row", class: "reason", hidden: true });
@@ -207,8 +184,8 @@ class Row {
   makeCell(column, model) {
     if (column.key === "name") {
       return element("th", { scope: "row", role: "rowheader", class: "name" }, this.link,
-        model.version && element("span", { class: "version", title: model.version }, model.version), this.badge,
-        element("span", { class: "kind muted" }, model.kind));
+        model.version && element("span.version", { title: model.version }, model.version), this.badge,
+        element("span.kind.muted", model.kind));
     }
     const content = { state: this.state, rateLine: this.rate.node, p95Line: this.p95.node }[column.key];
     const cell = element("td", { role: "cell", class: `${column.key}-cell${column.number ? " number" : ""}${column.line ? " chart-cell" : ""}`, "data-label": column.head || column.label }, content);
@@ -216,12 +193,11 @@ class Row {
     return cell;
   }
 
-  /** `follows`: the row above is of the same model. */
-  draw(model, follows) {
+  draw(model, before) {
     const history = store.history(model.name, model.version);
     const idle = !this.rate.draw(history.rate);
     this.p95.draw(history.p95);
-    setAttribute(this.row, "class", `${model.state.toLowerCase()}${follows ? " follows" : ""}${idle ? " idle" : ""}`);
+    setAttribute(this.row, "class", `${model.state.toLowerCase()}${before?.name === model.name ? " follows" : ""}${idle ? " idle" : ""}`);
     showState(this.state, model);
     this.badge.hidden = !model.is_default || store.versions(model.name).length < 2;
     const { ready, wanted, starting } = model.workers;
@@ -249,7 +225,7 @@ class Row {
       return;
     }
     const traceback = listing("…");
-    const details = element("details", {}, element("summary", {}, reason), traceback);
+    const details = element("details", element("summary", reason), traceback);
     details.addEventListener("toggle", async () => details.open && setText(traceback, await this.fetchTraceback()));
     this.note.replaceChildren(element("td", { role: "cell", colspan: COLUMNS.length }, details));
   }
@@ -264,18 +240,14 @@ class Row {
     const error = store.errors.find((each) => each.model === this.name && each.version === this.version && each.traceback);
     return error?.traceback ?? "No traceback: no worker of it got so far.";
   }
-
-  remove() {
-    for (const node of this.nodes) node.remove();
-  }
 }
 
 function makeEmpty() {
-  return element("section", { class: "card nothing", hidden: true },
-    element("h2", {}, "No model is served yet"),
-    element("p", {}, "Start the server with one: a Python function or class, a model file, a folder or an archive."),
-    element("p", { class: "command" }, element("code", {}, COMMAND), copyButton(COMMAND)),
-    element("p", {}, "Without a model at hand, ", element("code", {}, "mooring init my-model"), " writes a small one and its test. An archive of the model store can be registered here."));
+  return element("section.card.nothing", { hidden: true },
+    element("h2", "No model is served yet"),
+    element("p", "Start the server with one: a Python function or class, a model file, a folder or an archive."),
+    element("p.command", element("code", COMMAND), copyButton(COMMAND)),
+    element("p", "Without a model at hand, ", element("code", "mooring init my-model"), " writes a small one and its test. An archive of the model store can be registered here."));
 }
 
 function compare(a, b) {

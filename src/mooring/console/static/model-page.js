@@ -2,8 +2,8 @@
 
 import { getJson, modelPath, postJson } from "./api.js";
 import { openDialog, field } from "./dialogs.js";
-import { element, modelHref, setAttribute, setText } from "./dom.js";
-import { ErrorItems } from "./error-list.js";
+import { button, element, modelHref, setAttribute, setText } from "./dom.js";
+import { errorItems } from "./error-list.js";
 import { bytes, clock, count, dateTime, digits, milliseconds, perSecond, seconds } from "./format.js";
 import { card, Figures, listing, renew, table } from "./parts.js";
 import { Sparkline } from "./sparkline.js";
@@ -26,10 +26,10 @@ export class ModelPage extends View {
 
   build() {
     this.state = element("span");
-    this.badge = element("span", { class: "tag default", hidden: true }, "default");
-    this.others = element("ul", { class: "versions", "aria-label": "Versions" });
-    this.actions = element("div", { class: "actions" });
-    this.said = element("p", { class: "message", role: "status", hidden: true });
+    this.badge = element("span.tag.default", { hidden: true }, "default");
+    this.others = element("ul.versions", { "aria-label": "Versions" });
+    this.actions = element("div.actions");
+    this.said = element("p.message", { role: "status", hidden: true });
     this.fault = card("Why it is not ready");
     this.fault.classList.add("fault");
     this.live = new LiveFigures();
@@ -37,16 +37,16 @@ export class ModelPage extends View {
     this.schema = card("Inputs and outputs");
     this.workers = card("Workers");
     this.about = card("Description");
-    this.errorItems = new ErrorItems({ withModel: false });
+    this.errorItems = errorItems(false);
     this.errors = card("Last errors", this.errorItems.node);
-    this.heading = element("h1", {}, this.name, this.version ? element("span", { class: "version" }, ` ${this.version}`) : null);
+    this.heading = element("h1", this.name, this.version ? element("span.version", ` ${this.version}`) : null);
     this.append(
-      element("p", { class: "trail" }, element("a", { href: "#/" }, "All models")),
-      element("div", { class: "heading" }, this.heading, this.badge, this.state, this.actions),
+      element("p.trail", element("a", { href: "#/" }, "All models")),
+      element("div.heading", this.heading, this.badge, this.state, this.actions),
       this.others, this.said, this.fault, this.live.node,
-      element("div", { class: "columns" },
-        element("div", { class: "column" }, this.trial, this.errors),
-        element("div", { class: "column" }, this.schema, this.workers, this.about)),
+      element("div.columns",
+        element("div.column", this.trial, this.errors),
+        element("div.column", this.schema, this.workers, this.about)),
     );
     this.makeActions();
     this.follow(["state"], () => this.drawState());
@@ -55,7 +55,6 @@ export class ModelPage extends View {
   }
 
   makeActions() {
-    const button = (text, act, more = {}) => element("button", { type: "button", onclick: act, ...more }, text);
     this.load = button("Load", () => this.perform("load", { version: this.version || undefined }, "Load"), { class: "primary" });
     this.scale = button("Scale…", () => this.askScale());
     this.makeDefault = button("Make default…", () => this.askDefault());
@@ -102,7 +101,7 @@ export class ModelPage extends View {
   drawVersions(versions) {
     this.others.hidden = versions.length < 2;
     renew(this.others, versions.map((each) => [each.version, each.is_default]), () => versions.map((each) =>
-      element("li", {}, element("a", { href: modelHref(each.name, each.version), "aria-current": each.version === this.version && "page" },
+      element("li", element("a", { href: modelHref(each.name, each.version), "aria-current": each.version === this.version && "page" },
         each.version || "no version", each.is_default ? " (default)" : ""))));
   }
 
@@ -110,7 +109,7 @@ export class ModelPage extends View {
     const reason = row.state === "READY" || row.reason === "not loaded" ? "" : row.reason;
     const traceback = this.#detail?.description.detail;
     this.fault.hidden = !reason;
-    renew(this.fault.body, [reason, traceback], () => [element("p", { class: "bad" }, reason), traceback && listing(traceback)]);
+    renew(this.fault.body, [reason, traceback], () => [element("p.bad", reason), traceback && listing(traceback)]);
   }
 
   drawErrors() {
@@ -146,23 +145,23 @@ export class ModelPage extends View {
   drawSchema({ inputs = [], outputs = [], values }) {
     this.schema.hidden = !(values || inputs.length || outputs.length);
     renew(this.schema.body, [inputs, outputs, values], () => (values
-      ? [values.text && element("p", {}, values.text), schemaBlock("Request", values.request), schemaBlock("Response", values.response)]
+      ? [values.text && element("p", values.text), schemaBlock("Request", values.request), schemaBlock("Response", values.response)]
       : [tensorTable("Inputs", inputs), tensorTable("Outputs", outputs)]));
   }
 
   drawWorkers(workers) {
     this.workers.hidden = workers.length === 0 || !isServed(this.row);
     renew(this.workers.body, workers, () => [table(["Worker", "*PID", "State", "*Memory", "Started"], workers.map((worker) =>
-      element("tr", {}, element("th", { scope: "row" }, worker.id), element("td", { class: "number" }, String(worker.pid)),
-        element("td", {}, worker.state.toLowerCase()), element("td", { class: "number" }, bytes(worker.memory)),
+      element("tr", element("th", { scope: "row" }, worker.id), element("td.number", String(worker.pid)),
+        element("td", worker.state.toLowerCase()), element("td.number", bytes(worker.memory)),
         element("td", { title: dateTime(worker.started) }, sinceText(worker.started)))))]);
   }
 
   drawDescription(description) {
     const pairs = Object.entries(description).filter(([key, value]) => !SHOWN.has(key) && !isEmpty(value));
     this.about.hidden = pairs.length === 0;
-    renew(this.about.body, pairs, () => [element("dl", { class: "pairs" },
-      pairs.flatMap(([key, value]) => [element("dt", {}, key.replaceAll("_", " ")), element("dd", {}, readable(key, value))]))]);
+    renew(this.about.body, pairs, () => [element("dl.pairs",
+      pairs.flatMap(([key, value]) => [element("dt", key.replaceAll("_", " ")), element("dd", readable(key, value))]))]);
   }
 
   async perform(action, body, word) {
@@ -187,7 +186,7 @@ export class ModelPage extends View {
   async askUnload() {
     const done = await openDialog({
       title: `Unload ${this.name} ${this.version}?`,
-      content: [element("p", {}, "Requests that it has are answered. New ones are refused until it is loaded again.")],
+      content: [element("p", "Requests that it has are answered. New ones are refused until it is loaded again.")],
       confirm: "Unload", danger: true,
       act: () => postJson(`${modelPath(this.name)}/unload`, { version: this.version }),
     });
@@ -197,7 +196,7 @@ export class ModelPage extends View {
   async askDefault() {
     const done = await openDialog({
       title: `Make ${this.version} the default?`,
-      content: [element("p", {}, `Requests to ${this.name} that name no version will go to ${this.version}.`)],
+      content: [element("p", `Requests to ${this.name} that name no version will go to ${this.version}.`)],
       confirm: "Make default",
       act: () => postJson(`${modelPath(this.name)}/default`, { version: this.version }),
     });
@@ -231,12 +230,12 @@ class LiveFigures {
     });
     this.rate = new Sparkline("rate");
     this.p95 = new Sparkline("latency");
-    this.rateTop = element("span", { class: "muted" });
-    this.p95Top = element("span", { class: "muted" });
-    this.charts = element("div", { class: "charts" },
+    this.rateTop = element("span.muted");
+    this.p95Top = element("span.muted");
+    this.charts = element("div.charts",
       chart("Answers per second, last two minutes", this.rateTop, this.rate),
       chart("Latency p95, last two minutes", this.p95Top, this.p95));
-    this.node = element("div", { class: "live" }, this.figures.node, this.charts);
+    this.node = element("div.live", this.figures.node, this.charts);
   }
 
   draw(row, history) {
@@ -270,7 +269,7 @@ function isServed(row) {
 }
 
 function chart(title, top, line) {
-  return element("figure", { class: "card chart" }, element("figcaption", {}, title, top), line.node);
+  return element("figure.card.chart", element("figcaption", title, top), line.node);
 }
 
 function shapeText(shape) {
@@ -285,9 +284,9 @@ function sinceText(epoch) {
 
 function tensorTable(title, tensors) {
   if (!tensors.length) return null;
-  const rows = tensors.map((tensor) => element("tr", {},
-    element("th", { scope: "row" }, tensor.name, tensor.optional ? element("span", { class: "tag" }, "optional") : null),
-    element("td", {}, tensor.datatype), element("td", { class: "mono" }, shapeText(tensor.shape))));
+  const rows = tensors.map((tensor) => element("tr",
+    element("th", { scope: "row" }, tensor.name, tensor.optional ? element("span.tag", "optional") : null),
+    element("td", tensor.datatype), element("td.mono", shapeText(tensor.shape))));
   const made = table([title, "Type", "Shape"], rows);
   made.classList.add("even");
   return made;
@@ -295,7 +294,7 @@ function tensorTable(title, tensors) {
 
 function schemaBlock(title, schema) {
   if (!schema) return null;
-  return element("details", {}, element("summary", {}, title), listing(JSON.stringify(schema, null, 2), `JSON Schema: ${title}`));
+  return element("details", element("summary", title), listing(JSON.stringify(schema, null, 2), `JSON Schema: ${title}`));
 }
 
 function isEmpty(value) {

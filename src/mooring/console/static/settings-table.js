@@ -1,6 +1,7 @@
 // The settings in force, by group, each with where it came from. At first only those that somebody has set.
 
 import { getJson } from "./api.js";
+import { field } from "./dialogs.js";
 import { element, setText } from "./dom.js";
 import { View } from "./store.js";
 
@@ -9,15 +10,12 @@ export class SettingsTable extends View {
 
   build() {
     const redraw = () => this.redraw();
-    this.filter = element("input", { type: "search", id: "settings-filter", oninput: redraw });
-    this.all = element("input", { type: "checkbox", id: "settings-all", onchange: redraw });
-    this.said = element("p", { class: "muted" }, "Reading the settings…");
-    this.groups = element("div", { class: "groups" });
-    this.append(
-      element("div", { class: "heading" }, element("h1", {}, "Settings")),
-      element("div", { class: "toolbar" },
-        element("div", { class: "field grow" }, element("label", { for: "settings-filter" }, "Name or text"), this.filter),
-        element("label", { class: "check" }, this.all, "Also those that have their default")),
+    this.filter = element("input", { type: "search", oninput: redraw });
+    this.all = element("input", { type: "checkbox", onchange: redraw });
+    this.said = element("p.muted", "Reading the settings…");
+    this.groups = element("div.groups");
+    this.append(element("div.heading", element("h1", "Settings")),
+      element("div.toolbar", field("Name or text", this.filter), element("label.check", this.all, "Also those that have their default")),
       this.said, this.groups);
     this.load();
     this.follow(["connection"], () => this.load());
@@ -43,18 +41,18 @@ export class SettingsTable extends View {
     setText(this.said, `${changed.length} of ${this.#settings.length} settings are set; the others have their default.`
       + (shown.length ? "" : text ? " None is like that." : " Show them all to read what there is."));
     this.groups.replaceChildren(...[...groups].map(([name, settings]) =>
-      element("section", { class: "card" }, element("h2", {}, name), element("dl", { class: "settings" }, settings.map(makeSetting)))));
+      element("section.card", element("h2", name), element("dl.settings", settings.map(makeSetting)))));
   }
 }
 
 function makeSetting(setting) {
   const set = setting.source !== "default";
   return element("div", { class: set && "changed" },
-    element("dt", {}, element("code", {}, setting.name)),
-    element("dd", { class: "value" }, element("code", {}, setting.value === "" ? "empty" : setting.value),
-      set && setting.default !== setting.value && element("span", { class: "muted" }, " default ", element("code", {}, setting.default === "" ? "empty" : setting.default))),
-    element("dd", { class: "source" }, set ? element("span", { class: "tag default" }, setting.source) : element("span", { class: "muted" }, "default")),
-    element("dd", { class: "text muted" }, setting.text));
+    element("dt", element("code", setting.name)),
+    element("dd.value", element("code", setting.value === "" ? "empty" : setting.value),
+      set && setting.default !== setting.value && element("span.muted", " default ", element("code", setting.default === "" ? "empty" : setting.default))),
+    element("dd.source", set ? element("span.tag.default", setting.source) : element("span.muted", "default")),
+    element("dd.text.muted", setting.text));
 }
 
 customElements.define("mooring-settings", SettingsTable);

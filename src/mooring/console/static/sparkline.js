@@ -21,26 +21,24 @@ export class Sparkline {
   /** Draw these values, at most POINTS of them, from 0 to the largest; that one. */
   draw(values) {
     const top = values.reduce((most, value) => Math.max(most, value ?? 0), 0);
-    const step = POINTS / (POINTS - 1);
-    const left = POINTS - values.length;
+    const first = POINTS - values.length;
     let line = "";
     let area = "";
     let start = null;
-    let last = 0;
+    let x = 0;
+    const close = () => {
+      if (start !== null) area += `L${x} ${HEIGHT}H${start}Z`;
+      start = null;
+    };
     values.forEach((value, index) => {
-      if (value === null) {
-        if (start !== null) area += `L${last} ${HEIGHT}L${start} ${HEIGHT}Z`;
-        start = null;
-        return;
-      }
-      const x = round((left + index) * step);
-      const y = round(HEIGHT - 1.5 - (top ? (value / top) * (HEIGHT - 3) : 0));
-      line += `${start === null ? "M" : "L"}${x} ${y}`;
-      area += `${start === null ? "M" : "L"}${x} ${y}`;
+      if (value === null) return close();
+      x = round((first + index) * (POINTS / (POINTS - 1)));
+      const point = `${start === null ? "M" : "L"}${x} ${round(HEIGHT - 1.5 - (top ? (value / top) * (HEIGHT - 3) : 0))}`;
+      line += point;
+      area += point;
       start ??= x;
-      last = x;
     });
-    if (start !== null) area += `L${last} ${HEIGHT}L${start} ${HEIGHT}Z`;
+    close();
     setAttribute(this.line, "d", line || "M0 0");
     setAttribute(this.area, "d", area || "M0 0");
     return top;

@@ -34,7 +34,7 @@ class Store extends EventTarget {
 
   /** The last two minutes of a version: {rate, p95}, a number or null for each second. */
   history(name, version) {
-    return this.#histories.get(keyOf(name, version)) ?? { rate: [], p95: [] };
+    return this.#histories.get(keyOf({ name, version })) ?? { rate: [], p95: [] };
   }
 
   /** Take an event in: of the stream, or of a test. */
@@ -59,7 +59,7 @@ class Store extends EventTarget {
     this.state = state;
     const seen = new Set();
     for (const model of state.models) {
-      const key = keyOf(model.name, model.version);
+      const key = keyOf(model);
       seen.add(key);
       let history = this.#histories.get(key);
       if (!history) this.#histories.set(key, (history = { rate: [], p95: [] }));
@@ -105,7 +105,8 @@ class Store extends EventTarget {
   }
 }
 
-function keyOf(name, version) {
+/** What tells a version from all others. */
+export function keyOf({ name, version }) {
   return JSON.stringify([name, version]);
 }
 
