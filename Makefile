@@ -38,7 +38,7 @@ DIGITS_FILES := $(addprefix examples/digits/,model.py digits.pt handler.py index
 # Otherwise each of the thousands of processes that tests start compiles every module again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: serve test unit long check docs record-exchanges fuzz soak bench bench-peers overload faults clean install
+.PHONY: serve test unit long check docs record-exchanges fuzz soak bench bench-peers overload faults clean pictures install
 .DELETE_ON_ERROR:
 
 serve: $(READY) $(DIGITS)
@@ -82,6 +82,10 @@ check: $(INSTALLED)
 # The site with search, from docs/, in seconds: plain files in build/docs. A warning or a dead link is an error.
 docs: $(DOCUMENTING)
 	$(BIN)/python scripts/build_docs.py $(ARGS)
+
+# The console's pictures in docs/pictures, anew: a test fails where the page has changed since they were taken. Look at them.
+pictures: $(INSTALLED) $(DIGITS)
+	$(BIN)/python scripts/screenshots.py $(ARGS)
 
 bench: $(INSTALLED) $(DIGITS)
 	$(BIN)/python benchmarks/run.py $(ARGS)
