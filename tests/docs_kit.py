@@ -24,7 +24,7 @@ def built_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if not report.exists():
             built = subprocess.run(
                 [sys.executable, str(BUILD), "--output", str(site)],
-                check=False, capture_output=True, text=True, timeout=110,
+                check=False, capture_output=True, text=True, timeout=280,
             )  # fmt: skip
             report.write_text(built.stderr or ("" if built.returncode == 0 else f"status {built.returncode}"))
     assert report.read_text() == ""

@@ -9,6 +9,9 @@ from selenium.webdriver.common.keys import Keys
 PAGES = ("index", "ARCHITECTURE", "guide-models", "reference/commands", "reference/python-api")
 
 
+pytestmark = pytest.mark.timeout(300)  # the first test waits for the build
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     return built_site(tmp_path_factory)

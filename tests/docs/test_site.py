@@ -5,6 +5,7 @@ import re
 import runpy
 import subprocess
 import sys
+import tomllib
 from html import unescape
 
 import pytest
@@ -18,7 +19,7 @@ snowballstemmer = pytest.importorskip(
 
 build_docs = runpy.run_path(str(BUILD))
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]  # the first test waits for the build
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,12 @@ def test_each_page_of_the_folder_is_on_the_site_and_in_the_navigation(site, page
     assert [
         str(file) for file in files if f'href="{file}"' not in contents and str(file) != "index.html"
     ] == []
+
+
+def test_the_documentation_is_no_part_of_the_wheel():
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert wheel["packages"] == ["src/mooring"]
+    assert not any(name.startswith("docs") for name in wheel["force-include"])
 
 
 def test_a_dead_link_is_found(tmp_path):
