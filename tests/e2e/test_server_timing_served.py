@@ -132,6 +132,33 @@ def handle(data, context):
     context.stopping_criteria = [lambda result: None for _ in data]
     return ["once"] * len(data)
 """
+TRITON = """
+import time
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def execute(self, requests):
+        time.sleep(0.05)
+        answers = []
+        for request in requests:
+            array = pb_utils.get_input_tensor_by_name(request, "x").as_numpy()
+            answer = pb_utils.InferenceResponse([pb_utils.Tensor("y", array)])
+            if DECOUPLED:
+                sender = request.get_response_sender()
+                sender.send(answer)
+                time.sleep(0.05)
+                sender.send(answer, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+            answers.append(answer)
+        return None if DECOUPLED else answers
+"""
+TRITON_CONFIG = """
+backend: "python"
+max_batch_size: 4
+input { name: "x" data_type: TYPE_FP32 dims: [ 1 ] }
+output { name: "y" data_type: TYPE_FP32 dims: [ 1 ] }
+"""
+DECOUPLED = "model_transaction_policy { decoupled: true }"
 SEQUENCE = """
 class Model:
     def infer(self, x, sequence_id, sequence_start, sequence_end):
@@ -169,6 +196,9 @@ def server(request, tmp_path_factory):
     )
     add("cached", CACHED, {"model.py": cached}, "config.pbtxt")
     add("ensemble", ENSEMBLE, {}, "config.pbtxt")
+    add("triton", TRITON_CONFIG, {"model.py": f"DECOUPLED = False\n{TRITON}"}, "config.pbtxt")
+    decoupled = {"model.py": f"DECOUPLED = True\n{TRITON}"}
+    add("decoupled", TRITON_CONFIG + DECOUPLED, decoupled, "config.pbtxt")
     add("explained", "", {"model.py": EXPLAINED})
     add("sequence", SEQUENCE_CONFIG, {"model.py": SEQUENCE})
     handlers = [
@@ -511,6 +541,24 @@ def test_grpc_stream_adds_up_its_requests(server, channel):
     assert parts["model"] >= 1.5 * SLEEP * 1000  # they run at the same time, and a moment counts once
 
 
+def test_models_of_tritons_python_backend_tell_the_parts(server, channel):
+    answer = server.ask("POST", "/v2/models/triton/infer", v2_body("x", "FP32", 1.0, 2.0), ASK)
+    assert answer.code == 200, answer
+    parts, rows = timing_of(answer.headers["server-timing"])
+    assert (parts.keys(), rows) == (PARTS, "2 rows")
+    assert parts["model"] >= SLEEP * 1000
+    tensor = v2.ModelInferRequest.InferInputTensor(name="x", datatype="FP32", shape=[1, 1])
+    tensor.contents.fp32_contents.append(1.0)
+    message = v2.ModelInferRequest(model_name="decoupled", inputs=[tensor]).SerializeToString()
+    call = channel.stream_stream(f"{V2}ModelStreamInfer")(
+        iter([message]), metadata=METADATA, timeout=PATIENCE
+    )
+    assert len(list(call)) >= 2
+    parts, rows = timing_of(trailing(call)["server-timing"])
+    assert (parts.keys(), rows) == (PARTS, "1 row")
+    assert parts["model"] >= 2 * SLEEP * 1000 - 1  # the clock of the sleep may be a little off
+
+
 def test_torchserve_grpc_tells_in_its_trailing_metadata(server, channel):
     message = ts.PredictionsRequest(model_name="plain", input={"data": b"a"}).SerializeToString()
     _, call = channel.unary_unary(f"{TORCHSERVE}Predictions").with_call(
@@ -544,7 +592,7 @@ def test_many_at_once_have_each_their_own(server):
 
 def test_setting_has_every_answer_tell(tmp_path):
     (tmp_path / "plain.py").write_text("def infer(text: str) -> str:\n    return text\n")
-    server = Server(tmp_path, "plain.py:infer", "--server-timing").started()
+    server = Server(tmp_path, "plain.py:infer", "--server-timing", "--access-log").started()
     try:
         with Wire(server.port) as wire:
             for _ in range(3):
@@ -555,6 +603,11 @@ def test_setting_has_every_answer_tell(tmp_path):
                 text_request("plain").SerializeToString(), timeout=PATIENCE
             )
             assert "server-timing" in trailing(call)
+        missing = server.ask("POST", "/predictions/missing", b"x", "x-request-id: mine")
+        assert timing_of(missing.headers["server-timing"])[0].keys() == {"total"}
         assert server.stop() == 0
+        logged = [line for line in server.log.splitlines() if " request method=" in line and "plain" in line]
+        assert len(logged) == 4
+        assert "request=mine" in server.log
     finally:
         server.kill()
