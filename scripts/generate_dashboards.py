@@ -412,7 +412,7 @@ def _servers() -> list[Panel]:
         ),
         lines(
             "Memory of bodies",
-            "Bodies that the server holds, and how much they may take. Requests above the limit are refused.",
+            "Memory that bodies take beyond the arena, and how much they may take. A limit of 0 is none.",
             Query(gauge("mooring_body_memory_used_bytes", SERVER, "instance"), "used, {{instance}}"),
             Query(gauge("mooring_body_memory_limit_bytes", SERVER, "instance"), "limit, {{instance}}"),
             unit="bytes",
@@ -491,8 +491,8 @@ def _model_requests() -> list[Panel]:
         ),
         lines(
             "Where the time goes",
-            "Means per request: the wait for a worker, and all of the rest, of which most is the model's call; and per "
-            "call of the model, whose requests share it.",
+            "Means: how long a request waits for a worker, how long a call of the model takes, which the requests of a "
+            "batch share, and how long a whole request takes.",
             Query(mean("mooring_queue_duration_seconds", VERSIONS), "waits for a worker"),
             Query(mean("mooring_inference_duration_seconds", VERSIONS), "call of the model"),
             Query(mean("mooring_request_duration_seconds", VERSIONS), "whole request"),
