@@ -18,6 +18,7 @@ FIRST = (
     "tests/workers/test_frozen.py",
     "tests/workers/test_faults.py",
     "tests/docs/",
+    "tests/deploy/",
     "tests/e2e/",
     "tests/repository/test_requirements.py",
     "tests/workers/",
