@@ -15,6 +15,7 @@ What a page may hold, from its top to its bottom:
   ``run COMMAND``        one more command, whatever it prints
   ``file NAME`` TEXT     the lines after the first are written to this file
   ``keep``               the next server is started beside those that run
+  ``stop``               the servers that run are stopped
   ``log``                the next block is part of what the last server has logged
   ``skip REASON``        the next block is not run
 
@@ -326,6 +327,9 @@ esac""",
                 (self.folder / step.text).symlink_to(ROOT / step.text)
             case "keep":
                 self._keep = True
+            case "stop":
+                for port in list(self._servers):
+                    self._stop_server(port)
             case "needs" | "skip":
                 pass
             case _:
