@@ -84,10 +84,7 @@ _STARTS_A_SERVER = re.compile(
     r"(?:\w+=\S+ )*(?:\.venv/bin/)?mooring (?:serve|tritonserver|amdinfer-server|torchserve .*--foreground)\b(?!.*--help)"
 )
 _STARTS_IN_THE_BACKGROUND = re.compile(r"mooring torchserve .*--start\b(?!.*--foreground)")
-_IS_UP = re.compile(
-    r"^(?:Mooring is up\.|Model server started\.|HTTP server starting .*|Started Metrics Service .*)$",
-    re.MULTILINE,
-)
+_IS_UP = re.compile(r"Mooring is up\.|Model server started\.|HTTP server starting |Started Metrics Service ")
 
 
 class Step(NamedTuple):

@@ -93,10 +93,10 @@ def test_each_public_name_and_each_command_is_in_the_reference(site, pages):
 
 # What a reader asks, and the page and the heading where the answer is.
 QUESTIONS = {
-    "How do I move my TorchServe service?": ("guide-torchserve.html", "Starting like TorchServe"),
-    "Why is my model not ready?": ("guide-models.html", "Models that cannot be served"),
-    "How do I batch?": ("guide-models.html", "When requests are batched"),
-    "How do I expose it safely?": ("guide-tokens.html", "When they are on"),
+    "How do I move my TorchServe service?": ("roles/torchserve-operator.html", "3. Start it"),
+    "Why is my model not ready?": ("troubleshooting.html", "A model is not ready"),
+    "How do I batch?": ("batching.html", "A function or class"),
+    "How do I expose it safely?": ("roles/platform-engineer.html", "Expose it safely"),
 }
 
 
