@@ -17,6 +17,14 @@ SKIPPED = {
         "make soak",
         "make soak REQUESTS=10000000 ARGS=--write",
     ],
+    "docs/start/install.md": [
+        "pip install .",
+        "pip install torch --index-url https://download.pytorch.org/whl/cpu",
+        'pip install ".[torchserve]"',
+        'pip install -c constraints.txt ".[torchserve,onnx]"',
+        "make serve",
+        "make test",
+    ],
     "examples/text_classification/README.md": ['pip install "mooring[llm]"'],
     "src/mooring/cli/templates/function/README.md": ["pip install -r requirements.txt"],
     "src/mooring/cli/templates/handler/README.md": ["pip install -r requirements.txt"],
@@ -30,6 +38,7 @@ WITH_BLOCKS = [page for page in pages() if "```console" in (ROOT / page).read_te
 
 
 @pytest.mark.processes
+@pytest.mark.timeout(300)  # a page has up to ten servers, some of which import torch
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the commands of the pages need curl")
 @pytest.mark.parametrize(
     "page",
