@@ -312,6 +312,31 @@ def test_each_query_of_each_board_shows_something(prometheus, server, gpu_page, 
         pytest.fail(f"{asked.panel}: no value above 0: {shown}")
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        "sum by (model_name) (rate(ts_inference_requests_total[5s]))",
+        'rate(ts_inference_requests_total{model_name="adder",model_version="default"}[5s])',
+        "rate(ts_inference_latency_microseconds[5s]) / rate(ts_inference_requests_total[5s]) / 1000",
+        "rate(ts_queue_latency_microseconds[5s]) / rate(ts_inference_requests_total[5s]) / 1000",
+        'sum by (Hostname) (rate(Requests2XX{Level="Host"}[5s]))',
+        'sum by (Hostname) (rate(Requests4XX{Level="Host"}[5s]))',
+        'sum by (Hostname) (rate(Requests5XX{Level="Host"}[5s]))',
+        'avg by (Hostname) (CPUUtilization{Level="Host"})',
+        "MemoryUsed / (MemoryUsed + MemoryAvailable)",
+        "DiskUtilization",
+        'GPUUtilization{DeviceId="0"}',
+        "QueueTime",
+        "WorkerThreadTime",
+        'WorkerLoadTime{WorkerName=~"W-9.*"}',
+        'PredictionTime{ModelName="lengths",Level="Model"}',
+        'HandlerTime{ModelName="lengths",Level="Model"}',
+    ],
+)
+def test_queries_of_dashboards_for_torchserve_show_something(prometheus, query):
+    until(lambda: max(prometheus.values(query), default=0) > 0)
+
+
 @pytest.mark.parametrize("file", BOARDS, ids=lambda file: file.stem)
 def test_each_variable_has_choices(prometheus, server, gpu_page, file):
     offered = {}
