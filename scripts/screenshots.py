@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 STATIC = ROOT / "src/mooring/console/static"
 PICTURES = ROOT / "docs/pictures"
 MANIFEST = "console.json"
-WIDE = 1440, 900
+WIDE = 1440, 640
 NARROW = 360, 800
 DIGITS = ROOT / "examples/digits"
 # Those that documents show; the others are written with --all, to be looked at.

@@ -9,47 +9,47 @@ let number = 0;
  * submit; what it raises is shown, and the dialog stays. Gives what `act` gave, or null where the person left.
  */
 export function openDialog({ title, content = [], confirm, danger = false, act }) {
-  const id = `dialog-${++number}`;
-  const problem = element("p.message.error", { role: "alert", hidden: true });
-  const submit = element("button", { type: "submit", class: danger ? "danger" : "primary" }, confirm);
-  const cancel = button("Cancel", () => dialog.close());
-  const form = element("form", { method: "dialog" },
-    element("h2", { id }, title), content, problem, element("div.buttons", cancel, submit));
-  const dialog = element("dialog", { "aria-labelledby": id }, form);
-  let result = null;
+	const id = `dialog-${++number}`;
+	const problem = element("p.message.error", { role: "alert", hidden: true });
+	const submit = element("button", { type: "submit", class: danger ? "danger" : "primary" }, confirm);
+	const cancel = button("Cancel", () => dialog.close());
+	const form = element("form", { method: "dialog" },
+		element("h2", { id }, title), content, problem, element("div.buttons", cancel, submit));
+	const dialog = element("dialog", { "aria-labelledby": id }, form);
+	let result = null;
 
-  form.addEventListener("submit", async (event) => {
-    event.preventDefault();
-    problem.hidden = true;
-    submit.disabled = true;
-    setText(submit, "Working…");
-    try {
-      result = await act(form);
-      dialog.close();
-    } catch (error) {
-      problem.hidden = false;
-      setText(problem, error.message);
-    } finally {
-      submit.disabled = false;
-      setText(submit, confirm);
-    }
-  });
-  document.body.append(dialog);
-  dialog.showModal();
-  return new Promise((resolve) => {
-    dialog.addEventListener("close", () => {
-      dialog.remove();
-      resolve(result);
-    });
-  });
+	form.addEventListener("submit", async (event) => {
+		event.preventDefault();
+		problem.hidden = true;
+		submit.disabled = true;
+		setText(submit, "Working…");
+		try {
+			result = await act(form);
+			dialog.close();
+		} catch (error) {
+			problem.hidden = false;
+			setText(problem, error.message);
+		} finally {
+			submit.disabled = false;
+			setText(submit, confirm);
+		}
+	});
+	document.body.append(dialog);
+	dialog.showModal();
+	return new Promise((resolve) => {
+		dialog.addEventListener("close", () => {
+			dialog.remove();
+			resolve(result);
+		});
+	});
 }
 
 /** A labelled field of a form. */
 export function field(label, input, note = "") {
-  const id = `field-${++number}`;
-  input.id = id;
-  const noteId = `${id}-note`;
-  if (note) input.setAttribute("aria-describedby", noteId);
-  return element("div.field", element("label", { for: id }, label), input,
-    note && element("p.muted.note", { id: noteId }, note));
+	const id = `field-${++number}`;
+	input.id = id;
+	const noteId = `${id}-note`;
+	if (note) input.setAttribute("aria-describedby", noteId);
+	return element("div.field", element("label", { for: id }, label), input,
+		note && element("p.muted.note", { id: noteId }, note));
 }
