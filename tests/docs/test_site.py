@@ -144,6 +144,7 @@ WORDS = {
     "measurements/onednn": "onednn",
     "guide-settings": "job_queue_size",
     "reference/commands": "--job-queue-size",
+    "guide-console": "console latency",
     "guide-metrics": "mooring_batch_rows",
     "guide-errors": "sequencelost",
     "guide-protocols": "modelstreaminfer",
