@@ -19,12 +19,13 @@ from pathlib import Path
 
 from measuring import LoadRun, WaitBudget, measure_in_turn, median
 from report import Row, describe_conditions, format_loads, format_starts
+from scrape import measure_scrapes
 from starting import Figure, measure_starts
 from targets import NGINX, BareFront, BareGrpc, Mooring, Nginx, Target, read_nginx_version
 from workloads import MODELS, OPTIONS, Body, Group, Workload, make_groups
 
 RESULTS = Path(__file__).parent / "results"
-START = "start"
+START, SCRAPE = "start", "scrape"
 
 
 def main() -> int:
@@ -33,18 +34,24 @@ def main() -> int:
     chosen = [group for group in make_groups() if group.name in options.cases]
     rows: list[Row] = []
     starts: list[Figure] = []
+    scrapes: list[Figure] = []
     with (RESULTS / "latest.jsonl").open("w", buffering=1) as log:
         if START in options.cases:
             starts = measure_starts(options.repetitions)
             log.writelines(f"{json.dumps(asdict(figure))}\n" for figure in starts)
             print(format_starts(starts), end="\n\n", flush=True)
+        if SCRAPE in options.cases:
+            scrapes = measure_scrapes(options.repetitions, options.seconds)
+            log.writelines(f"{json.dumps(asdict(figure))}\n" for figure in scrapes)
+            print(format_starts(scrapes), end="\n\n", flush=True)
         for row in measure_groups(chosen, options) if chosen else ():
             print(format_progress(row), flush=True)
             rows.append(row)
             about = {"name": row.name, "connections": row.connections}
             log.writelines(f"{json.dumps(about | asdict(sample))}\n" for sample in row.samples)
     parts = [describe_conditions(describe_method(options.seconds, options.repetitions))]
-    parts += [format_starts(starts)] * bool(starts) + [format_loads(rows)] * bool(rows)
+    parts += [format_starts(figures) for figures in (starts, scrapes) if figures]
+    parts += [format_loads(rows)] * bool(rows)
     text = "\n\n".join(parts)
     print(f"\n{text}")
     if options.record:
@@ -61,7 +68,7 @@ def describe_method(seconds: float, repetitions: int) -> str:
 
 def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
     """Return the options; the list of cases becomes a set."""
-    names = [START, *(group.name for group in make_groups())]
+    names = [START, SCRAPE, *(group.name for group in make_groups())]
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

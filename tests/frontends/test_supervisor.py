@@ -17,7 +17,7 @@ from mooring.frontends import messages
 from mooring.frontends.service import FrontendService
 from mooring.frontends.supervisor import FrontendSupervisor, shareable
 from mooring.ipc.arena import Arena
-from mooring.observability.metrics import Metrics
+from mooring.observability.metrics import MAX_UNSERVED, Metrics
 
 
 async def test_what_a_frontend_is_told_before_it_runs_waits_for_it():
@@ -104,6 +104,22 @@ async def test_a_frontend_reports_what_waits_and_runs_there_and_no_more_once_it_
     for ticket in tickets:
         ticket.cancel()
     assert await asyncio.wait_for(reported(0), 5) == NO_LOAD
+
+
+async def test_a_frontend_forgets_the_counts_of_versions_that_it_does_not_serve_any_more(first_process):
+    keeper, heard = first_process
+    count = MAX_UNSERVED + 50
+    for number in range(count):
+        spec = model_spec(name=f"m{number}", version="1", location="", backend="onnx")
+        keeper.send(messages.ServeVersion(number, spec))
+        keeper.send(messages.RetireVersion(number, number))
+    assert len(await asyncio.wait_for(done_orders(heard, count), 20)) == count
+    keeper.send(
+        messages.ServeVersion(count, model_spec(name="last", version="1", location="", backend="onnx"))
+    )
+    while not keeper.frontend._served:
+        await asyncio.sleep(0.01)
+    assert len(keeper.frontend._metrics.all_statistics()) <= MAX_UNSERVED + 1
 
 
 @pytest.mark.parametrize(

@@ -112,8 +112,9 @@ class Counts:
         self.latency[defaulted] += latency
         self.queue[defaulted] += queue
 
-    def add_calls(self, rows: int, seconds: list[float]) -> None:
-        """Add calls of the model with so many rows, each with its seconds."""
+    def add_calls(self, rows: int, requests: int, seconds: list[float]) -> None:
+        """Add calls of the model with so many rows of so many requests, each with its seconds."""
+        self.by_requests[requests] = self.by_requests.get(requests, 0) + len(seconds)
         of_size = self.by_size.setdefault(rows, [0, 0.0])
         of_size[0] += len(seconds)
         of_size[1] += self.inferences.observe_all(seconds)
@@ -191,7 +192,8 @@ class ModelStatistics:
         self._notes: list[tuple[list[float], list[float]]] = [([], []) for _ in range(4)]
         # Those of answered requests, [0] that named a version and [1] that did not: see ``observe_answers``.
         self.answered = self._notes[2], self._notes[3]
-        self._calls: dict[int, list[float]] = {}  # the same of calls of the model: their seconds, by rows
+        # The same of calls of the model: their seconds, by rows and requests.
+        self._calls: dict[tuple[int, int], list[float]] = {}
         self._note_count = 0  # calls and answers, since they were summed up
 
     def observe_request(
@@ -237,13 +239,13 @@ class ModelStatistics:
         A model without batching has one call per request.
         """
         self.last = time.time()
-        calls, by_requests = self._calls, self._counts.by_requests
-        last = None
+        calls = self._calls
+        last_rows = last_requests = -1
         for rows, seconds, requests in batches:
-            if rows != last:
-                note, last = calls.setdefault(rows, []).append, rows
+            if rows != last_rows or requests != last_requests:
+                note = calls.setdefault((rows, requests), []).append
+                last_rows, last_requests = rows, requests
             note(seconds)
-            by_requests[requests] = by_requests.get(requests, 0) + 1
         self._note_count += len(batches)
         if self._note_count > _MAX_NOTES:
             self._sum_up()
@@ -283,7 +285,7 @@ class ModelStatistics:
             if latencies:
                 self._counts.add_requests(kind >= 2, kind % 2 == 1, latencies, queues)
                 del latencies[:], queues[:]
-        for rows, seconds in self._calls.items():
-            self._counts.add_calls(rows, seconds)
+        for (rows, requests), seconds in self._calls.items():
+            self._counts.add_calls(rows, requests, seconds)
         self._calls.clear()
         self._note_count = 0
