@@ -4,7 +4,7 @@ import { copyButton, element, setText } from "./dom.js";
 import { bytes } from "./format.js";
 import { indentJson, parseJson, visibleText } from "./json-text.js";
 import { smallButton, tag } from "./schema-form.js";
-import { nest, sizeOf } from "./tensor-values.js";
+import { nest, sizeOf, writeNumbers } from "./tensor-values.js";
 
 const MOST_SHOWN = 20_000; // characters
 const MOST_ROWS = 20;
@@ -80,7 +80,7 @@ function tensorPart({ name, datatype, shape = [], data = [], parameters = {} }, 
   const columns = shape.at(-1) ?? 1;
   if (shape.length <= 2 && columns <= MOST_COLUMNS && flat.length && flat.length === sizeOf(shape)) return part(tensorTable(name, flat, columns, labels));
   const json = JSON.stringify(flat.length === sizeOf(shape) ? nest(flat, shape) : data);
-  return part(textBlock(indentJson(datatype === "BYTES" ? json : json.replace(/"(-?\d{16,}|-?NaN|-?Infinity)"/g, "$1")), name, `${name}.json`));
+  return part(textBlock(indentJson(writeNumbers(json, datatype)), name, `${name}.json`));
 }
 
 function tensorTable(name, flat, columns, labels) {

@@ -10,21 +10,18 @@ import { quotePython, toPython, visibleText } from "./json-text.js";
 const LONGEST = 1500; // characters of a body that stands in a line
 const NUMPY = { FP32: "float32", FP64: "float64", FP16: "float16", BF16: "float32", BOOL: "bool_", BYTES: "object_" };
 const NO_CALL = "The client has no call for this request: use curl's line.";
+const isJson = ({ headers }) => /json/.test(headers["content-type"]);
 const isImage = (type) => /^image\//.test(type);
 const isFile = (value) => typeof value !== "string" && value?.name !== undefined;
 
-/** A text as one word of bash; characters that cannot be seen are written as their bytes. */
-export function quoteShell(text) {
-  if (/^[\w@%+=:,./-]+$/.test(text)) return text;
-  if (visibleText(text) === text) return `'${text.replaceAll("'", "'\\''")}'`;
-  const bytes = (each) => [...new TextEncoder().encode(each)].map((byte) => `\\x${byte.toString(16).padStart(2, "0")}`).join("");
-  return `$'${text.replace(/[^]/gu, (each) => (/['\\]/.test(each) ? `\\${each}` : visibleText(each) === each ? each : bytes(each)))}'`;
-}
+/** A text as one word of bash. */
+export const quoteShell = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
 
 /** The lines for an ask: [{ title, text, note, file }]. `context`: server (URL), grpc (HOST:PORT), secure, token, answer (type). */
 export function codeLines(ask, context) {
   const { body, save } = ask;
-  const file = typeof body === "string" && (body.length > LONGEST || body.includes("\0")) ? save : "";
+  const hidden = typeof body === "string" && !isJson(ask) && visibleText(body) !== body;
+  const file = typeof body === "string" && (body.length > LONGEST || hidden) ? save : "";
   return [
     { title: "curl", text: curlLine(ask, context, file) },
     { title: "Python", ...(ask.call ? { text: clientLines(ask, context, file) } : { note: NO_CALL }) },
@@ -40,8 +37,7 @@ function curlLine({ path, headers, body, call }, { server, token, answer }, file
   for (const [name, value] of Object.entries(headers)) parts.push(`-H ${quoteShell(`${name}: ${value}`)}`);
   if (file || isFile(body)) parts.push(`--data-binary ${quoteShell(`@${file || body.name}`)}`);
   else if (typeof body === "string") {
-    const text = /json/.test(headers["content-type"]) ? visibleText(body) : body;
-    parts.push(`${body[0] === "@" ? "--data-raw" : "-d"} ${quoteShell(text)}`);
+    parts.push(`${body[0] === "@" ? "--data-raw" : "-d"} ${quoteShell(isJson({ headers }) ? visibleText(body) : body)}`);
   }
   for (const [name, value] of body?.fields ?? []) {
     if (isFile(value)) parts.push(`-F ${quoteShell(`${name}=@"${value.name.replace(/["\\]/g, "\\$&")}"`)}`);

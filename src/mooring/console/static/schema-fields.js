@@ -1,6 +1,6 @@
 // What of a JSON Schema (2020-12, with OpenAPI's nullable) a form can show: a tree of fields. Pure functions.
 //
-// A field: { kind, path, name, required, nullable, schema } and by kind: object and tuple `fields`, list `item`, either
+// A field: { kind, path, name, required, nullable, schema } and by kind: object `fields`, list `item`, either
 // `options`, choice `choices` (JSON). What a form cannot show (open objects, lists of lists) is of the kind json.
 
 const DEEPEST = 6;
@@ -21,12 +21,9 @@ export function toField(schema, root = schema, { name = "", path = "", required 
     const fields = Object.entries(properties).map(([key, each]) => below(each, key, `.${key}`, { required: Boolean(flat.required?.includes(key)) }));
     return { ...field, kind: "object", fields };
   }
-  if (type === "array" && prefixItems && !isSchema(items)) {
-    return { ...field, kind: "tuple", fields: prefixItems.map((each, at) => below(each, `Item ${at + 1}`, `[${at}]`)) };
-  }
   if (type === "array" && isSchema(items) && !prefixItems) {
     const item = below(items, "Item", "[0]");
-    return /list|tuple|json/.test(item.kind) ? field : { ...field, kind: "list", item };
+    return /list|json/.test(item.kind) ? field : { ...field, kind: "list", item };
   }
   if (type === "string") return { ...field, kind: flat.contentMediaType || flat.contentEncoding || flat.format === "byte" ? "file" : "text" };
   return ["integer", "number", "boolean"].includes(type) ? { ...field, kind: type } : field;
@@ -67,7 +64,7 @@ const isNull = (schema) => schema.type === "null" || schema.const === null || (s
 /** What a field takes, in a word or two. */
 export function describe({ kind, schema, choices }) {
   if (kind === "choice") return choices.length > 3 ? "one of several values" : choices.join(" or ");
-  return (kind === "text" && schema.format) || { tuple: "list", json: "JSON", either: "one of several kinds" }[kind] || kind;
+  return (kind === "text" && schema.format) || { json: "JSON", either: "one of several kinds" }[kind] || kind;
 }
 
 /** A value that a field can begin with, as JSON: its default, or the least that it may be. */
@@ -77,7 +74,6 @@ export function initialJson(field) {
   if (given !== undefined) return JSON.stringify(given);
   if (kind === "object") return `{${field.fields.filter((each) => each.required).map((each) => `${JSON.stringify(each.name)}: ${initialJson(each)}`).join(", ")}}`;
   if (kind === "list") return `[${Array(schema.minItems ?? 0).fill(initialJson(field.item)).join(", ")}]`;
-  if (kind === "tuple") return `[${field.fields.map(initialJson).join(", ")}]`;
   if (kind === "either") return initialJson(field.options[0]);
   if (kind === "choice") return field.choices[0];
   const least = { boolean: "false", integer: String(schema.minimum ?? 0), number: String(schema.minimum ?? 0), text: '""', file: '""' };

@@ -24,15 +24,47 @@ export function labelled(label, control, { text = "", beside = [] } = {}) {
   const error = element("p", { class: "try-error", id: newId(), hidden: true });
   setAttribute(control, "aria-describedby", `${hint ? hint.id : ""} ${error.id}`.trim());
   const head = element("div", { class: "try-label" }, element("label", { for: control.id }, label), beside);
-  return { root: element("div", { class: "field try-field" }, head, hint || null, control, error), control, fail: showError(error, control) };
+  return failing({ root: element("div", { class: "field try-field" }, head, hint || null, control, error), control }, error, control);
 }
 
-function showError(error, control) {
-  return (said) => {
+// A box whose `fail` shows an error, until something is typed.
+function failing(box, error, control = null) {
+  const fail = (said) => {
     setText(error, said);
     error.hidden = !said;
-    setAttribute(control, "aria-invalid", said && control.localName !== "fieldset" ? "true" : null);
+    if (control) setAttribute(control, "aria-invalid", said && "true");
   };
+  box.root.addEventListener("input", () => fail(""));
+  return Object.assign(box, { fail });
+}
+
+/** Rows that are added and removed: { root, rows, fill(values) }. `make(value, number)` returns a row, { root }. */
+export function growingList(adding, make) {
+  const list = element("ul", { class: "try-items" });
+  const changed = () => list.dispatchEvent(new Event("input", { bubbles: true }));
+  const add = (value) => {
+    const row = make(value, made.rows.length + 1);
+    const item = element("li", {}, row.root, smallButton("Remove", () => {
+      made.rows.splice(made.rows.indexOf(row), 1);
+      item.remove();
+      button.focus();
+      changed();
+    }));
+    made.rows.push(row);
+    list.append(item);
+  };
+  const button = smallButton(adding, () => {
+    add();
+    list.lastChild.querySelector("input, textarea, select").focus();
+    changed();
+  });
+  const made = { root: element("div", {}, list, button), rows: [] };
+  made.fill = (values) => {
+    made.rows.length = 0;
+    list.replaceChildren();
+    values.forEach(add);
+  };
+  return made;
 }
 
 /** The widget of a field. */
@@ -43,14 +75,13 @@ export function makeWidget(field, label = field.name || "Value") {
   if (!required) ways.push(["out", known ? `default: ${known.length > 24 ? `${known.slice(0, 23)}…` : known}` : "left out"]);
   if (nullable) ways.push(["null"]);
   const way = ways.length > 1 ? select(ways, { class: "try-way", "aria-label": `${label}: what is sent` }) : null;
-  const tags = field.kind === "choice" ? [] : [describe(field), ...limits(schema)].map(tag);
+  const tags = field.kind === "choice" ? [] : [tag(describe(field))];
   const widget = KINDS[field.kind](field, label, tags, way);
   const show = () => {
     widget.root.classList.toggle("off", way !== null && way.value !== "value");
     widget.fail("");
   };
   way?.addEventListener("change", show);
-  widget.root.addEventListener("input", () => widget.fail(""));
   const { read, write } = widget;
   const start = initialJson({ ...field, schema: { ...schema, default: schema.default ?? undefined } });
   return Object.assign(widget, {
@@ -67,16 +98,13 @@ export function makeWidget(field, label = field.name || "Value") {
   });
 }
 
-const limits = ({ minimum, maximum }) => [["≥", minimum], ["≤", maximum]].filter(([, limit]) => limit !== undefined).map((each) => each.join(" "));
-
 const KINDS = {
   text: (...all) => scalar(area(1), ...all),
   integer: (...all) => scalar(input({ inputmode: "numeric" }), ...all),
   number: (...all) => scalar(input({ inputmode: "decimal" }), ...all),
   boolean: (field, ...all) => pick(["false", "true"], field, ...all),
   choice: (field, ...all) => pick(field.choices, field, ...all),
-  object: (...all) => several("{}", ...all),
-  tuple: (...all) => several("[]", ...all),
+  object: objectWidget,
   json: jsonWidget,
   file: fileWidget,
   list: listWidget,
@@ -132,62 +160,38 @@ function fileWidget(field, label, ...all) {
 // A group of widgets with a legend.
 function grouped({ schema }, label, tags, way, inside) {
   const error = element("p", { class: "try-error", hidden: true });
-  const hint = schema.description ? element("p", { class: "try-hint" }, schema.description) : null;
-  const root = element("fieldset", { class: "try-group" }, element("legend", {}, label, tags), way, hint, inside, error);
-  return { root, fail: showError(error, root) };
+  const hint = schema.description && element("p", { class: "try-hint" }, schema.description);
+  return failing({ root: element("fieldset", { class: "try-group" }, element("legend", {}, label, tags), way, hint, inside, error) }, error);
 }
 
-// An object or a tuple, which has a widget for each of its fields.
-function several([open, close], field, label, ...all) {
+function objectWidget(field, label, ...all) {
   const widgets = field.fields.map((each) => makeWidget(each));
   const inside = element("div", { class: "try-fields" }, widgets.map((each) => each.root));
-  const group = label ? grouped(field, label, ...all, inside) : { root: inside, fail() {} };
-  const key = (at) => (open === "{" ? field.fields[at].name : at);
-  return Object.assign(group, {
+  return Object.assign(label ? grouped(field, label, ...all, inside) : { root: inside, fail() {} }, {
     below: () => widgets,
-    write: (value) => widgets.forEach((each, at) => each.write(value[key(at)])),
+    write: (value) => widgets.forEach((each, at) => each.write(value[field.fields[at].name])),
     read(problems) {
-      const members = widgets.map((each, at) => [each.read(problems), open === "{" ? `${JSON.stringify(key(at))}: ` : ""]);
-      return open + members.filter(([json]) => json !== undefined).map(([json, name]) => name + json).join(", ") + close;
+      const members = widgets.map((each, at) => [JSON.stringify(field.fields[at].name), each.read(problems)]);
+      return `{${members.filter(([, json]) => json !== undefined).map((each) => each.join(": ")).join(", ")}}`;
     },
   });
 }
 
 function listWidget(field, label, ...all) {
   const { minItems = 0, maxItems = Infinity } = field.schema;
-  let items = [];
-  const list = element("ul", { class: "try-items" });
-  const changed = () => list.dispatchEvent(new Event("input", { bubbles: true }));
-  const append = (value) => {
-    const item = makeWidget(field.item, `Item ${items.length + 1}`);
+  const list = growingList("Add an item", (value, number) => {
+    const item = makeWidget(field.item, `Item ${number}`);
     item.write(value);
-    const remove = smallButton("Remove", () => {
-      items = items.filter((each) => each !== item);
-      row.remove();
-      add.focus();
-      changed();
-    }, { "aria-label": `Remove item ${items.length + 1} of ${label}` });
-    const row = element("li", {}, item.root, remove);
-    items.push(item);
-    list.append(row);
-  };
-  const add = smallButton("Add an item", () => {
-    append(parseJson(initialJson(field.item)));
-    list.lastElementChild.querySelector("input, textarea, select").focus();
-    changed();
+    return item;
   });
-  const widget = grouped(field, label, ...all, element("div", {}, list, add));
+  const widget = grouped(field, label, ...all, list.root);
   return Object.assign(widget, {
-    below: () => items,
-    write(value) {
-      items = [];
-      list.replaceChildren();
-      value.forEach(append);
-    },
+    below: () => list.rows,
+    write: list.fill,
     read(problems) {
-      if (items.length < minItems) problems.push({ widget, text: `at least ${minItems} items are needed` });
-      if (items.length > maxItems) problems.push({ widget, text: `at most ${maxItems} items are allowed` });
-      return `[${items.map((each) => each.read(problems)).join(", ")}]`;
+      const { length } = list.rows;
+      if (length < minItems || length > maxItems) problems.push({ widget, text: length < minItems ? `at least ${minItems} items are needed` : `at most ${maxItems} items are allowed` });
+      return `[${list.rows.map((each) => each.read(problems)).join(", ")}]`;
     },
   });
 }

@@ -71,6 +71,9 @@ export function writeGenerate(inputs, parameters = {}) {
   return `{${[...members, ...Object.entries(parameters).map((pair) => pair.map((each) => JSON.stringify(each)).join(": "))].join(", ")}}`;
 }
 
+/** JSON whose long numbers and NaN, which parseJson gives as texts, are numbers again. */
+export const writeNumbers = (json, datatype) => (datatype === "BYTES" ? json : json.replace(/"(-?\d{16,}|-?NaN|-?Infinity)"/g, "$1"));
+
 /** Flat elements in the nested lists of a shape. */
 export function nest(flat, shape) {
   if (shape.length < 2) return shape.length ? flat : flat[0];

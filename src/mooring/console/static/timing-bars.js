@@ -3,24 +3,17 @@
 import { element, svgElement } from "./dom.js";
 
 const STEPS = ["queue", "batch", "model", "encode", "total"];
-const stepOf = (name) => name.slice(name.lastIndexOf(".") + 1);
 
 /** The entries of a Server-Timing header: { name, duration (ms, or null), text }. */
 export function readServerTiming(header) {
-  const quoted = '"(?:[^"\\\\]|\\\\.)*"';
-  const entries = (header ?? "").match(new RegExp(`(?:[^",]|${quoted})+`, "g")) ?? [];
+  const entries = (header ?? "").match(/([^,"]|"[^"]*")+/g) ?? [];
   return entries.map((entry) => {
-    const [name, ...parameters] = entry.match(new RegExp(`(?:[^";]|${quoted})+`, "g")).map((each) => each.trim());
-    const given = Object.fromEntries(parameters.map((each) => each.split(/\s*=\s*(.*)/s)));
-    const duration = given.dur ? Number(given.dur) : NaN;
-    return { name, duration: Number.isFinite(duration) ? duration : null, text: (given.desc ?? "").replace(/^"|"$/g, "").replace(/\\(.)/g, "$1") };
+    const [, duration = null] = /;\s*dur=([\d.]+)/.exec(entry) ?? [];
+    return { name: entry.split(";")[0].trim(), duration: duration && Number(duration), text: /;\s*desc="?([^";]*)/.exec(entry)?.[1] ?? "" };
   });
 }
 
-/**
- * Where each bar begins and how long it is, in parts of the longest time. One after the other where the steps make up the
- * total, as those of a single model do; else all from the start.
- */
+/** Where each bar begins and ends, from 0 to 1: one after the other if the steps make up the total, else all from 0. */
 export function placeBars(entries) {
   const total = entries.find((each) => each.name === "total")?.duration ?? 0;
   const sum = entries.reduce((all, each) => all + (each.name === "total" ? 0 : each.duration), 0);
@@ -28,9 +21,9 @@ export function placeBars(entries) {
   const whole = Math.max(total, inOrder ? sum : 0, ...entries.map((each) => each.duration)) || 1;
   let start = 0;
   return entries.map(({ name, duration }) => {
-    const bar = { start: inOrder && name !== "total" ? start / whole : 0, length: duration / whole };
+    const begin = inOrder && name !== "total" ? start / whole : 0;
     start += duration;
-    return bar;
+    return [begin, begin + duration / whole];
   });
 }
 
@@ -41,7 +34,7 @@ export function timingTable(header) {
   const bars = placeBars(entries);
   const rows = entries.map(({ name, duration, text }, at) => element("tr", { class: name === "total" && "total" },
     element("th", { scope: "row" }, name[0].toUpperCase() + name.slice(1), text && element("span", { class: "muted" }, ` ${text}`)),
-    element("td", { class: "try-bar" }, drawBar(bars[at], stepOf(name))),
+    element("td", { class: "try-bar" }, drawBar(bars[at], name.split(".").pop())),
     element("td", { class: "number" }, duration === null ? "–" : duration.toFixed(duration < 10 ? 2 : 1))));
   const head = (text, more, hidden) => element("th", { scope: "col", class: more }, hidden ? element("span", { class: "visually-hidden" }, text) : text);
   return element("table", { class: "try-timings" },
@@ -50,11 +43,10 @@ export function timingTable(header) {
     element("tbody", {}, rows));
 }
 
-function drawBar({ start, length }, step) {
+function drawBar([begin, end], step) {
   const picture = svgElement("svg", { viewBox: "0 0 1000 10", preserveAspectRatio: "none", "aria-hidden": "true" });
-  const width = Math.max(length * 1000, 2);
-  picture.append(
-    svgElement("rect", { class: "ground", width: 1000, height: 10 }),
-    svgElement("rect", { class: STEPS.includes(step) && step, x: Math.min(start * 1000, 1000 - width), width, height: 10 }));
+  const width = Math.max((end - begin) * 1000, 2);
+  picture.append(svgElement("rect", { class: "ground", width: 1000, height: 10 }),
+    svgElement("rect", { class: STEPS.includes(step) && step, x: Math.min(begin * 1000, 1000 - width), width, height: 10 }));
   return picture;
 }

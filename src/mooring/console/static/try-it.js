@@ -50,8 +50,8 @@ class TryIt extends HTMLElement {
   }
 
   #showRoutes() {
-    const { id, tensors = id === "tensors" } = this.tabs.current;
-    const routes = routesFor(this.detail, tensors, id === "form" || id === "json");
+    const { tensors, json } = this.tabs.current;
+    const routes = routesFor(this.detail, tensors, json);
     const { control, root } = this.route;
     const before = control.value;
     control.replaceChildren(...select(routes).children);
@@ -210,15 +210,16 @@ function reachable(address) {
 
 function sequenceFields() {
   const id = labelled("Sequence id", input({ value: "1" }));
-  const box = (text, checked) => element("label", { class: "check" }, element("input", { type: "checkbox", checked }), text);
-  const boxes = { sequence_start: box("first step", true), sequence_end: box("last step", false) };
+  const [start, end] = [["first step", true], ["last step", false]].map(([text, checked]) => element("label", { class: "check" }, element("input", { type: "checkbox", checked }), text));
   return {
-    root: element("fieldset", { class: "try-group" }, element("legend", {}, "Sequence"), element("div", { class: "toolbar" }, id.root, Object.values(boxes))),
+    root: element("div", { class: "toolbar", role: "group", "aria-label": "Sequence" }, id.root, start, end),
     read() {
       const typed = id.control.value.trim();
-      const steps = typed ? { sequence_id: /^[1-9]\d{0,14}$/.test(typed) ? Number(typed) : typed } : {};
-      for (const [name, { firstChild }] of Object.entries(boxes)) if (firstChild.checked) steps[name] = true;
-      return steps;
+      return {
+        ...(typed && { sequence_id: /^[1-9]\d{0,14}$/.test(typed) ? Number(typed) : typed }),
+        ...(start.firstChild.checked && { sequence_start: true }),
+        ...(end.firstChild.checked && { sequence_end: true }),
+      };
     },
   };
 }
