@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from browser_kit import NARROW
 from conftest import HOSTILE
-from e2e_kit import DIGITS, SAMPLES, SCRIPTS, Server
+from e2e_kit import DIGITS, SAMPLES, SCRIPTS, Server, serving
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
@@ -588,3 +588,20 @@ def test_json_keeps_its_numbers(open_model):
     value = eval(call(browser, "json-text.js", "toPython", text))
     assert value["long"][0] == 12345678901234567890
     assert value["text"] == "NaN 12345678901234567890"
+
+
+@pytest.mark.parametrize(("tokens", "asked"), [(("MANAGEMENT", "INFERENCE"), 2), (("MANAGEMENT",), 1)])
+def test_the_token_goes_to_a_model_only_where_it_is_needed(tmp_path, open_console, tokens, asked):
+    (tmp_path / "app.py").write_text("def double(number: int) -> int:\n    return 2 * number\n")
+    given = {f"MOORING_{name}_TOKEN": f"a-token-of-{name.lower()}" for name in tokens}
+    with serving(tmp_path, f"{tmp_path / 'app.py'}:double", **given) as server:
+        browser = open_console(server, "#/models/double")
+        browser.expect_error("status of 401")
+        browser.expect_error("net::ERR_")  # the server ends before its page
+        browser.fill("dialog input", "a-token-of-management")
+        browser.press(Keys.ENTER)
+        browser.find("mooring-try form")
+        send(browser)
+        assert sum("/predictions/" in each for each in browser.requests()) == asked
+        assert ("$TOKEN" in lines(browser)["curl"]) == (asked == 2)
+        assert "a-token" not in browser.run("return document.body.textContent")

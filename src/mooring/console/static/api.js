@@ -17,6 +17,7 @@ export class ApiError extends Error {
 }
 
 let token = sessionStorage.getItem(TOKEN) ?? "";
+let inferenceNeedsToken = false;
 let asking = null;
 let askPerson = async () => null;
 
@@ -25,9 +26,9 @@ export function askTokenBy(ask) {
 	askPerson = ask;
 }
 
-/** The token of this tab, or "". */
-export function currentToken() {
-	return token;
+/** Whether inference requests are sent with the token: only once the server has refused one without. */
+export function inferenceSendsToken() {
+	return inferenceNeedsToken && token !== "";
 }
 
 /** What GET answers below console/api/. Raises ApiError. */
@@ -54,12 +55,13 @@ export function modelPath(name, version = null) {
 export async function askInference(url, init = {}) {
 	const headers = new Headers(init.headers);
 	headers.set("server-timing", "1");
-	return request(new URL(String(url).replace(/^\//, ""), SERVER), { ...init, headers });
+	return request(new URL(String(url).replace(/^\//, ""), SERVER), { ...init, headers }, { inference: true });
 }
 
-async function request(url, init = {}) {
+async function request(url, init = {}, { inference = false } = {}) {
 	for (;;) {
-		const used = token;
+		const bare = inference && !inferenceNeedsToken;
+		const used = bare ? "" : token;
 		const headers = new Headers(init.headers);
 		if (used) headers.set("authorization", `Bearer ${used}`);
 		let response;
@@ -69,6 +71,7 @@ async function request(url, init = {}) {
 			if (error.name === "AbortError") throw error;
 			throw new ApiError(0, "the server cannot be reached");
 		}
+		if (response.status === 401 && bare) inferenceNeedsToken = true;
 		if (response.status !== 401 || !(await replaceToken(used))) return response;
 	}
 }

@@ -48,49 +48,37 @@ function curlLine({ path, headers, body, call }, { server, token, answer }, file
 }
 
 function clientLines({ call }, { server, token, answer }, file) {
-  const { numpy, before, text } = clientInputs(call, file);
-  const parameters = Object.keys(call.parameters ?? {}).length ? `, parameters=${toPython(JSON.stringify(call.parameters))}` : "";
-  const asked = `(${quotePython(call.model)}, ${text}${call.version && `, version=${quotePython(call.version)}`}${parameters})`;
-  const standard = [...(before.some((each) => each.includes("json.")) || text.includes("json.load(") ? ["import json"] : []), ...(token ? ["import os"] : [])];
-  const lines = [...standard, ...(standard.length ? [""] : []), ...(numpy ? ["import numpy as np"] : []), "from mooring import Client", "", ...before];
-  lines.push(`client = Client(${quotePython(server.replace(/\/$/, ""))}${token ? ', token=os.environ["TOKEN"]' : ""})`);
-  const bytes = call.row && !call.declared;
-  if (call.stream) lines.push(`for piece in client.stream${asked}:`, `    print(piece.value${bytes ? "[0].decode()" : ""}, end="", flush=True)`);
+  const { model, version, parameters, stream, declared, row, inputs } = call;
+  const more = Object.keys(parameters ?? {}).length ? `, parameters=${toPython(JSON.stringify(parameters))}` : "";
+  const asked = `(${quotePython(model)}, ${clientInputs(call, file)}${version && `, version=${quotePython(version)}`}${more})`;
+  const bytes = row && !declared;
+  const text = bytes ? "[0].decode()" : "";
+  const lines = [`client = Client(${quotePython(server.replace(/\/$/, ""))}${token ? ', token=os.environ["TOKEN"]' : ""})`];
+  if (file && inputs) lines.unshift(`sent = ${loadJson(file)}["inputs"]`);
+  if (stream) lines.push(`for piece in client.stream${asked}:`, `    print(piece.value${text}, end="", flush=True)`);
   else if (isImage(answer)) lines.push(`result = client.infer${asked}`, `open(${quotePython(answerFile(answer))}, "wb").write(result.value${bytes ? "[0]" : ""})`);
-  else if (call.inputs || call.file) lines.push(`result = client.infer${asked}`, "for name, value in result.items():", "    print(name, value)");
-  else lines.push(`print(client.infer${asked}.value${bytes ? "[0].decode()" : ""})`);
-  return lines.join("\n");
+  else if (inputs || call.file) lines.push(`result = client.infer${asked}`, "for name, value in result.items():", "    print(name, value)");
+  else lines.push(`print(client.infer${asked}.value${text})`);
+  const code = lines.join("\n");
+  const imports = ["json", "os", "np"].filter((each) => code.includes(`${each}.`)).map((each) => `import ${each === "np" ? "numpy as np" : each}\n`);
+  return `${imports.join("")}from mooring import Client\n\n${code}`;
 }
 
-// What goes into a call, as Python: { text, before (lines), numpy (needed) }.
+const loadJson = (file) => `json.load(open(${quotePython(file)}))`;
+const loadBytes = (file) => `open(${quotePython(file)}, "rb").read()`;
+
+// What goes into a call, as Python.
 function clientInputs({ file: array, value, row, inputs }, file) {
   const named = (pairs) => `{${pairs.map(([name, text]) => `${quotePython(name)}: ${text}`).join(", ")}}`;
-  if (array) {
-    const load = `np.load(${quotePython(array.name)})`;
-    return { numpy: true, before: [], text: /\.npz$/i.test(array.name) ? `dict(${load})` : load };
-  }
-  if (value) {
-    const text = file ? `json.load(open(${quotePython(file)}))` : toPython(value.json);
-    return { before: [], text: value.name ? named([[value.name, text]]) : text };
-  }
-  if (row) {
-    const read = (each) => {
-      if (isFile(each)) return `open(${quotePython(each.name)}, "rb").read()`;
-      if (each.json === undefined) return file ? `open(${quotePython(file)}, "rb").read()` : quotePython(each);
-      return file ? `json.load(open(${quotePython(file)}))` : toPython(each.json);
-    };
-    return { before: [], text: named(row.map(([name, each]) => [name, read(each)])) };
-  }
-  const before = file ? [`sent = json.load(open(${quotePython(file)}))["inputs"]`, ""] : [];
-  let numpy = false;
-  const texts = inputs.map(({ name, datatype, shape, json, declared, nested }, at) => {
-    const text = file ? `sent[${at}]["data"]` : toPython(json, { numbers: datatype !== "BYTES" });
-    if (declared && nested && !file) return [name, text];
-    numpy = true;
-    const reshape = file ? `.reshape(sent[${at}]["shape"])` : nested ? "" : `.reshape(${shape.join(", ")})`;
-    return [name, `np.array(${text}, np.${NUMPY[datatype] ?? datatype.toLowerCase()})${reshape}`];
-  });
-  return { numpy, before, text: named(texts) };
+  const json = (text) => (file ? loadJson(file) : toPython(text));
+  if (array) return (/\.npz$/i.test(array.name) ? (text) => `dict(${text})` : String)(`np.load(${quotePython(array.name)})`);
+  if (value) return value.name ? named([[value.name, json(value.json)]]) : json(value.json);
+  if (row) return named(row.map(([name, each]) => [name, isFile(each) ? loadBytes(each.name) : each.json !== undefined ? json(each.json) : file ? loadBytes(file) : quotePython(each)]));
+  return named(inputs.map(({ name, datatype, shape, json, nested }, at) => {
+    const type = NUMPY[datatype] ?? datatype.toLowerCase();
+    if (file) return [name, `np.array(sent[${at}]["data"], np.${type}).reshape(sent[${at}]["shape"])`];
+    return [name, `np.array(${toPython(json, { numbers: datatype !== "BYTES" })}, np.${type})${nested ? "" : `.reshape(${shape.join(", ")})`}`];
+  }));
 }
 
 function grpcLine({ call, body }, { grpc, secure, token }, file) {

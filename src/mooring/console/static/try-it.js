@@ -2,7 +2,7 @@
 // Properties: model, version, detail (what console/api/models/NAME/versions/VERSION answers).
 
 import { answerParts, errorText, PieceView, saveButton, textBlock, textBox } from "./answer-view.js";
-import { askInference, currentToken, SERVER } from "./api.js";
+import { askInference, inferenceSendsToken, SERVER } from "./api.js";
 import { makeAsk, routesFor } from "./asks.js";
 import { codeLines } from "./code-lines.js";
 import { copyButton, element, setText } from "./dom.js";
@@ -61,38 +61,29 @@ class TryIt extends HTMLElement {
 
   /** Send what the form says, and show what comes. */
   async ask() {
-    let ask;
-    try {
-      ask = this.#readAsk();
-    } catch (error) {
-      if (!(error instanceof FormError)) throw error;
-      return setText(this.said, error.message);
-    }
-    this.#running?.abort();
-    const running = (this.#running = new AbortController());
-    addEventListener("pagehide", () => running.abort(), { signal: running.signal });
+    const running = new AbortController();
     const start = performance.now();
-    this.#showWaiting(true);
     try {
+      const ask = this.#readAsk();
+      this.#running?.abort();
+      this.#running = running;
+      addEventListener("pagehide", () => running.abort(), { signal: running.signal });
+      this.stop.hidden = false;
+      setText(this.said, "Waiting for the answer…");
       await this.#exchange(ask, running.signal, start);
     } catch (error) {
-      if (!this.isConnected || this.#running !== running) return;
-      if (running.signal.aborted) setText(this.said, `Stopped after ${milliseconds(performance.now() - start)}.`);
-      else {
+      if (running.signal.aborted) {
+        if (this.#running === running) setText(this.said, `Stopped after ${milliseconds(performance.now() - start)}.`);
+      } else if (!(error instanceof FormError)) {
         this.#clear();
         this.result.append(element("p", { class: "message error" }, error.message));
         setText(this.said, "No answer came.");
-      }
-    } finally {
-      if (this.#running === running) this.#showWaiting(false);
+      } else setText(this.said, error.message);
     }
-  }
-
-  #showWaiting(waiting) {
-    if (!waiting && document.activeElement === this.stop) this.send.focus();
-    this.stop.hidden = !waiting;
-    if (waiting) setText(this.said, "Waiting for the answer…");
-    else this.#running = null;
+    if (this.#running !== running) return;
+    if (document.activeElement === this.stop) this.send.focus();
+    this.stop.hidden = true;
+    this.#running = null;
   }
 
   #readAsk() {
@@ -167,9 +158,9 @@ class TryIt extends HTMLElement {
     const stream = ask.call?.stream || (response.ok && response.headers.has("ts_stream_next"));
     const lines = codeLines({ ...ask, call: ask.call && { ...ask.call, stream } }, {
       server: SERVER.href,
-      grpc: reachable(store.state?.server.addresses.grpc ?? ""),
+      grpc: (store.state?.server.addresses.grpc ?? "").replace(/^(0\.0\.0\.0|\[::\])?(?=:)/, SERVER.hostname),
       secure: SERVER.protocol === "https:",
-      token: currentToken() !== "",
+      token: inferenceSendsToken(),
       answer: response.ok ? type : "",
     });
     const panels = lines.map(({ title, text, note, file }) => ({
@@ -200,12 +191,6 @@ async function readText(blob, type) {
 function factsOf(response, time, size, type) {
   const id = response.headers.get("x-request-id");
   return [`${response.status} ${response.statusText}`, milliseconds(time), bytes(size), type, id && `request ${id}`].filter(Boolean).join(" · ");
-}
-
-// HOST:PORT as this browser reaches it.
-function reachable(address) {
-  const [, host, port] = address.match(/^(?:\w+:\/\/)?(.*):(\d+)$/) ?? [];
-  return port ? `${["0.0.0.0", "[::]", "::", ""].includes(host) ? SERVER.hostname : host}:${port}` : "";
 }
 
 function sequenceFields() {
