@@ -90,7 +90,7 @@ def request(
     method: str, target: str, body: bytes = b"", *lines: str, version: str = "1.1", length: bool = True
 ) -> bytes:
     """The bytes of a request."""
-    head = [f"{method} {target} HTTP/{version}", "Host: test", *lines]
+    head = [f"{method} {target} HTTP/{version}", "Host: localhost", *lines]
     if length and body:
         head.append(f"Content-Length: {len(body)}")
     return "\r\n".join([*head, "", ""]).encode("latin-1") + body
@@ -116,6 +116,10 @@ class Wire:
     def line(self) -> bytes:
         """The next line, as it is."""
         return self._file.readline()
+
+    def read(self, size: int) -> bytes:
+        """So many of the next bytes."""
+        return self._file.read(size)
 
     def answer(self, *, head: bool = False) -> Answer:
         """The next response. Interim ones are passed over; the body of a chunked one is its chunks as they came.

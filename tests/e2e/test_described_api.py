@@ -128,7 +128,8 @@ async def test_nothing_that_is_mounted_is_answered_with_5xx_described_or_not(des
         target = re.sub(r"\{[^}]*\}", lambda _: next(names), pattern)
         with Wire(described.ports[number]) as wire:
             wire.send(request(method, f"{target}{query}", body, "Connection: close", kind))
-            answer = wire.answer(head=method == "HEAD")
+            endless = pattern == "/console/api/events"
+            answer = wire.answer(head=method == "HEAD" or endless)
         if answer.code >= 500 and answer.code not in ANSWERS:
             faults.append((method, target, body, answer))
 
@@ -138,7 +139,7 @@ async def test_nothing_that_is_mounted_is_answered_with_5xx_described_or_not(des
     @given(name=NAMES, other=NAMES, body=BODIES, query=QUERIES, kind=st.sampled_from(KINDS))
     def ask_each(name, other, body, query, kind):
         for number, method, pattern, _ in every:
-            changes = method in ("PUT", "DELETE") or "load" in pattern
+            changes = method in ("PUT", "DELETE") or "load" in pattern or "/console/api/models/" in pattern
             ask(
                 number,
                 method,

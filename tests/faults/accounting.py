@@ -111,7 +111,7 @@ class Connection:
 
     def ask(self, target: str, body: bytes, *, method: str = "POST") -> tuple[int, bytes]:
         """Status and body. Raises ``NoAnswer``."""
-        head = f"{method} {target} HTTP/1.1\r\nHost: faults\r\nContent-Type: application/json\r\n"
+        head = f"{method} {target} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         try:
             self.socket.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         except TimeoutError:

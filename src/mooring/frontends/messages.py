@@ -24,6 +24,7 @@ from mooring.ipc.framing import Frames, FrameWriter, heap_buffer
 from mooring.ipc.messages import NO_MEMORY, MessageDecoder, MessageEncoder
 from mooring.observability.logs import get_logger
 from mooring.observability.metrics import CountsDelta
+from mooring.observability.recent import ErrorEntry, LogLine
 from mooring.observability.records import Record
 from mooring.repository.spec import ModelSpec
 from mooring.tokens import Access, Token
@@ -218,6 +219,12 @@ class MetricRecords(msgspec.Struct, array_like=True, tag="recorded"):
     records: list[Record]
 
 
+class LogRecords(msgspec.Struct, array_like=True, tag="logged"):
+    """What the frontend has logged since its last report, and the errors among it."""
+
+    records: list[tuple[LogLine, ErrorEntry | None]]
+
+
 ToFrontend = (
     ServeVersion
     | AttachWorker
@@ -244,6 +251,7 @@ ToSupervisor = (
     | KillWorker
     | CountsReport
     | MetricRecords
+    | LogRecords
     | LoadReport
     | Pong
 )

@@ -28,10 +28,11 @@ from mooring.mount.observed_service import observe_service
 from mooring.mount.routes import Services, inference_endpoints
 from mooring.observability.load import ThreadLoad
 from mooring.observability.log_output.line_writer import LineWriter, is_written
-from mooring.observability.log_output.setup import setup_logging
+from mooring.observability.log_output.setup import add_reader, setup_logging
 from mooring.observability.logs import ACCESS_LOG, get_logger
 from mooring.observability.loop_lag import LoopLag
 from mooring.observability.metrics import Metrics
+from mooring.observability.recent import RecordForwarder
 from mooring.process_titles import set_process_title
 from mooring.protocols.amd.metrics import count_requests
 from mooring.protocols.dialect import dialect_for
@@ -120,7 +121,7 @@ class FrontendServer:
     """The parts of one frontend process, and the ``Commands`` of the first process.
 
     ``sockets`` are the link, that over which descriptors of workers come, and the channel of connections; ``memory``
-    describes the shared memory of its large payloads.
+    describes the shared memory of its large payloads. ``logged`` has what the first process is told of the log.
     """
 
     def __init__(
@@ -129,6 +130,7 @@ class FrontendServer:
         settings: FrontendSettings,
         sockets: tuple[socket.socket, socket.socket, socket.socket],
         memory: int,
+        logged: RecordForwarder | None = None,
     ) -> None:
         config = settings.config
         link, descriptors, channel = sockets
@@ -141,7 +143,9 @@ class FrontendServer:
             access_log=config.access_log and is_written(ACCESS_LOG),
         )
         cache = ResponseCache(config.response_cache_size // config.frontends)
-        frontend = FrontendService(number, link, descriptors, arena, metrics, commands=self, cache=cache)
+        frontend = FrontendService(
+            number, link, descriptors, arena, metrics, commands=self, cache=cache, logged=logged
+        )
         tokens = None
         if settings.tokens is not None:
             tokens = TokenTable(settings.tokens, settings.renewable)
@@ -257,10 +261,12 @@ class FrontendServer:
         self._listeners.responses.send_fault(exchange, error)
 
 
-async def _run(number: int, descriptors: Sequence[int], settings: FrontendSettings) -> None:
+async def _run(
+    number: int, descriptors: Sequence[int], settings: FrontendSettings, logged: RecordForwarder | None
+) -> None:
     link, passing, channel, memory = descriptors
     sockets = socket.socket(fileno=link), socket.socket(fileno=passing), socket.socket(fileno=channel)
-    server = FrontendServer(number, settings, sockets, memory)
+    server = FrontendServer(number, settings, sockets, memory, logged)
     gc.collect()
     gc.freeze()
     await server.serve()
@@ -274,8 +280,11 @@ def main(arguments: Sequence[str]) -> None:
     set_process_title("frontend", str(number))
     settings = FrontendSettings.decoded(sys.stdin.buffer.read())
     setup_logging(settings.config, first=False)
+    logged = RecordForwarder() if settings.config.console else None
+    if logged is not None:
+        add_reader(logged)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_run(number, descriptors, settings))
+        runner.run(_run(number, descriptors, settings, logged))
 
 
 if __name__ == "__main__":

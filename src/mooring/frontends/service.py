@@ -37,6 +37,7 @@ from mooring.ipc.arena import Arena
 from mooring.ipc.messages import NO_MEMORY
 from mooring.ipc.progress import Progress
 from mooring.observability.metrics import Metrics
+from mooring.observability.recent import RecordForwarder
 from mooring.repository.spec import ModelSpec
 from mooring.tokens import Access, Token
 from mooring.web.grpc.rpc import Rpc
@@ -132,7 +133,9 @@ class FrontendService(InferenceService):
         metrics: Metrics,
         commands: Commands,
         cache: ResponseCache | None = None,
+        logged: RecordForwarder | None = None,
     ) -> None:
+        self._logged = logged
         self.ended = asyncio.Event()
         self.limit = 0.0
         self._commands = commands
@@ -450,3 +453,6 @@ class FrontendService(InferenceService):
             sent = [(each.number, *sent) for each in self._served.values() for sent in each.pool.served()]
             lag = self._metrics.lag.take()
             self._link.send(messages.CountsReport(counted, loads, memory, lag, sent))
+        records = self._logged.take() if self._logged is not None else []
+        if records:
+            self._link.send(messages.LogRecords(records))

@@ -24,6 +24,7 @@ from mooring.ipc.arena import Arena, anonymous_file
 from mooring.ipc.messages import NO_MEMORY
 from mooring.observability.logs import get_logger
 from mooring.observability.metrics import Metrics
+from mooring.observability.recent import RecentRecords
 from mooring.repository.spec import ModelSpec
 from mooring.signals import held_back
 from mooring.tokens import Access, Token
@@ -182,7 +183,15 @@ Attach = Callable[[FrontendProcess, socket.socket], None]
 class FrontendSupervisor:
     """All frontend processes. ``count`` 0 is the usual case, in which nothing here costs or does anything."""
 
-    def __init__(self, count: int, arena: Arena, metrics: Metrics, deadlines: Deadlines = DEADLINES) -> None:
+    def __init__(
+        self,
+        count: int,
+        arena: Arena,
+        metrics: Metrics,
+        deadlines: Deadlines = DEADLINES,
+        recent: RecentRecords | None = None,
+    ) -> None:
+        self._recent = recent or RecentRecords()
         self.deadlines = deadlines
         self._arena = arena
         self._metrics = metrics
@@ -346,6 +355,9 @@ class FrontendSupervisor:
             frontend.load = message.load
         elif isinstance(message, messages.MetricRecords):
             self._metrics.record_values(message.model, message.records)
+        elif isinstance(message, messages.LogRecords):
+            for line, error in message.records:
+                self._recent.add(line, error)
         elif isinstance(message, messages.KillWorker):
             self._kill_worker(message)
         elif isinstance(message, messages.Pong):

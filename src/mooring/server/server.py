@@ -201,7 +201,9 @@ class Server:
         stack.callback(LoopLag(self._metrics.lag).stop)
         self._budget = machine_budget(config.scale_to_zero_processes, config.scale_to_zero_memory)
         deadlines = Deadlines(config.heartbeat_timeout, config.default_startup_timeout)
-        self._frontends = FrontendSupervisor(config.frontends - 1, self._arena, self._metrics, deadlines)
+        self._frontends = FrontendSupervisor(
+            config.frontends - 1, self._arena, self._metrics, deadlines, startup.recent
+        )
         self._metrics.server.read_memory(lambda: self._arena.memory_use().plus(self._frontends.memory_use()))
         self.engine = Engine(
             self._arena,

@@ -1,4 +1,7 @@
-"""Relays requests to another server on a unix socket and its complete answers back, over connections that are kept open."""
+"""Relays requests to another server on a unix socket and its answers back, over connections that are kept open.
+
+An answer of known length goes back when it is complete, one that comes in pieces piece by piece.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -7,7 +10,7 @@ import httptools
 
 from mooring.core.buffers import view_of
 from mooring.web import http1_format
-from mooring.web.exchange import Exchange, release_all
+from mooring.web.exchange import PENDING, Exchange, release_all
 
 # What concerns only one of the two connections (RFC 9110, 7.6.1), and what is written anew. Leave to send the body was
 # given already: an interim answer would be taken for the answer.
@@ -19,6 +22,10 @@ _HOP = frozenset(
 )  # fmt: skip
 _KEPT = 16
 _RECEIVE = 65_536
+
+
+class _HeadSent(Exception):
+    """The client asked for the head of an answer in pieces, and has it."""
 
 
 class Relay:
@@ -60,6 +67,9 @@ class Relay:
         try:
             connection = await self._connection()
             kept = await connection.ask(exchange)
+        except _HeadSent:
+            if connection is not None:
+                connection.close()
         except Exception as error:  # the protocol edge: whatever it was, the client must not wait for ever
             if connection is not None:
                 connection.close()
@@ -91,6 +101,7 @@ class _Connection:
         self._writer = writer
         self._headers: list[tuple[str, str]] = []
         self._body: list[bytes] = []
+        self._in_pieces = False
         self._complete = False
 
     @property
@@ -108,7 +119,7 @@ class _Connection:
         Raises ``OSError`` where there is no whole answer.
         """
         body = exchange.take_body()
-        self._headers, self._body, self._complete = [], [], False
+        self._headers, self._body, self._in_pieces, self._complete = [], [], False, False
         parser = httptools.HttpResponseParser(self)
         try:
             self._writer.writelines([_head(exchange, len(body)), view_of(body)])
@@ -117,22 +128,51 @@ class _Connection:
                 if not data:
                     raise ConnectionResetError("the answer broke off")
                 parser.feed_data(data)
+                if self._in_pieces:
+                    await self._pass_pieces(exchange, parser)
         finally:
             if not self._complete:
                 self._writer.transport.abort()  # what it still has to send lies in the body
             release_all([body])
-        status = parser.get_status_code()
-        head = http1_format.header_lines(
+        if not self._in_pieces:
+            exchange.respond(parser.get_status_code(), b"".join(self._body), self._head())
+        return bool(parser.should_keep_alive())
+
+    async def _pass_pieces(self, exchange: Exchange, parser: httptools.HttpResponseParser) -> None:
+        """Pass on what has come of the body, and wait while the client does not take it.
+
+        Whoever reads nothing here lets the other server wait as well. Raises ``_HeadSent`` where the client wants no
+        more than the head.
+        """
+        if exchange.state is PENDING:
+            exchange.start(parser.get_status_code(), self._head())
+            if exchange.method == "HEAD":
+                exchange.finish()
+                raise _HeadSent
+        if self._body:
+            exchange.send(b"".join(self._body))
+            self._body.clear()
+        if self._complete:
+            exchange.finish()
+        elif not exchange.writable:
+            writable = asyncio.Event()
+            exchange.on_writable = writable.set
+            await writable.wait()
+
+    def _head(self) -> bytes:
+        return http1_format.header_lines(
             [pair for pair in self._headers if pair[0].lower().encode() not in _HOP]
         )
-        exchange.respond(status, b"".join(self._body), head)
-        return bool(parser.should_keep_alive())
 
     # What the parser tells.
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep one line of the head."""
         self._headers.append((name.decode("latin-1"), value.decode("latin-1")))
+
+    def on_headers_complete(self) -> None:
+        """Note whether the answer comes in pieces."""
+        self._in_pieces = any(name.lower() == "transfer-encoding" for name, _ in self._headers)
 
     def on_body(self, body: bytes) -> None:
         """Keep a part of the body."""
