@@ -15,11 +15,11 @@ from mooring.observability.metrics import Metrics
 from mooring.protocols.application import Application
 from mooring.protocols.dialect import AMD
 from mooring.protocols.endpoints import Endpoint
-from mooring.protocols.origins import Sites
+from mooring.protocols.origins import Sites, refuse_foreign
 from mooring.protocols.responses import Responses
 from mooring.server.server import Server
 from mooring.tokens import Access
-from mooring.web.http1 import HttpServer, Limits
+from mooring.web.http1 import Exchange, HttpServer, Limits
 
 ELSEWHERE = "origin: http://evil.example"
 CHANGES = [
@@ -155,3 +155,83 @@ async def test_every_endpoint_that_is_written_to_is_closed_to_pages_but_those_th
     assert {each.pattern for each in written if not each.changes} == {
         each.pattern for each in written if each.pattern.endswith(ASKING)
     }
+
+
+def asked(*headers):
+    """A request with these headers, which nobody answers."""
+    fields = dict(headers)
+    return Exchange("GET", b"/", list(headers), fields, True, None)
+
+
+LOCAL = Sites(loopback=True, checks_host=True, own_host="127.0.1.1", hosts=frozenset({"proxy.example"}))
+HERE = (b"host", b"localhost:8080")
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["localhost", "localhost:1", "LocalHost:8080", "localhost.", "a.b.localhost", "127.0.0.1", "127.9.9.9:80", "[::1]:80", "127.0.1.1", "proxy.example:443", "PROXY.example"],
+)  # fmt: skip
+@pytest.mark.parametrize("changes", [True, False])
+def test_names_of_this_machine_and_of_a_proxy_are_its_own(host, changes):
+    request = asked((b"host", host.encode()))
+    assert refuse_foreign(request, LOCAL, changes=changes, same_site=True) is None
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["rebound.test", "localhost.evil.example", "evil.example:8080", "192.168.0.1", "0.0.0.0", "127.0.0.1.evil.example", "[::2]", "proxy.example.evil", "[", "evil'\"\\"],
+)  # fmt: skip
+def test_any_other_name_is_refused_where_only_this_machine_reaches_the_server(host):
+    request = asked((b"host", host.encode()))
+    for changes, same_site in ((True, False), (False, True), (False, False)):
+        refusal = refuse_foreign(request, LOCAL, changes=changes, same_site=same_site)
+        assert refusal.status == 403
+        assert "trusted_hosts" in refusal.message
+        assert '"' not in refusal.message
+    assert (
+        refuse_foreign(request, Sites(), changes=True, same_site=True) is None
+    )  # others reach that one by any name
+
+
+def test_a_client_of_http_1_0_names_no_host():
+    assert refuse_foreign(asked(), LOCAL, changes=True, same_site=True) is None
+
+
+NAMED = Sites(loopback=True, checks_host=True, origins=frozenset({b"https://named.example"}))
+ANY = Sites(loopback=True, checks_host=True, any_origin=True)
+
+
+@pytest.mark.parametrize(
+    ("headers", "changes", "reads_console", "reads"),
+    [
+        ([], True, True, True),
+        ([(b"sec-fetch-site", b"none")], True, True, True),
+        ([(b"sec-fetch-site", b"same-origin")], True, True, True),
+        ([(b"sec-fetch-site", b"Same-Origin")], True, True, True),
+        ([(b"sec-fetch-site", b"cross-site")], False, False, True),  # a link to /models, say
+        ([(b"sec-fetch-site", b"same-site")], False, False, True),
+        ([(b"origin", b"http://localhost:8080"), (b"sec-fetch-site", b"same-origin")], True, True, True),
+        ([(b"origin", b"http://localhost:3000"), (b"sec-fetch-site", b"same-site")], False, False, False),
+        ([(b"origin", b"https://evil.example")], False, False, False),
+        ([(b"origin", b"null")], False, False, False),
+        ([(b"origin", b"https://named.example"), (b"sec-fetch-site", b"cross-site")], True, True, True),
+    ],
+)
+def test_what_pages_may_by_their_origin_and_their_site(headers, changes, reads_console, reads):
+    request = asked(HERE, *headers)
+    found = [
+        refuse_foreign(request, NAMED, changes=each == 0, same_site=each == 1) is None for each in range(3)
+    ]
+    assert found == [changes, reads_console, reads]
+
+
+def test_a_start_that_lets_every_page_read_lets_none_change_or_read_the_console():
+    request = asked(HERE, (b"origin", b"https://any.example"))
+    assert refuse_foreign(request, ANY, changes=False, same_site=False) is None
+    assert refuse_foreign(request, ANY, changes=True, same_site=False).status == 403
+    assert refuse_foreign(request, ANY, changes=False, same_site=True).status == 403
+
+
+def test_a_page_behind_a_proxy_with_a_trusted_name_is_the_servers_own():
+    headers = [(b"host", b"proxy.example"), (b"origin", b"https://proxy.example")]
+    assert refuse_foreign(asked(*headers), LOCAL, changes=True, same_site=True) is None

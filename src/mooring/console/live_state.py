@@ -165,13 +165,14 @@ class LiveState:
     def _describe_server(self, now: float, last: Reading | None) -> dict[str, Any]:
         used, before = time.process_time(), self._used
         self._used = used
+        seconds = now - last.time if last is not None else 0.0
         return {
             **msgspec.to_builtins(self._facts),
             "addresses": self._find_addresses(),
             "ready": self._service.ready(),
             "pid": os.getpid(),
             # Of this process alone: workers are asked for theirs on a model's own page.
-            "cpu_percent": round(100 * (used - before) / (now - last.time), 1) if last is not None else 0.0,
+            "cpu_percent": round(100 * (used - before) / seconds, 1) if seconds > 0 else 0.0,
             "memory_bytes": self._process.memory_info().rss,
             "log_level": self._server.log_level(),
         }

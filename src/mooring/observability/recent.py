@@ -190,7 +190,7 @@ def _error_of(event: Event, line: LogLine, detail: str) -> ErrorEntry:
     facts = event.facts
     reason = _fact(facts, "reason")
     if not reason:
-        message = line.message
+        message = _message_of(event)
     elif event.name == "prediction failed":
         message = reason
     else:
