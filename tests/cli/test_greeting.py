@@ -23,6 +23,7 @@ def test_it_names_addresses_models_and_lines_to_try():
         "  gRPC        127.0.0.1:7070",
         "  management  http://127.0.0.1:8081, gRPC 127.0.0.1:7071",
         "  metrics     http://127.0.0.1:8082",
+        "  console     http://127.0.0.1:8080/console",
         "  model       bad 1.0 failed: no weights",
         "  model       m 1.0 ready",
         "Try:",

@@ -69,6 +69,7 @@ def address_facts(config: Config) -> dict[str, str]:
         "management": config.management_address,
         "grpc_management": config.grpc_management_address,
         **({"metrics": config.metrics_address} if config.enable_metrics_api else {}),
+        **({"console": console_url(config)} if console_url(config) else {}),
     }
     return {name: str(address) for name, address in facts.items()}
 
@@ -113,7 +114,14 @@ def address_lines(config: Config) -> list[str]:
         f"  gRPC        {_grpc_text(config.grpc_address)}",
         *_management_lines(config),
         *([f"  metrics     {config.metrics_address}"] if config.enable_metrics_api else []),
+        *([f"  console     {console_url(config)}"] if console_url(config) else []),
     ]
+
+
+def console_url(config: Config) -> str:
+    """Return where a browser on this machine finds the console; empty where it finds none."""
+    address = config.inference_address
+    return f"{address.reachable}/console" if config.console and not address.path else ""
 
 
 def _how_to_load(config: Config) -> str:
