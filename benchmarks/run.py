@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
+from console import format_console, measure_console
 from measuring import LoadRun, WaitBudget, measure_in_turn, median
 from report import Row, describe_conditions, format_loads, format_starts
 from scrape import measure_scrapes
@@ -25,7 +26,7 @@ from targets import NGINX, BareFront, BareGrpc, Mooring, Nginx, Target, read_ngi
 from workloads import MODELS, OPTIONS, Body, Group, Workload, make_groups
 
 RESULTS = Path(__file__).parent / "results"
-START, SCRAPE = "start", "scrape"
+START, SCRAPE, CONSOLE = "start", "scrape", "console"
 
 
 def main() -> int:
@@ -35,6 +36,7 @@ def main() -> int:
     rows: list[Row] = []
     starts: list[Figure] = []
     scrapes: list[Figure] = []
+    console = ""
     with (RESULTS / "latest.jsonl").open("w", buffering=1) as log:
         if START in options.cases:
             starts = measure_starts(options.repetitions)
@@ -44,13 +46,18 @@ def main() -> int:
             scrapes = measure_scrapes(options.repetitions, options.seconds)
             log.writelines(f"{json.dumps(asdict(figure))}\n" for figure in scrapes)
             print(format_starts(scrapes), end="\n\n", flush=True)
+        if CONSOLE in options.cases:
+            figures = measure_console(options.turns, options.turn_seconds, options.minutes)
+            console = format_console(figures)
+            log.write(f"{json.dumps({'name': CONSOLE} | asdict(figures))}\n")
+            print(console, end="\n\n", flush=True)
         for row in measure_groups(chosen, options) if chosen else ():
             print(format_progress(row), flush=True)
             rows.append(row)
             about = {"name": row.name, "connections": row.connections}
             log.writelines(f"{json.dumps(about | asdict(sample))}\n" for sample in row.samples)
     parts = [describe_conditions(describe_method(options.seconds, options.repetitions))]
-    parts += [format_starts(figures) for figures in (starts, scrapes) if figures]
+    parts += [format_starts(each) for each in (starts, scrapes) if each] + [console] * bool(console)
     parts += [format_loads(rows)] * bool(rows)
     text = "\n\n".join(parts)
     print(f"\n{text}")
@@ -68,13 +75,16 @@ def describe_method(seconds: float, repetitions: int) -> str:
 
 def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
     """Return the options; the list of cases becomes a set."""
-    names = [START, SCRAPE, *(group.name for group in make_groups())]
+    names = [START, SCRAPE, CONSOLE, *(group.name for group in make_groups())]
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--cases", default=",".join(names), help=f"comma-separated, of {', '.join(names)}")
     parser.add_argument("--seconds", type=float, default=2.0, help="length of a repetition")
     parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--turns", type=int, default=10, help="of the console: turns with and without a page")
+    parser.add_argument("--turn-seconds", type=float, default=5.0, help="of the console: length of a turn")
+    parser.add_argument("--minutes", type=float, default=10.0, help="of the console: how long a page is open")
     parser.add_argument("--quick", action="store_true", help="one repetition of a second each")
     parser.add_argument(
         "--patience", type=float, default=120.0, help="seconds, in all, to wait for others or repeat for them"
@@ -87,6 +97,7 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
         parser.error(f"no such case: {', '.join(sorted(unknown))}")
     if options.quick:
         options.seconds, options.repetitions = 1.0, 1
+        options.turns, options.turn_seconds, options.minutes = 2, 1.0, 0.25
     return options
 
 

@@ -32,8 +32,8 @@ WIDE = 1440, 900
 NARROW = 360, 740
 
 
-def start_driver() -> webdriver.Chrome:
-    """A browser of its own, with no window. Skips the test where this machine has none."""
+def start_driver(*more: str) -> webdriver.Chrome:
+    """A browser of its own with no window, started with ``more`` flags. Skips the test where this machine has none."""
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     driver = shutil.which(DRIVER)
     if browser is None:
@@ -50,6 +50,7 @@ def start_driver() -> webdriver.Chrome:
         "--force-device-scale-factor=1",
         "--hide-scrollbars",
         "--lang=en",
+        *more,
     ):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})

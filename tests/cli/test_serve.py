@@ -90,7 +90,7 @@ def test_the_addresses_come_first_and_models_and_lines_to_try_at_the_end(mooring
         "  gRPC        127.0.0.1:7070",
         "  management  http://127.0.0.1:8081, gRPC 127.0.0.1:7071",
         "  metrics     http://127.0.0.1:8082",
-        "  console     http://127.0.0.1:8080/console",
+        "  console     http://127.0.0.1:80/console",
         "Mooring is up.",
         "Try:",
         "  curl http://127.0.0.1:80/ping",
