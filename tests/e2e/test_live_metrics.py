@@ -279,6 +279,11 @@ def test_workers_that_are_lost_are_counted_by_the_reason(tmp_path):
         assert {model for model, reason in reasons() if model != reason} == set()
         until(lambda: gauges(server, "died")[2:4] == [1, 1])
         assert gauges(server, "load_failed")[2] == 0
+        unload = b"POST /v2/repository/models/died/unload HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 2\r\n\r\n{}"
+        assert server.raw(unload).code == 200
+        text, labels = page(server), 'model_name="died",model_version="1"'
+        assert gauges(server, "died") == [None] * len(GAUGES)
+        assert values(text, "mooring_worker_restarts_total")[f'{labels},reason="died"'] == 1
         assert server.stop() == 0
     finally:
         server.kill()

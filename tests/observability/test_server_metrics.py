@@ -1,14 +1,9 @@
 """What is told of the server's processes: bytes, memory, event loops."""
 
-import asyncio
 import re
-import time
 
 from mooring.core.memory import MemoryUse
-from mooring.observability.histogram import Histogram
-from mooring.observability.loop_lag import LAGS, LoopLag
 from mooring.observability.metrics import Metrics
-from mooring.observability.traffic import Traffic
 
 
 def sample(metrics, name):
@@ -33,14 +28,6 @@ def test_bytes_are_told_by_protocol_and_added_up_over_processes():
     assert not frontend.take_counts()
 
 
-def test_traffic_is_taken_once():
-    traffic, total = Traffic(), Traffic()
-    traffic.received, traffic.sent = 3, 4
-    total.add(traffic.take())
-    total.add(traffic.take())
-    assert (total.received, total.sent, traffic.received) == (3, 4, 0)
-
-
 def test_the_memory_of_bodies_is_read_at_every_scrape():
     metrics = Metrics(system=False)
     metrics.server.read_memory(lambda: MemoryUse(1, 2, 3, 4))
@@ -59,16 +46,3 @@ def test_event_loops_are_told_by_process():
         'process="frontend-1"': 1,
     }
     assert sample(metrics, "mooring_event_loop_lag_seconds_sum")['process="frontend-1"'] == 0.3
-
-
-async def test_what_keeps_the_loop_shows_as_its_lag():
-    histogram = Histogram(LAGS)
-    lag = LoopLag(histogram)
-    await asyncio.sleep(0.2)
-    time.sleep(0.4)  # noqa: ASYNC251 - that is what is measured
-    await asyncio.sleep(0.01)
-    lag.stop()
-    assert sum(histogram.counts) == 1
-    assert histogram.total >= 0.3
-    await asyncio.sleep(0.3)
-    assert sum(histogram.counts) == 1

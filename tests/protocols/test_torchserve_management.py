@@ -1,10 +1,13 @@
 """TorchServe's management and metrics ports, as far as they look."""
 
+import asyncio
+import gzip
 import json
 
 import pytest
 from protocol_wire import JSON, answered, refused
 
+from mooring.codecs.compression import deflate
 from mooring.core.service import ModelState
 from mooring.observability.metrics import CONTENT_TYPE
 
@@ -155,3 +158,42 @@ async def test_scrapes_are_counted_as_responses(metrics):
     await metrics.call("GET", "/metrics")
     reply = await metrics.call("GET", "/metrics?name[]=Requests2XX")
     assert reply.body.splitlines()[-1].endswith(b" 1.0")
+
+
+async def test_scrapes_at_the_same_time_are_written_one_after_the_other(metrics, monkeypatch):
+    writing, most = [], []
+    render = metrics.metrics.render_in_turns
+
+    async def watched(names):
+        writing.append(names)
+        most.append(len(writing))
+        await asyncio.sleep(0.01)
+        text = await render(names)
+        writing.pop()
+        return text
+
+    monkeypatch.setattr(metrics.metrics, "render_in_turns", watched)
+    asked = [metrics.call("GET", "/metrics?name[]=process_start_time_seconds") for _ in range(5)]
+    pages = await asyncio.gather(*asked)
+    assert {page.status for page in pages} == {200}
+    assert len({page.body for page in pages}) == 1
+    assert most == [1] * 5
+
+
+async def test_a_large_page_is_compressed_elsewhere_and_is_the_same(metrics, monkeypatch):
+    for number in range(60):
+        metrics.metrics.statistics_for(f"m{number}", "1")
+    threads = []
+
+    async def to_thread(work, *args):
+        threads.append(work)
+        return work(*args)
+
+    monkeypatch.setattr(asyncio, "to_thread", to_thread)
+    target = "/metrics?name[]=mooring_request_duration_seconds"
+    plain = (await metrics.call("GET", target)).body
+    reply = await metrics.call("GET", target, b"", "accept-encoding: gzip")
+    assert len(plain) > 65_536
+    assert reply.headers["content-encoding"] == "gzip"
+    assert gzip.decompress(reply.body) == plain
+    assert threads == [deflate]

@@ -7,7 +7,7 @@ are exact whenever they are read, because they are only read through ``counts``.
 import enum
 import operator
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mooring.observability.exposition import version_labels
@@ -112,12 +112,18 @@ class Counts:
         self.latency[defaulted] += latency
         self.queue[defaulted] += queue
 
-    def add_calls(self, rows: int, requests: int, seconds: list[float]) -> None:
-        """Add calls of the model with so many rows of so many requests, each with its seconds."""
-        self.by_requests[requests] = self.by_requests.get(requests, 0) + len(seconds)
-        of_size = self.by_size.setdefault(rows, [0, 0.0])
-        of_size[0] += len(seconds)
-        of_size[1] += self.inferences.observe_all(seconds)
+    def add_calls(self, calls: Mapping[tuple[int, int], Sequence[float]]) -> None:
+        """Add calls of the model: the seconds of each, by their rows and requests."""
+        together: list[
+            float
+        ] = []  # one look at the bounds for all: there may be many kinds of calls, and few of each
+        for (rows, requests), seconds in calls.items():
+            self.by_requests[requests] = self.by_requests.get(requests, 0) + len(seconds)
+            of_size = self.by_size.setdefault(rows, [0, 0.0])
+            of_size[0] += len(seconds)
+            of_size[1] += sum(seconds)
+            together += seconds
+        self.inferences.observe_all(together)
 
     def to_list(self) -> list[Any]:
         """Return all sums, for ``add_list`` in another process."""
@@ -285,7 +291,7 @@ class ModelStatistics:
             if latencies:
                 self._counts.add_requests(kind >= 2, kind % 2 == 1, latencies, queues)
                 del latencies[:], queues[:]
-        for (rows, requests), seconds in self._calls.items():
-            self._counts.add_calls(rows, requests, seconds)
-        self._calls.clear()
+        if self._calls:
+            self._counts.add_calls(self._calls)
+            self._calls.clear()
         self._note_count = 0

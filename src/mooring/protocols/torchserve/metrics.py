@@ -12,7 +12,7 @@ from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.responses import Responses
 from mooring.protocols.torchserve import operations as calls
 from mooring.tokens import Access
-from mooring.web.http1 import Exchange, header_lines
+from mooring.web.http1 import Exchange, ResponseState, header_lines
 from mooring.web.routing import Match
 
 
@@ -23,6 +23,7 @@ class TorchServeMetrics:
         self._metrics = metrics
         self._responses = responses
         self._answer_tasks = AnswerTasks(responses)
+        self._writing = asyncio.Lock()
 
     def endpoints(self) -> list[Endpoint]:
         """Return the endpoints, for every method and every path below, as TorchServe has them."""
@@ -42,15 +43,17 @@ class TorchServeMetrics:
         )
 
     async def _answer(self, exchange: Exchange, names: Collection[str] | None, coding: str) -> None:
-        text = await self._metrics.render_in_turns(names)
-        if not coding:
-            self._responses.send_body(exchange, text, CONTENT_TYPE)
-            return
-        head = self._responses.build_head(self._responses.read_request_id(exchange), CONTENT_TYPE)
-        head += header_lines([("Content-Encoding", coding), ("Vary", "Accept-Encoding")])
-        if len(text) <= LARGE:
-            body = deflate([text], coding)
-        else:
-            body = await asyncio.to_thread(deflate, [text], coding)
-        self._responses.counter.count(200)
-        exchange.respond(200, body, head)
+        # One page at a time: it is some megabytes, and takes turns of the event loop.
+        async with self._writing:
+            if exchange.state is ResponseState.ABANDONED:
+                return
+            text = await self._metrics.render_in_turns(names)
+            if not coding:
+                self._responses.send_body(exchange, text, CONTENT_TYPE)
+                return
+            head = self._responses.build_head(self._responses.read_request_id(exchange), CONTENT_TYPE)
+            head += header_lines([("Content-Encoding", coding), ("Vary", "Accept-Encoding")])
+            large = len(text) > LARGE
+            body = await asyncio.to_thread(deflate, [text], coding) if large else deflate([text], coding)
+            self._responses.counter.count(200)
+            exchange.respond(200, body, head)
