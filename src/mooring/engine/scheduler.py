@@ -272,9 +272,8 @@ def queue_full(spec: ModelSpec, queue_size: int, dispatcher: Dispatcher[W], wait
     if spec.limits.job_ticket:
         text = f"model '{spec.name}' has no idle worker; try again later"
     else:
-        text = (
-            f"the queue of model '{spec.name}' is full, with {queue_size} requests waiting; try again later"
-        )
+        waiting_ones = "1 request" if queue_size == 1 else f"{queue_size} requests"
+        text = f"the queue of model '{spec.name}' is full, with {waiting_ones} waiting; try again later"
     error = QueueFull(text, model=spec.name, version=spec.version)
     error.retry_after = (dispatcher.row_time.value or 0.0) * waiting / max(dispatcher.pool.ready, 1)
     return error
