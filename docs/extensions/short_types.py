@@ -4,9 +4,8 @@ import re
 
 from sphinx.application import Sphinx
 
-_ARRAY = re.compile(
-    r"(?:numpy\.)?ndarray\[tuple\[(?:typing\.)?Any, \.\.\.\], (?:numpy\.)?dtype\[(?:numpy\.)?generic\]\]"
-)
+# "~" stands in front of names that are shown without their module.
+_ARRAY = re.compile(r"~?numpy\.ndarray\[tuple\[~?typing\.Any, \.\.\.\], ~?numpy\.dtype\[~?numpy\.generic\]\]")
 
 
 def shorten(

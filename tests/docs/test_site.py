@@ -82,6 +82,8 @@ def test_each_public_name_and_each_command_is_in_the_reference(site, pages):
     api = pages["reference/python-api.html"]
     assert {f"mooring.{name}" for name in mooring.__all__} - api.ids == set()
     assert {"mooring.testing.Client", "mooring.testing.Client.stream", "mooring.Client.infer"} <= api.ids
+    signatures = unescape(re.sub("<[^>]+>", "", (site / "reference" / "python-api.html").read_text()))
+    assert "array() → numpy.ndarray" in signatures
     commands = headings_of(site / "reference" / "commands.html")
     shown = subprocess.run(
         [sys.executable, "-m", "mooring", "--help"], check=True, capture_output=True, text=True
