@@ -17,6 +17,8 @@ settings.load_profile("mooring")
 
 for _name in [name for name in os.environ if name.startswith(("MOORING_", "TS_"))]:
     del os.environ[_name]
+# Otherwise each of the thousands of processes that tests start compiles every module again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # What servers keep from start to start is no business of the machine's either.
 _CACHE = tempfile.TemporaryDirectory(prefix="mooring-tests-")
 os.environ["XDG_CACHE_HOME"] = _CACHE.name
