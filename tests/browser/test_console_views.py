@@ -278,3 +278,30 @@ def test_what_is_kept_of_the_past_is_bounded(server, open_console):
         """
     )
     assert lengths == [120, 500, 500, 100]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a-very-long-name-" * 12, "نموذج-" * 20, "\N{ROCKET}" * 60],
+    ids=["long", "right to left", "emoji"],
+)
+def test_no_name_makes_the_overview_wider_than_its_window(server, open_console, name):
+    browser = open_console(server)
+    browser.find(".models")
+    browser.run(
+        """
+        const [name] = arguments;
+        return import(document.querySelector("script").src.replace("app.js", "store.js")).then(({ store }) => {
+          const [model] = store.state.models;
+          const state = { ...store.state, models: [{ ...model, name, version: name }, ...store.state.models] };
+          const receive = store.receive.bind(store);
+          store.receive = (type) => receive(type === "state" ? type : "", state);
+          store.receive("state");
+        });
+        """,
+        name,
+    )
+    browser.find(".models .name a", name[:5])
+    assert browser.overflow() == 0
+    browser.show_as(size=NARROW)
+    assert browser.overflow() == 0
