@@ -66,6 +66,13 @@ async def test_a_browser_that_has_a_file_is_not_sent_it_again(served):
     assert (await served.call("GET", "/console", b"", 'if-none-match: "other"')).status == 200
 
 
+async def test_links_of_the_page_work_whatever_is_before_its_path(served):
+    for target in ("/console/", "/console/?x=1/"):
+        reply = await served.call("GET", target)
+        assert (reply.status, reply.headers["location"]) == (308, "../console")
+    assert (await served.call("GET", "/console?x=/")).status == 200
+
+
 async def test_other_contents_have_another_tag(served):
     tags = [
         (await served.call("GET", f"/console/static/{name}")).headers["etag"]

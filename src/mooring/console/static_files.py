@@ -56,8 +56,13 @@ class StaticFiles:
         ]
 
     def send_page(self, exchange: Exchange, _match: Match) -> None:
-        """Answer with the page."""
-        self._send(exchange, PAGE)
+        """Answer with the page, whose links are relative to its path without a slash at the end."""
+        if exchange.target.partition(b"?")[0].endswith(b"/"):
+            self._responses.counter.count(308)
+            head = self._responses.build_head(self._responses.read_request_id(exchange))
+            exchange.respond(308, b"", head + header_lines([("location", "../console")]))
+        else:
+            self._send(exchange, PAGE)
 
     def send_file(self, exchange: Exchange, match: Match) -> None:
         """Answer with one of its files."""
