@@ -4,7 +4,7 @@ import re
 import shutil
 
 import pytest
-from console_blocks import ROOT, PageRun, Step, matches, missing_modules, pages, read_steps, run_page
+from console_blocks import ROOT, PageRun, Ports, Step, matches, missing_modules, pages, read_steps, run_page
 
 # What is not run. The reason is in the page, or in NOT_RUN. Everything else is run.
 SKIPPED = {
@@ -112,6 +112,52 @@ def test_a_page_is_read_in_order():
     ]
     assert missing_modules(PAGE) == []
     assert missing_modules("<!-- console: needs json no_such_module -->") == ["no_such_module"]
+
+
+def test_hidden_files_and_commands_are_read_and_what_installs_is_not_run():
+    text = """\
+<!-- console: file models/config.properties
+one=1
+two=2
+-->
+<!-- console: run mkdir store && \\
+touch store/model -->
+```console
+$ pip install .  # everything
+$ make serve
+$ ls
+models
+```
+"""
+    assert list(read_steps(text)) == [
+        Step("file", 1, "models/config.properties", "one=1\ntwo=2\n"),
+        Step("run", 5, "mkdir store && \\\ntouch store/model"),
+        Step("skip", 8, "pip install .", "it installs packages"),
+        Step("skip", 9, "make serve", "it installs packages, or takes minutes"),
+        Step("command", 10, "ls", "models"),
+    ]
+
+
+def test_ports_of_a_page_are_replaced_by_free_ones_and_back():
+    ports = Ports("$ mooring serve app.py --port 9000\n$ curl 127.0.0.1:9002/metrics localhost:8443")
+    assert [ports[9000 + place] - ports[9000] for place in range(5)] == list(range(5))
+    text = "http://127.0.0.1:8080/ping port=9001 grpc_port=7070 https://localhost:8443 x8080 18080"
+    freed = ports.to_free(text)
+    assert f"127.0.0.1:{ports[8080]}/" in freed
+    assert f"port={ports[9001]} " in freed
+    assert "x8080 18080" in freed
+    assert ports.to_page(freed) == text
+
+
+@pytest.mark.parametrize("comment", ["<!-- console: nonsense -->", "<!-- console: -->"])
+def test_an_unknown_comment_is_an_error(tmp_path, comment):
+    with PageRun(ROOT / "page.md", comment, tmp_path) as run:
+        try:
+            wrong = [run.do(step) for step in read_steps(comment)]
+        except AssertionError:
+            wrong = ["line 1"]
+    assert wrong
+    assert all(wrong)
 
 
 @pytest.mark.parametrize(
