@@ -25,7 +25,7 @@ exclude_patterns = ["extensions", "pictures"]
 smartquotes = False  # it would make a dash of the two in front of an option
 highlight_language = "none"  # of blocks that name none: they are commands, settings and lines of logs
 
-myst_enable_extensions = ["attrs_block"]
+myst_enable_extensions = ["attrs_block", "attrs_inline"]
 myst_heading_anchors = 5  # as GitHub names them
 
 autodoc_member_order = "bysource"
