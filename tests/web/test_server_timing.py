@@ -85,6 +85,18 @@ def test_stream_to_an_old_client_has_no_trailer():
     assert written.raw.endswith(b"\r\n\r\none")
 
 
+def test_stream_that_answers_head_ends_with_its_head():
+    exchange, written = timed(method="HEAD", te=b"trailers")
+    exchange.timing.note_call(1, 0.0, 0.0, (0.0, 0.0, 1, 1))
+    exchange.start(200)
+    exchange.send(b"one")
+    exchange.finish(b"two")
+    head, end, rest = told(written.raw).partition(b"\r\n\r\n")
+    assert (end, rest) == (b"\r\n\r\n", b"")
+    assert b"\r\ntrailer:" not in head
+    assert b'\r\nserver-timing: queue;dur=N, batch;dur=N;desc="1 row"' in head
+
+
 def test_answer_that_comes_from_another_process_stays_as_it_is():
     exchange, written = timed(lines=b"timing-allow-origin: *\r\n")
     exchange.timing = None

@@ -29,7 +29,7 @@ class TimingTransport:
     """The ``ResponseTransport`` of one exchange that puts its timing into the answer.
 
     A streamed answer has it in a trailer, where the client takes trailers and the answer comes in chunks. Else its head has
-    what is known before the first piece.
+    what is known before the first piece. The answer to HEAD ends with its head and has no trailer (RFC 9112, 6.3).
     """
 
     def __init__(self, exchange: Exchange, origin_lines: bytes) -> None:
@@ -68,7 +68,8 @@ class TimingTransport:
         if timing is not None:
             text = timing.to_early_text() if streamed else timing.to_text()
         lines = b"server-timing: %b\r\n" % text.encode() if text else b""
-        if timing is not None and streamed and takes_trailers(exchange) and bytes(head).endswith(_CHUNKED):
+        chunked = streamed and exchange.method != "HEAD" and bytes(head).endswith(_CHUNKED)
+        if timing is not None and chunked and takes_trailers(exchange):
             self._has_trailer, lines = True, _ANNOUNCED
         # At the end of the head, which is bytes and never a lent buffer: the log reads the request's id at its beginning.
         first, end, rest = bytes(head).partition(b"\r\n\r\n")
