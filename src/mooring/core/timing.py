@@ -66,8 +66,9 @@ class RequestTiming(msgspec.Struct, array_like=True, eq=False):
     """What is known of one request, or of one node of a graph. Made only for requests that ask for it.
 
     ``began`` is on the monotonic clock, and so is ``ended``, which is 0 until it is known. ``added`` are the parts of what was
-    before ``since``. ``cache`` is in seconds, None where no answer was in the cache. It belongs to the server, which
-    passes it between its processes; a worker only sees that there is one.
+    before ``since``, and ``counted`` is when the last call began whose rows are in them. ``cache`` is in seconds, None where
+    no answer was in the cache. It belongs to the server, which passes it between its processes; a worker only sees that
+    there is one.
     """
 
     began: float = msgspec.field(default_factory=time.monotonic)
@@ -78,6 +79,7 @@ class RequestTiming(msgspec.Struct, array_like=True, eq=False):
     added: Parts = msgspec.field(default_factory=Parts)
     since: float = 0.0
     waited: bool = False
+    counted: float = -1.0
 
     def note_call(self, key: int, arrived: float, left: float, span: CallSpan) -> None:
         """Note the call of a model. ``key`` tells requests to workers apart; a later call with the same one replaces it."""
@@ -120,6 +122,7 @@ class RequestTiming(msgspec.Struct, array_like=True, eq=False):
     def follow(self, other: "RequestTiming") -> None:
         """Take over what another process knows of this request, which has answered it or a part of it."""
         self.calls, self.nodes, self.added, self.since = other.calls, other.nodes, other.added, other.since
+        self.counted = other.counted
         self.cache, self.waited = other.cache, other.waited
 
     def measure(self, now: float) -> Parts:
@@ -130,13 +133,15 @@ class RequestTiming(msgspec.Struct, array_like=True, eq=False):
         batch = _covered(((call.left, call.end) for call in calls), since, now)
         queue = _covered(((call.arrived, call.end) for call in calls), since, now)
         whole = _covered(((call.arrived, now) for call in calls if call.calls), since, now)
+        # Requests that shared a call began it at the same moment; it counts once.
+        told = {call.begin: call for call in calls if call.calls and call.begin != self.counted}.values()
         return Parts(
             added.queue + queue - batch,
             added.batch + batch - model,
             added.model + model,
             added.encode + max(whole - queue, 0.0),
-            added.rows + sum(call.rows for call in calls),
-            added.calls + sum(call.calls for call in calls),
+            added.rows + sum(call.rows for call in told),
+            added.calls + sum(call.calls for call in told),
         )
 
     def to_text(self) -> str:
@@ -194,6 +199,9 @@ class RequestTiming(msgspec.Struct, array_like=True, eq=False):
             self.added = self.measure(now)
             self.ended = ended
             self.since = max(self.since, now)
+            self.counted = max(
+                (call.begin for call in self.calls.values() if call.calls), default=self.counted
+            )
             self.calls = {}
 
 
