@@ -174,6 +174,7 @@ def test_tensors_are_asked_and_shown_as_a_table(open_model, tmp_path):
     browser = open_model("scale")
     browser.fill("mooring-try textarea", "1, 2, 3, 4.5, 5, 6")
     assert browser.find("mooring-try fieldset input").get_attribute("value") == "2, 3"  # the shape follows
+    assert not browser.find_all("[aria-invalid]")
     send(browser)
     cells = [each.text for each in browser.find_all(".try-output td")]
     assert cells == ["2", "4", "6", "9", "10", "12"]
@@ -341,6 +342,14 @@ def test_an_image_is_previewed_and_classified(open_model, tmp_path):
     assert json.loads(json.loads(printed["gRPC"])["body"][0]) == shown
 
 
+def test_a_function_of_one_input_has_a_field_of_its_name(open_model):
+    browser = open_model("fail")
+    assert browser.find("mooring-try label").text == "text"
+    browser.click("[role=tab]", "JSON")
+    browser.fill("mooring-try [role=tabpanel]:not([hidden]) textarea", '"alone"')
+    browser.find(".try-hint", "The form cannot show this")
+
+
 def test_an_answer_that_is_an_image_is_shown_as_one(open_model, tmp_path):
     browser = open_model("turn")
     browser.find("mooring-try input[type=file]").send_keys(str(PICTURE))
@@ -413,7 +422,7 @@ def test_a_chain_shows_the_times_of_its_nodes(open_model):
 def test_a_model_that_raises_shows_its_error_as_text(open_model):
     browser = open_model("fail")
     browser.expect_error("status of 500")
-    send(browser, "Refused: 500")
+    send(browser, "Failed: 500")
     assert f"RuntimeError: no <b>weights</b> {HOSTILE}" in browser.text(".message.error")
     assert "500 Internal Server Error" in browser.text(".try-head")
     assert timings(browser)
@@ -480,26 +489,30 @@ NASTY = [
 ]
 
 
-def call(browser, module, function, *arguments):
-    """What a function of a module of the page returns."""
+@pytest.fixture
+def call(browser, server):
+    """Call a function of a module of the page: ``call("json-text.js", "parseJson", text)`` returns what it does."""
+    browser.open(f"{server.url}/console/static/json-text.js")  # a small page of the same origin
     script = (
         "const [url, name, ...rest] = arguments; const done = rest.pop();"
         "import(url).then((module) => done(module[name](...rest)), (error) => done(String(error)))"
     )
-    return browser.driver.execute_async_script(script, f"/console/static/{module}", function, *arguments)
+
+    def call(module, function, *arguments):
+        return browser.driver.execute_async_script(script, f"/console/static/{module}", function, *arguments)
+
+    return call
 
 
-def test_texts_are_quoted_for_bash_and_for_python(open_model):
-    browser = open_model("scale")
+def test_texts_are_quoted_for_bash_and_for_python(call):
     for text in NASTY:
-        word = call(browser, "code-lines.js", "quoteShell", text)
+        word = call("code-lines.js", "quoteShell", text)
         done = subprocess.run(["bash", "-c", f"printf %s {word}"], capture_output=True, check=True)
         assert done.stdout.decode() == text
-        assert eval(call(browser, "json-text.js", "quotePython", text)) == text
+        assert eval(call("json-text.js", "quotePython", text)) == text
 
 
-def test_a_text_with_hidden_characters_goes_by_a_file(open_model):
-    browser = open_model("scale")
+def test_a_text_with_hidden_characters_goes_by_a_file(call):
     ask = {
         "path": "predictions/m",
         "headers": {"content-type": "text/plain"},
@@ -507,20 +520,19 @@ def test_a_text_with_hidden_characters_goes_by_a_file(open_model):
         "save": "request.txt",
     }
     context = {"server": "http://h:1/", "grpc": "grpc://h:2", "answer": "text/plain"}
-    curl, python, _ = call(browser, "code-lines.js", "codeLines", ask, context)
+    curl, python, _ = call("code-lines.js", "codeLines", ask, context)
     assert "--data-binary @request.txt" in curl["text"]
     assert curl["file"] == "request.txt"
     assert python["note"] == "The client has no call for this request: use curl's line."
 
 
-def test_a_token_is_named_and_never_shown(open_model):
-    browser = open_model("scale")
+def test_a_token_is_named_and_never_shown(call):
     ask = {
         "path": "predictions/m", "headers": {"content-type": "text/plain"}, "body": "x", "save": "request.txt",
         "call": {"model": "m", "version": "2", "stream": False, "parameters": {}, "row": [["body", "x"]]},
     }  # fmt: skip
     context = {"server": "http://h:1/", "grpc": "grpc://h:2", "token": True, "answer": "text/plain"}
-    curl, python, grpc = [each["text"] for each in call(browser, "code-lines.js", "codeLines", ask, context)]
+    curl, python, grpc = [each["text"] for each in call("code-lines.js", "codeLines", ask, context)]
     assert '-H "authorization: Bearer $TOKEN"' in curl
     assert 'Client("http://h:1", token=os.environ["TOKEN"])' in python
     assert 'version="2"' in python
@@ -528,18 +540,17 @@ def test_a_token_is_named_and_never_shown(open_model):
     assert "--version 2" in grpc
 
 
-def test_a_server_timing_header_is_read_with_its_quotes(open_model):
-    browser = open_model("scale")
+def test_a_server_timing_header_is_read_with_its_quotes(call):
     header = 'queue;dur=1.2, batch;dur=0.4;desc="8 rows, or 9", model;dur=11.9, odd, total;dur=13.8'
-    entries = call(browser, "timing-bars.js", "readServerTiming", header)
+    entries = call("timing-bars.js", "readServerTiming", header)
     assert [(each["name"], each["duration"]) for each in entries] == [
         ("queue", 1.2), ("batch", 0.4), ("model", 11.9), ("odd", None), ("total", 13.8),
     ]  # fmt: skip
     assert entries[1]["text"] == "8 rows, or 9"
-    bars = call(browser, "timing-bars.js", "placeBars", entries)
+    bars = call("timing-bars.js", "placeBars", entries)
     assert [round(begin, 2) for begin, _ in bars] == [0, 0.09, 0.12, 0.98, 0]
     assert bars[-1] == [0, 1]
-    assert call(browser, "timing-bars.js", "readServerTiming", None) == []
+    assert call("timing-bars.js", "readServerTiming", None) == []
 
 
 SCHEMA = {
@@ -556,30 +567,28 @@ SCHEMA = {
 }  # fmt: skip
 
 
-def test_a_schema_becomes_fields(open_model):
-    browser = open_model("scale")
-    field = call(browser, "schema-fields.js", "toField", SCHEMA)
+def test_a_schema_becomes_fields(call):
+    field = call("schema-fields.js", "toField", SCHEMA)
     kinds = {each["name"]: (each["kind"], each["required"], each["nullable"]) for each in field["fields"]}
     assert kinds == {
         "p": ("object", True, False), "o": ("text", False, True), "t": ("choice", False, False), "u": ("either", False, False),
         "l": ("list", False, False), "m": ("json", False, False), "d": ("json", False, False), "n": ("integer", False, True),
         "c": ("json", False, False), "f": ("file", False, False), "a": ("json", False, False),
     }  # fmt: skip
-    assert json.loads(call(browser, "schema-fields.js", "initialJson", field)) == {"p": {}}
+    assert json.loads(call("schema-fields.js", "initialJson", field)) == {"p": {}}
     (nested,) = [each for each in field["fields"] if each["name"] == "p"]
     assert [each["path"] for each in nested["fields"]] == ["p.self"]  # a schema within itself ends
 
 
-def test_json_keeps_its_numbers(open_model):
-    browser = open_model("scale")
+def test_json_keeps_its_numbers(call):
     text = '{"long": [12345678901234567890, NaN, -Infinity], "text": "NaN 12345678901234567890", "deep": {"a": [[1, 2], [3]]}}'
-    assert "12345678901234567890, NaN, -Infinity" in call(browser, "json-text.js", "indentJson", text)
-    assert call(browser, "json-text.js", "parseJson", text)["long"] == [
+    assert "12345678901234567890, NaN, -Infinity" in call("json-text.js", "indentJson", text)
+    assert call("json-text.js", "parseJson", text)["long"] == [
         "12345678901234567890",
         "NaN",
         "-Infinity",
     ]
-    value = eval(call(browser, "json-text.js", "toPython", text))
+    value = eval(call("json-text.js", "toPython", text))
     assert value["long"][0] == 12345678901234567890
     assert value["text"] == "NaN 12345678901234567890"
 

@@ -31,7 +31,7 @@ function failing(box, error, control = null) {
 	const fail = (said) => {
 		setText(error, said);
 		error.hidden = !said;
-		if (control) setAttribute(control, "aria-invalid", said && "true");
+		if (control) setAttribute(control, "aria-invalid", said ? "true" : null);
 	};
 	box.root.addEventListener("input", () => fail(""));
 	return Object.assign(box, { fail });

@@ -19,9 +19,10 @@ export function makePanes({ description = {}, inputs = [], values, examples }) {
 	const { content_type: type = "", body = "" } = examples?.predictions ?? {};
 	const json = /json/.test(type);
 	if (values) {
-		const form = schemaPane(values.request, json ? body : "");
-		const image = inputs.length === 1 && (inputs[0].content_type ?? "").startsWith("image/");
-		return image ? [filePane("image/*"), form, jsonPane(form)] : [form, jsonPane(form), filePane()];
+		const form = schemaPane(values.request, inputs, json ? body : "");
+		const [{ content_type: type = "" } = {}, ...others] = inputs;
+		if (type.startsWith("image/")) return [...(others.length ? [] : [filePane("image/*")]), form, jsonPane(form)];
+		return [form, jsonPane(form), ...(others.length || type ? [] : [filePane()])];
 	}
 	const tensors = inputs.length ? tensorPane(inputs, examples?.v2?.inputs ?? []) : freePane();
 	if (inputs.length) return [tensors, jsonPane(tensors), filePane()];
@@ -44,8 +45,10 @@ function pane(title, children, collect, more = {}) {
 	return { title, root: element("div", { class: "try-pane" }, children), collect, read, fail() {}, close() {}, ...more };
 }
 
-function schemaPane(schema, example) {
-	const field = toField(schema);
+function schemaPane(schema, inputs, example) {
+	const whole = toField(schema);
+	// A function of one input takes it by its name, or alone: the form has its name.
+	const field = whole.options?.find((each) => each.kind === "object" && String(each.fields.map(({ name }) => name)) === String(inputs.map(({ name }) => name))) ?? whole;
 	const widget = makeWidget(field, field.kind === "object" ? "" : "Body");
 	widget.write(parseJson(example || initialJson(field)));
 	return pane("Form", widget.root, (problems) => ({ json: widget.read(problems) ?? "null" }), {

@@ -149,7 +149,7 @@ class TryIt extends HTMLElement {
 		this.tabs.current.fail(said);
 		this.result.append(element("p", { class: "message error" }, said),
 			element("details", {}, element("summary", {}, "Whole answer"), textBlock(text ?? "", "Whole answer")));
-		setText(this.said, `Refused: ${response.status} ${response.statusText}.`);
+		setText(this.said, `${response.status < 500 ? "Refused" : "Failed"}: ${response.status} ${response.statusText}.`);
 	}
 
 	#makeCode(ask, type, response) {
