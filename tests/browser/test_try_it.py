@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -86,6 +87,8 @@ REPOSITORY = {
     "scale/config.toml": 'max_batch_size = 512\n[[inputs]]\nname = "x"\ndatatype = "FP32"\nshape = [-1, 3]\n'
     '[[outputs]]\nname = "y"\ndatatype = "FP32"\nshape = [-1, 3]\n',
     "scale/1/model.py": 'def infer(inputs, parameters):\n    return {"y": inputs["x"] * parameters.get("factor", 2)}\n',
+    "odd/config.toml": f"name = '{HOSTILE}'\n[[inputs]]\nname = \"it's\"\ndatatype = \"BYTES\"\nshape = [1]\n",
+    "odd/1/model.py": "def infer(inputs, parameters):\n    return {'<b>': inputs[\"it's\"]}\n",
     "free/1/model.py": 'def infer(inputs, parameters):\n    return {"y": inputs["a b"] + 1}\n',
     "total/config.toml": '[[inputs]]\nname = "x"\ndatatype = "INT64"\nshape = [1, 1]\n[[outputs]]\nname = "y"\ndatatype = "INT64"\nshape = [1, 1]\n'
     "[sequences]\n",
@@ -440,6 +443,18 @@ def test_markup_and_hidden_characters_of_an_answer_are_text(open_model):
     assert len(answer(browser)) > 100_000
 
 
+def test_a_model_and_an_input_of_odd_names_are_asked(open_model, tmp_path):
+    browser = open_model(quote(HOSTILE))
+    browser.fill("mooring-try textarea", f"{HOSTILE} 'x'")
+    send(browser)
+    assert answer(browser) == f"{HOSTILE} 'x'"
+    assert browser.text(".try-output h4").startswith("<b>")
+    printed = run_lines(browser, tmp_path)
+    assert json.loads(printed["curl"])["outputs"][0]["data"] == [f"{HOSTILE} 'x'"]
+    assert json.loads(printed["gRPC"]) == {"<b>": [f"{HOSTILE} 'x'"]}
+    assert HOSTILE in printed["Python"]
+
+
 def test_steps_of_a_sequence_are_asked_one_after_another(open_model, tmp_path):
     browser = open_model("total")
     browser.fill("mooring-try textarea", "5")
@@ -492,6 +507,7 @@ NASTY = [
 @pytest.fixture
 def call(browser, server):
     """Call a function of a module of the page: ``call("json-text.js", "parseJson", text)`` returns what it does."""
+    browser.expect_error("favicon.ico")
     browser.open(f"{server.url}/console/static/json-text.js")  # a small page of the same origin
     script = (
         "const [url, name, ...rest] = arguments; const done = rest.pop();"
