@@ -49,7 +49,7 @@ from port_kit import free_ports, free_row
 
 ROOT = Path(__file__).parents[2]
 TEMPLATES = ROOT / "src/mooring/cli/templates"
-PATIENCE = 30.0  # seconds for a command or a start, on a machine that is busy with other things
+PATIENCE = 90.0  # seconds for a command or a start, on a machine that is busy with other things
 
 # What differs from run to run and from machine to machine, and what stands in its place on both sides.
 VOLATILE = (
