@@ -2,16 +2,20 @@
 
     python console.py                 turns of five seconds with and without a page, then a page for ten minutes
     python console.py --quick         the same, short
+    python console.py load PORT RATE SECONDS
 
 The server is charged for what the thread of its event loop used, which is all that a page costs it. Turns with and without a
-page alternate under one load of a fixed rate, so that what else the machine does falls on both.
+page alternate under one load of a fixed rate, so that what else the machine does falls on both. The load is paced by this file,
+over kept connections: what a busy machine did not let leave in time is left out and not sent later, and the rate is counted.
 """
 
 import argparse
+import asyncio
 import shutil
 import socket
 import statistics
-import tempfile
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -20,7 +24,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-from open_loop import OpenLoopResult, start_load
 from targets import Mooring
 from workloads import MODELS, OPTIONS
 
@@ -30,6 +33,8 @@ BODY = b'{"x": 1.0}'
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 DRIVER = "chromedriver"
 SETTLING = 2.0  # seconds of each turn that are not counted
+# Of the load: seconds between two lots of requests, connections, and the largest lot.
+_BEAT, _CONNECTIONS, _MOST_AT_ONCE = 0.005, 32, 128
 
 
 @dataclass(slots=True)
@@ -40,7 +45,6 @@ class ConsoleFigures:
     rate: float = 0.0
     without: list[float] = field(default_factory=list)
     watched: list[float] = field(default_factory=list)
-    load: OpenLoopResult | None = None
     heap: list[tuple[float, int]] = field(default_factory=list)
     skipped: str = ""
 
@@ -64,20 +68,16 @@ class ConsoleFigures:
 def measure_console(turns: int, seconds: float, minutes: float) -> ConsoleFigures:
     """Measure both; the page is skipped where there is no browser."""
     figures = ConsoleFigures(len(MODELS))
-    with Mooring(MODELS, OPTIONS) as server, tempfile.TemporaryDirectory(prefix="bench-") as folder:
+    with Mooring(MODELS, OPTIONS) as server:
         server.wait_for_answer(PATH, BODY, {"content-type": "application/json"})
-        file = Path(folder, "body")
-        file.write_bytes(BODY)
-        length = 2 * turns * (seconds + SETTLING) + 5
-        running = start_load("http", server.port, PATH, file, RATE, length)
+        running = _start_load(server.port, RATE, 2 * turns * (seconds + SETTLING) + 2)
         time.sleep(2)
         for turn in range(turns):
             # In turn the one and the other is first, so that no drift falls on one of them.
             for watched in (bool(turn % 2), not turn % 2):
                 figures_of_turn = figures.watched if watched else figures.without
                 figures_of_turn.append(_measure_turn(server, seconds, watched=watched))
-        figures.load = running.wait()
-        figures.rate = sum(figures.load.statuses.values()) / length
+        figures.rate = float(running.communicate()[0])
         if minutes:
             _measure_page(server.port, minutes, figures)
     return figures
@@ -89,6 +89,41 @@ def _measure_turn(server: Mooring, seconds: float, *, watched: bool) -> float:
         used, began = thread_seconds(server.server.pid), time.monotonic()
         time.sleep(seconds)
         return (thread_seconds(server.server.pid) - used) / (time.monotonic() - began)
+
+
+def _start_load(port: int, rate: float, seconds: float) -> "subprocess.Popen[str]":
+    """Start the load in a process of its own, which prints the answers a second at its end."""
+    command = [sys.executable, __file__, "load", str(port), str(rate), str(seconds)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+async def send_paced(port: int, rate: float, seconds: float) -> float:
+    """Send requests at this rate over kept connections, a few every ``_BEAT``; return the answers a second."""
+    head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(BODY)}\r\n\r\n"
+    request = head.encode() + BODY
+    connections = [await asyncio.open_connection("127.0.0.1", port) for _ in range(_CONNECTIONS)]
+    answers = [0]
+
+    async def count(reader: asyncio.StreamReader) -> None:
+        while data := await reader.read(65_536):
+            answers[0] += data.count(b"HTTP/1.1 200")
+
+    readers = [asyncio.ensure_future(count(reader)) for reader, _ in connections]
+    began = time.monotonic()
+    sent, turn = 0, 0
+    while (passed := time.monotonic() - began) < seconds:
+        due = min(round(rate * passed) - sent, _MOST_AT_ONCE)
+        sent = round(rate * passed)  # what is above that is late, and left out
+        for _ in range(due):
+            turn += 1
+            connections[turn % _CONNECTIONS][1].write(request)
+        await asyncio.sleep(_BEAT)
+    await asyncio.sleep(0.5)
+    for reading in readers:
+        reading.cancel()
+    for _, writer in connections:
+        writer.close()
+    return answers[0] / seconds
 
 
 def thread_seconds(pid: int) -> float:
@@ -141,17 +176,14 @@ def _measure_page(port: int, minutes: float, figures: ConsoleFigures) -> None:
         driver.get(f"http://127.0.0.1:{port}/console")
         driver.execute_cdp_cmd("Performance.enable", {})
         began, end = time.monotonic(), time.monotonic() + 60 * minutes
-        with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-            file = Path(folder, "body")
-            file.write_bytes(BODY)
-            running = start_load("http", port, PATH, file, RATE / 10, 60 * minutes)
-            while time.monotonic() < end:
-                time.sleep(min(5.0, 6 * minutes))
-                driver.execute_cdp_cmd("HeapProfiler.collectGarbage", {})
-                metrics = driver.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
-                used = next(each["value"] for each in metrics if each["name"] == "JSHeapUsedSize")
-                figures.heap.append((time.monotonic() - began, int(used)))
-            running.wait()
+        running = _start_load(port, RATE, 60 * minutes)
+        while time.monotonic() < end:
+            time.sleep(min(5.0, 6 * minutes))
+            driver.execute_cdp_cmd("HeapProfiler.collectGarbage", {})
+            metrics = driver.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
+            used = next(each["value"] for each in metrics if each["name"] == "JSHeapUsedSize")
+            figures.heap.append((time.monotonic() - began, int(used)))
+        running.communicate()
     finally:
         driver.quit()
 
@@ -192,7 +224,11 @@ def format_console(figures: ConsoleFigures) -> str:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print, or be the load."""
+    if sys.argv[1:2] == ["load"]:
+        port, rate, seconds = sys.argv[2:]
+        print(asyncio.run(send_paced(int(port), float(rate), float(seconds))))
+        return
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
