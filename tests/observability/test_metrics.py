@@ -10,7 +10,7 @@ from prometheus_client import Counter
 from prometheus_client.parser import text_string_to_metric_families
 
 from mooring.observability.metrics import Histogram, Metrics
-from mooring.observability.statistics import DURATIONS, ModelStatistics
+from mooring.observability.statistics import DURATIONS, ROWS, ModelStatistics
 
 HOST = socket.gethostname()
 
@@ -180,3 +180,21 @@ def test_what_is_noted_is_summed_up_as_if_it_had_been_at_once(notes, calls, time
     assert {rows: count for rows, (count, _) in counts.by_size.items()} == {
         rows: times * sum(row == rows for row, _ in calls) for rows, _ in calls
     }
+
+
+def test_numbers_of_rows_that_clients_choose_do_not_fill_the_memory():
+    first, both = ModelStatistics("m", "1"), ModelStatistics("m", "1")
+    sizes = [*range(2000, 6000), *range(1, 1100)]
+    for rows in sizes:
+        first.observe_batches([(rows, 0.001, 1)])
+        both.observe_batches([(rows, 0.001, 1)])
+    both.add_counts([*first.counts.to_list(), [0.0, 0.0, 0.0]])
+    for statistics, times in ((first, 1), (both, 2)):
+        counts = statistics.counts
+        assert len(counts.by_size) < 2200
+        assert sum(count for count, _ in counts.by_size.values()) == times * len(sizes)
+        assert counts.rows == times * sum(sizes)
+        expected = Histogram(ROWS)
+        for rows in sizes:
+            expected.observe(rows, times)
+        assert (counts.batches.counts, counts.batches.total) == (expected.counts, expected.total)

@@ -130,8 +130,9 @@ class LiveState:
         calls = sum(count for count, _ in counts.by_size.values())
         if known is not None and (known.answered, known.failed, known.calls) == (answered, failed, calls):
             return known
-        rows = sum(rows * count for rows, (count, _) in counts.by_size.items())
-        return Sample(answered, failed, counts.durations.counts[:], counts.queues.counts[:], rows, calls)
+        return Sample(
+            answered, failed, counts.durations.counts[:], counts.queues.counts[:], counts.rows, calls
+        )
 
     def _drop_old(self, now: float) -> None:
         """Keep of the readings only the newest one that is a whole window old, and those after it."""

@@ -535,12 +535,13 @@ def _usage_of(statistics: ModelStatistics, *, has_rows: bool) -> ModelUsage:
     counts = statistics.counts
     failed, answered = counts.outcomes
     by_size = counts.by_size if has_rows else _merge_sizes(counts.by_size)
+    executions = sum(int(count) for count, _ in by_size.values())
     return ModelUsage(
         name=statistics.name,
         version=statistics.version,
         last_inference=int(statistics.last * 1e3),
-        inferences=sum(rows * int(count) for rows, (count, _) in by_size.items()),
-        executions=sum(int(count) for count, _ in by_size.values()),
+        inferences=counts.rows if has_rows else executions,
+        executions=executions,
         success=_duration(answered, counts.spent[1]),
         fail=_duration(failed, counts.spent[0]),
         queue=_duration(failed + answered, sum(counts.queue)),

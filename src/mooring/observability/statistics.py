@@ -27,6 +27,8 @@ DEFAULT_VERSION = "default"
 
 # Responses of one request that are counted by their number.
 _MAX_RESPONSES = 1000
+# Numbers of rows that are counted apart, beside those of the histogram. Clients choose them where a model takes any number.
+_MAX_SIZES = 1000
 # Notes that are kept before they are summed up, which takes some tens of microseconds for so many.
 _MAX_NOTES = 1024
 
@@ -65,14 +67,16 @@ class Counts:
     """The sums of one version, in this process or of several. Times are in seconds."""
 
     __slots__ = (
-        "by_requests", "by_size", "cache", "cache_spent", "durations", "failures", "inferences", "latency", "outcomes", "queue", "queues", "requests", "responses", "spent",
+        "by_requests", "by_size", "cache", "cache_spent", "durations", "failures", "inferences", "latency", "outcomes", "queue", "queues", "requests", "responses", "rows", "spent",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.outcomes = [0, 0]  # failed, answered
         self.failures = [0, 0, 0]  # of those that failed, by Failure
         self.spent = [0.0, 0.0]  # from arrival to answer, of each kind
-        self.by_size: dict[int, list[float]] = {}  # rows of a batch -> how many of them, and their seconds
+        self.rows = 0  # of all calls of the model
+        # Rows of a batch -> how many of them, and their seconds. Beyond _MAX_SIZES a power of two stands for them.
+        self.by_size: dict[int, list[float]] = {}
         self.by_requests: dict[int, int] = {}  # requests of a call of the model -> how many of them
         # Of a decoupled model: number of a response -> how many were given, failed and were empty, each with its seconds.
         self.responses: dict[int, list[float]] = {}
@@ -93,6 +97,7 @@ class Counts:
         sizes = Histogram(ROWS)
         for rows, (count, _) in self.by_size.items():
             sizes.observe(rows, int(count))
+        sizes.total = float(self.rows)
         return sizes
 
     @property
@@ -119,35 +124,40 @@ class Counts:
         ] = []  # one look at the bounds for all: there may be many kinds of calls, and few of each
         for (rows, requests), seconds in calls.items():
             self.by_requests[requests] = self.by_requests.get(requests, 0) + len(seconds)
-            of_size = self.by_size.setdefault(rows, [0, 0.0])
-            of_size[0] += len(seconds)
-            of_size[1] += sum(seconds)
+            self.rows += rows * len(seconds)
+            self._add_size(rows, len(seconds), sum(seconds))
             together += seconds
         self.inferences.observe_all(together)
+
+    def _add_size(self, rows: int, count: float, seconds: float) -> None:
+        if rows > ROWS[-1] and rows not in self.by_size and len(self.by_size) >= _MAX_SIZES:
+            rows = 1 << rows.bit_length()  # above the histogram's bounds, as they are
+        of_size = self.by_size.setdefault(rows, [0, 0.0])
+        of_size[0] += count
+        of_size[1] += seconds
 
     def to_list(self) -> list[Any]:
         """Return all sums, for ``add_list`` in another process."""
         histograms = [(h.counts, h.total) for h in (self.durations, self.queues, self.inferences)]
         return [
             self.outcomes, self.spent, self.requests, self.latency, self.queue, self.cache, self.cache_spent,
-            self.failures, self.by_requests, self.by_size, self.responses, histograms,
+            self.failures, self.rows, self.by_requests, self.by_size, self.responses, histograms,
         ]  # fmt: skip
 
     def add_list(self, values: Sequence[Any]) -> None:
         """Add the sums of another process, as ``to_list`` returns them."""
-        *sums, by_requests, by_size, responses, histograms = values
+        *sums, all_rows, by_requests, by_size, responses, histograms = values
         totals: tuple[list[Any], ...] = (
             self.outcomes, self.spent, self.requests, self.latency, self.queue, self.cache, self.cache_spent,
             self.failures,
         )  # fmt: skip
         for total, more in zip(totals, sums, strict=True):
             total[:] = map(operator.add, total, more)
+        self.rows += all_rows
         for requests, count in by_requests.items():
             self.by_requests[requests] = self.by_requests.get(requests, 0) + count
         for rows, (count, seconds) in by_size.items():
-            of_size = self.by_size.setdefault(rows, [0, 0.0])
-            of_size[0] += count
-            of_size[1] += seconds
+            self._add_size(rows, count, seconds)
         for number, counted in responses.items():
             total = self.responses.setdefault(number, [0.0] * len(counted))
             total[:] = map(operator.add, total, counted)

@@ -15,11 +15,7 @@ _Value = Callable[[Counts], float]
 # Joining and splitting a batch is part of the model's call here; it is not measured by itself.
 _COUNTERS: tuple[tuple[str, str, _Value], ...] = (
     ("nv_inference_request_success", "Requests that were answered", lambda counts: counts.outcomes[1]),
-    (
-        "nv_inference_count",
-        "Rows that the model was called with",
-        lambda counts: sum(rows * count for rows, (count, _) in counts.by_size.items()),
-    ),
+    ("nv_inference_count", "Rows that the model was called with", lambda counts: counts.rows),
     (
         "nv_inference_exec_count",
         "Calls of the model, each of a batch",
