@@ -8,12 +8,11 @@ from xdist.workermanage import WorkerController
 
 # Tests of this xdist_group run in one process: they ask a server that would else be started once in every process.
 SHARED_SERVER = "shared server"
-BROWSER = "browser"  # and those that share a browser
 # What takes long is handed out first, and in this order; the rest follows as it is collected.
 FIRST = (
     "tests/e2e/test_kserve_clients.py",  # installs a client with pip
     SHARED_SERVER,
-    BROWSER,
+    "tests/browser/",
     "tests/faults/",
     "tests/workers/test_frozen.py",
     "tests/workers/test_faults.py",

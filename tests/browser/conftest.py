@@ -1,4 +1,4 @@
-"""One browser for all tests of the console, and a tab for each of them."""
+"""One browser in each process of a run, and a tab for each test."""
 
 import sys
 from contextlib import ExitStack
@@ -10,15 +10,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "e2e"))
 
 from browser_kit import Browser, start_driver
 from e2e_kit import Server
-from parallel import BROWSER
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the markers
 def pytest_collection_modifyitems(items):
     here = Path(__file__).parent
     for item in items:
         if item.path.is_relative_to(here):
-            item.add_marker(pytest.mark.xdist_group(BROWSER))
             item.add_marker(pytest.mark.processes)
 
 
