@@ -70,6 +70,18 @@ def test_what_is_not_run_is_known_and_has_a_reason():
     assert skipped == SKIPPED
 
 
+def test_pages_need_only_what_is_known():
+    """A misspelled name would have its page skipped wherever the tests run."""
+    needed = {
+        name
+        for page in WITH_BLOCKS
+        for step in read_steps((ROOT / page).read_text())
+        if step.kind == "needs"
+        for name in step.text.split()
+    }
+    assert needed == {"captum", "onnxruntime", "openssl", "ps", "torch", "transformers", "tritonclient"}
+
+
 def test_no_page_has_commands_outside_of_console_blocks():
     """A command in an indented block or one of another language would not be run."""
     command = re.compile(r"(?:    |\$ )(?:\$ |\w+=\S+ )*(?:curl|mooring|pip|python|make) ")
