@@ -109,9 +109,50 @@ async def test_the_load_of_a_version_that_is_replaced_counts_until_it_has_answer
     assert load.in_flight == 1
     unloading = asyncio.ensure_future(house.engine.retire_version("m", "1"))
     await asyncio.sleep(0.01)
-    assert sum(each.in_flight for each in house.engine.loads()) <= 1
+    (load,) = house.engine.loads()
+    assert (load.name, load.in_flight) == ("m", 1)
     house.engine.drain_limit = 0.0
     unloading.cancel()
+
+
+async def test_the_metrics_show_a_version_that_is_unloaded_until_it_has_answered(house):
+    version = await house.load()
+    house.ask()
+    house.ask()
+    await asyncio.sleep(0.01)
+    unloading = asyncio.ensure_future(house.engine.retire_version("m", "1"))
+    await asyncio.sleep(0.01)
+    assert house.engine.models() == []
+
+    def shown():
+        page = house.engine._metrics.render_text(
+            ["mooring_model_state", "mooring_waiting_requests", "mooring_in_flight_requests"]
+        ).decode()
+        return [line for line in page.splitlines() if not line.startswith("#")]
+
+    labels = 'model_name="m",model_version="1"'
+    assert shown() == [
+        f"mooring_waiting_requests{{{labels}}} 1",
+        f"mooring_in_flight_requests{{{labels}}} 1",
+        f'mooring_model_state{{{labels},state="UNLOADING"}} 1',
+    ]
+    again = asyncio.ensure_future(house.load())  # it is in the place of the other one
+    await asyncio.sleep(0.01)
+    assert shown()[:2] == [
+        f"mooring_waiting_requests{{{labels}}} 1",
+        f"mooring_in_flight_requests{{{labels}}} 1",
+    ]
+    assert len(shown()) == 3
+    for _ in range(2):
+        version.pool.workers[0].answer()
+        await asyncio.sleep(0.01)
+    await unloading
+    await again
+    assert shown() == [
+        f"mooring_waiting_requests{{{labels}}} 0",
+        f"mooring_in_flight_requests{{{labels}}} 0",
+        f'mooring_model_state{{{labels},state="READY"}} 1',
+    ]
 
 
 # Loading.

@@ -4,7 +4,7 @@ import asyncio
 import functools
 import os
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from mooring.core.errors import (
     InvalidInput,
@@ -274,8 +274,8 @@ class Engine(InferenceService):
         return {(each.spec.name, each.spec.version) for each in (*self._versions(), *self.workflows)}
 
     def _version_states(self) -> Iterator[tuple[str, str, str]]:
-        for version in self.registry:
-            yield version.spec.name, version.spec.version, version.state.name
+        for (name, number), version in self._shown_versions().items():
+            yield name, number, version.state.name
 
     def waiting_requests(self) -> int:
         """Count the requests that wait for a worker, over all models and all processes."""
@@ -298,20 +298,25 @@ class Engine(InferenceService):
     def loads(self) -> Sequence[VersionLoad]:
         """What every version has to do now. One that is replaced counts as the one in its place."""
         now = time.monotonic()
-        replaced: dict[tuple[str, str], QueueLoad] = {}
+        beside: dict[tuple[str, str], QueueLoad] = {}
         for other in self._unlisted:
             key = other.spec.name, other.spec.version
-            replaced[key] = self._load_of(other).plus(replaced.get(key, NO_LOAD))
-        return [
-            _version_load(version, self._load_beside(version, replaced), now) for version in self.registry
-        ]
+            beside[key] = self._load_of(other).plus(beside.get(key, NO_LOAD))
+        found = []
+        for key, version in self._shown_versions().items():
+            load = beside.get(key, NO_LOAD)
+            if version not in self._unlisted:  # else it is among them
+                load = load.plus(self._load_of(version))
+            found.append(_version_load(version, load, now))
+        return found
 
-    def _load_beside(self, version: ModelVersion, replaced: Mapping[tuple[str, str], QueueLoad]) -> QueueLoad:
-        load = self._load_of(version)
-        # While it is unloaded it is in the registry, and among the replaced as well.
-        if not replaced or version in self._unlisted:
-            return load
-        return load.plus(replaced.get((version.spec.name, version.spec.version), NO_LOAD))
+    def _shown_versions(self) -> dict[tuple[str, str], ModelVersion]:
+        """Each version of a model. One that is unloaded is there until it has answered, unless another is in its place."""
+        shown = {(each.spec.name, each.spec.version): each for each in self.registry}
+        for other in self._unlisted:
+            if other.kind != "workflow":
+                shown.setdefault((other.spec.name, other.spec.version), other)
+        return shown
 
     def await_workflows(self, *, awaiting: bool) -> None:
         """Set whether workflows that the start names are still being registered: the engine is not ready meanwhile."""
