@@ -13,6 +13,18 @@ from selenium.webdriver.support.expected_conditions import url_contains
 from selenium.webdriver.support.wait import WebDriverWait
 
 REBOUND = "rebound.test"  # a name that its owner has pointed at 127.0.0.1
+ECHO = """
+class Echo:
+    def initialize(self, context):
+        pass
+
+    def handle(self, data, context):
+        text = data[0]["body"]  # of text/plain
+        kind, _, text = text.partition(":")
+        if kind != "text":
+            context.set_response_content_type(0, kind)
+        return [text]
+"""
 READS = ("state", "logs", "errors", "settings", "models/app/versions/1")
 FETCH = """
 const [url, options, done] = arguments;
@@ -40,7 +52,9 @@ class Elsewhere(BaseHTTPRequestHandler):
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("server")
     (folder / "app.py").write_text("def double(x: float) -> float:\n    return 2 * x\n")
-    server = Server(folder, "app.py")
+    (folder / "echo").mkdir()
+    (folder / "echo" / "handler.py").write_text(ECHO)
+    server = Server(folder, "app.py", "echo=echo")
     try:
         yield server.started()
         assert server.stop() == 0
@@ -105,6 +119,35 @@ def test_a_name_that_was_pointed_at_this_machine_reads_and_changes_nothing(serve
     driver.get(f"{managing}/openapi.json")
     assert fetch(driver, f"{managing}/models")["status"] == 403
     assert fetch(driver, f"{managing}/models/app", method="DELETE")["status"] == 403
+    assert unchanged(server)
+
+
+@pytest.mark.parametrize("kind", ["text", "text/html", "image/svg+xml"])
+def test_markup_that_a_page_of_another_site_has_a_model_answer_is_no_page_of_the_servers(
+    server, elsewhere, driver, kind
+):
+    driver.get(f"http://localhost:{elsewhere}/")
+    unload = "fetch('/console/api/models/app/unload', {method: 'POST', body: '{}', headers: {'content-type': 'application/json'}})"
+    page = f"<title>not asked</title><script>{unload}.then((a) => document.title = a.status, () => document.title = 'refused')"
+    if kind.startswith("image"):
+        page = page.replace("<title>", '<svg xmlns="http://www.w3.org/2000/svg"><title>', 1)
+    driver.execute_script(
+        """
+        const form = document.createElement("form");
+        Object.assign(form, {method: "POST", enctype: "text/plain", action: arguments[0]});
+        const field = document.createElement("input");
+        [field.name, field.value] = [arguments[1], arguments[2]];
+        form.append(field);
+        document.body.append(form);
+        form.submit();
+        """,
+        f"{server.url}/predictions/echo", f"{kind}:{page} /*", "*/</script>" + ("</svg>" if "svg" in kind else ""),
+    )  # fmt: skip
+    WebDriverWait(driver, PATIENCE).until(url_contains(f"{server.url}/predictions/echo"))
+    assert "api/models/app/unload" in driver.page_source
+    assert driver.execute_script("return self.origin") == "null"
+    if kind == "text/html":
+        WebDriverWait(driver, PATIENCE).until(lambda each: each.title == "refused")
     assert unchanged(server)
 
 

@@ -94,6 +94,34 @@ async def test_any_page_may_ask_a_model_and_look(v2):
     assert (await v2.call("GET", "/v2/logging", b"", ELSEWHERE)).status == 200
 
 
+OWN_WAYS = [
+    [],
+    ["sec-fetch-mode: navigate", "sec-fetch-site: none"],  # a typed address
+    ["sec-fetch-mode: navigate", "sec-fetch-site: same-origin", "origin: http://here"],
+    ["sec-fetch-mode: cors", "sec-fetch-site: cross-site", ELSEWHERE],  # a script, which shows nothing
+    ["upgrade-insecure-requests: 1", "origin: http://here"],
+    ["upgrade-insecure-requests: 1"],
+]
+FOREIGN_WAYS = [
+    ["sec-fetch-mode: navigate", "sec-fetch-site: cross-site", ELSEWHERE],  # a form
+    ["sec-fetch-mode: navigate", "sec-fetch-site: same-site", "sec-fetch-dest: iframe"],
+    ["sec-fetch-mode: navigate", "sec-fetch-site: cross-site", "origin: null"],  # from a sandbox
+    ["upgrade-insecure-requests: 1", ELSEWHERE],  # plain HTTP, to another machine
+]
+
+
+@pytest.mark.parametrize("headers", [*OWN_WAYS, *FOREIGN_WAYS])
+async def test_an_answer_that_another_sites_page_has_a_browser_show_is_of_no_site(v2, headers):
+    for _ in range(3):  # a connection that knows the head has a shorter way
+        reply = await v2.call("POST", "/v2/models/echo/infer", infer_body(x()), *headers)
+        assert reply.status == 200
+        policy = reply.headers.get("content-security-policy", "")
+        assert (policy.startswith("sandbox ") and "allow-same-origin" not in policy) == (
+            headers in FOREIGN_WAYS
+        )
+        assert reply.headers.get("x-content-type-options") == ("nosniff" if policy else None)
+
+
 @pytest.fixture
 async def loopback():
     responses = Responses(Metrics().responses)

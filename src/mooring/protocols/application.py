@@ -11,11 +11,19 @@ from mooring.protocols import status as statuses
 from mooring.protocols.access import Check, Gate
 from mooring.protocols.endpoints import Endpoint, Prepare
 from mooring.protocols.inflater import ENCODING, Inflater
-from mooring.protocols.origins import Sites, refuse_foreign
+from mooring.protocols.origins import SANDBOX, Sites, is_foreign_navigation, refuse_foreign
 from mooring.protocols.responses import Responses
 from mooring.protocols.status import Refusal, Target
 from mooring.tokens import Access
-from mooring.web.http1 import AdmissionCheck, App, Exchange, HeadCache, header_lines, time_exchange
+from mooring.web.http1 import (
+    AdmissionCheck,
+    App,
+    Exchange,
+    HeadCache,
+    add_headers,
+    header_lines,
+    time_exchange,
+)
 from mooring.web.routing import Handler, Match, Route, Router
 
 log = get_logger(__name__)
@@ -41,7 +49,7 @@ class Application:
     large bodies are not received in vain. ``not_found`` makes the 404 for a target. ``fallback_app`` answers paths and
     methods without an endpoint, and OPTIONS. With CORS headers set, preflights are answered on every path. Answers of models have
     timings where the client asks for them, or with ``times_all``; ``timing_lines_for`` are the header lines that let pages of an
-    origin see them.
+    origin see them. Answers of models that a page of another site has a browser show are shown in a sandbox.
     """
 
     def __init__(
@@ -69,6 +77,7 @@ class Application:
         self._model_patterns: set[str] = set()  # patterns of the endpoints that run a model
         self._gate = gate or Gate()
         self._sites = sites
+        self._own_sites = sites or Sites()
         self._router = Router()
         self._checks: dict[str, dict[str, Check]] = {}  # by pattern and method, "" for any
         self._prepares: dict[str, dict[str, Prepare]] = {}
@@ -99,6 +108,10 @@ class Application:
             else:
                 if self._times_all or HEADER in exchange.fields:
                     self._begin_timing(exchange, match)
+                if match.route.pattern in self._inference_patterns and is_foreign_navigation(
+                    exchange, self._own_sites
+                ):
+                    add_headers(exchange, SANDBOX)
                 if ENCODING in exchange.fields:
                     self._inflate_first(exchange, match)
                 else:
@@ -161,6 +174,8 @@ class Application:
                 prepare = None  # a token that is shown is checked each time
             if self._times_all or asks_for_timing(exchange.fields.get(HEADER)):
                 prepare = None  # each request has a timing of its own
+            if is_foreign_navigation(exchange, self._own_sites):
+                prepare = None  # its answer has further headers
             head_cache.handler = None if prepare is None else prepare(exchange, match)
             head_cache.on_error = self._answer_error
 
@@ -234,7 +249,7 @@ class Application:
         return handle_with_token
 
     def _require_own_site(self, endpoint: Endpoint, handler: Handler) -> Handler:
-        sites, changes, same_site = self._sites or Sites(), endpoint.changes, endpoint.same_site
+        sites, changes, same_site = self._own_sites, endpoint.changes, endpoint.same_site
 
         def handle_of_own_site(exchange: Exchange, match: Match) -> None:
             refusal = refuse_foreign(exchange, sites, changes=changes, same_site=same_site)

@@ -11,6 +11,9 @@ knows the server. Other clients send only the last. What manages models is refus
     other reads           403, but *     -                 403
 
 ``*`` is cors_allowed_origin: it says that every page may read.
+
+A page can also have the browser go to a model's address, by a link, a form or a frame. What the model answers would then be a page
+of the server's own, and could be markup that the other page has chosen. Such answers are shown in a sandbox: they are of no site.
 """
 
 import ipaddress
@@ -19,7 +22,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from mooring.protocols.status import Refusal
-from mooring.web.http1 import Exchange
+from mooring.web.http1 import Exchange, header_lines
 
 _KIND = "ForbiddenException"
 CROSS_SITE = Refusal(
@@ -36,6 +39,19 @@ CROSS_SITE_READ = Refusal(
 )
 _MAX_SHOWN = 100  # characters of a Host header in the text of a refusal
 _OWN_SITE = frozenset({b"same-origin", b"none"})  # none: the user typed the address
+_MODE = b"sec-fetch-mode"  # sent to this machine and over TLS
+_NAVIGATES = b"upgrade-insecure-requests"  # sent wherever a browser goes, to whatever host
+
+SANDBOX = header_lines(
+    [
+        (
+            "content-security-policy",
+            "sandbox allow-downloads allow-forms allow-modals allow-popups allow-scripts",
+        ),
+        ("x-content-type-options", "nosniff"),
+    ]
+)
+"""The header lines of an answer that is shown as a page of no site, and that is no page unless its type says so."""
 
 
 class Sites(msgspec.Struct, frozen=True):
@@ -79,6 +95,17 @@ def refuse_foreign(exchange: Exchange, sites: Sites, *, changes: bool, same_site
     if not foreign:
         return None
     return CROSS_SITE if changes else CROSS_SITE_READ
+
+
+def is_foreign_navigation(exchange: Exchange, sites: Sites) -> bool:
+    """Return whether a page of another site has the browser show the answer in a window or a frame."""
+    fields = exchange.fields
+    mode = fields.get(_MODE)
+    if mode is None:
+        return _NAVIGATES in fields and is_cross_site(exchange, sites)
+    if mode.lower() != b"navigate" or fields.get(b"sec-fetch-site", b"none").lower() in _OWN_SITE:
+        return False
+    return fields.get(b"origin", b"").lower() not in sites.origins
 
 
 def is_cross_site(exchange: Exchange, sites: Sites) -> bool:
