@@ -34,6 +34,13 @@ def test_headers_of_others_may_be_beside_it():
     assert parse_timing('cdn;desc="hit, near";dur=5,total;dur=7') == {"cdn": 5.0, "total": 7.0}
 
 
+def test_header_of_a_proxy_is_no_trap():
+    digits = "9" * 5000
+    assert parse_timing(f'batch;dur={digits};desc="{digits} rows", total;dur=7') == {"total": 7.0}
+    assert parse_timing('cdn;desc="a;dur=5";dur="1.5"') == {"cdn": 1.5}
+    assert parse_timing(f"cdn;dur=0.{digits}") == {"cdn": 1.0}
+
+
 def test_line_for_people():
     assert (
         Timing({"queue": 0.05, "total": 12.0}, 2).to_text()

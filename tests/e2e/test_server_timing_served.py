@@ -478,6 +478,18 @@ def test_stream_has_a_trailer_where_the_client_takes_trailers(server):
     assert parts["model"] >= 3 * SLEEP * 1000
 
 
+def test_head_of_a_stream_has_no_trailer_and_the_connection_goes_on(server):
+    lines = (f"content-type: {JSON}", ASK, "TE: trailers")
+    with Wire(server.port) as wire:
+        wire.send(request("HEAD", "/predictions/stream", b'{"text": "a b"}', *lines))
+        answer = wire.answer(head=True)
+        assert answer.code == 200
+        assert "trailer" not in answer.headers
+        assert timing_of(answer.headers["server-timing"])[0].keys() == {"queue", "batch"}
+        wire.send(request("GET", "/ping"))
+        assert wire.answer().code == 200
+
+
 def test_stream_without_trailers_tells_what_is_known_at_its_head(server):
     for target in ("/v2/models/stream/generate_stream", "/predictions/stream"):
         answer = server.ask("POST", target, b'{"text": "a b"}', f"content-type: {JSON}", ASK)

@@ -8,8 +8,10 @@ ASKING = ("server-timing", "1")
 """The header, or the metadata, that asks for it."""
 
 _METRIC = re.compile(r'([^\s,;="]+)((?:;(?:[^,;"]|"[^"]*")*)*)')
-_DURATION = re.compile(r";\s*dur=([0-9]+(?:\.[0-9]+)?)")
-_ROWS = re.compile(r';\s*desc="?([0-9]+) rows?\b')
+# No more digits than a number may have that Python reads; and none within the text of a description.
+_DURATION = re.compile(r';\s*dur="?([0-9]{1,15}(?:\.[0-9]+)?)(?![0-9])')
+_ROWS = re.compile(r';\s*desc="?([0-9]{1,15}) rows?\b')
+_DESCRIPTION = re.compile(r';\s*desc="[^"]*"')
 
 
 class Timing(dict[str, float]):
@@ -42,7 +44,7 @@ def parse_timing(text: str) -> Timing | None:
     found: dict[str, float] = {}
     rows = None
     for name, parameters in _METRIC.findall(text):
-        duration = _DURATION.search(parameters)
+        duration = _DURATION.search(_DESCRIPTION.sub("", parameters))
         if duration is not None:
             found[name] = float(duration[1])
         if name == "batch" and (described := _ROWS.search(parameters)) is not None:
