@@ -156,7 +156,7 @@ async def test_a_listener_on_loopback_knows_its_own_pages_by_loopbacks_names(loo
     assert (await asked_from(loopback, name, name)).status == 200
 
 
-@pytest.mark.parametrize("name", ["evil.example:80", "10.0.0.1:80", "localhost.evil.example"])
+@pytest.mark.parametrize("name", ["evil.example:80", "10.0.0.1.nip.example:80", "localhost.evil.example"])
 async def test_a_name_pointed_at_loopback_afterwards_is_still_another_site(loopback, name):
     reply = await asked_from(loopback, name, name)
     assert (reply.status, json.loads(reply.body)["type"]) == (403, "ForbiddenException")
@@ -197,7 +197,7 @@ HERE = (b"host", b"localhost:8080")
 
 @pytest.mark.parametrize(
     "host",
-    ["localhost", "localhost:1", "LocalHost:8080", "localhost.", "a.b.localhost", "127.0.0.1", "127.9.9.9:80", "[::1]:80", "127.0.1.1", "proxy.example:443", "PROXY.example"],
+    ["localhost", "localhost:1", "LocalHost:8080", "localhost.", "a.b.localhost", "127.0.0.1", "127.9.9.9:80", "[::1]:80", "127.0.1.1", "proxy.example:443", "PROXY.example", "192.168.0.1:8080", "0.0.0.0", "[::2]:80", "[::ffff:127.0.0.1]"],
 )  # fmt: skip
 @pytest.mark.parametrize("changes", [True, False])
 def test_names_of_this_machine_and_of_a_proxy_are_its_own(host, changes):
@@ -207,7 +207,7 @@ def test_names_of_this_machine_and_of_a_proxy_are_its_own(host, changes):
 
 @pytest.mark.parametrize(
     "host",
-    ["rebound.test", "localhost.evil.example", "evil.example:8080", "192.168.0.1", "0.0.0.0", "127.0.0.1.evil.example", "[::2]", "proxy.example.evil", "[", "evil'\"\\"],
+    ["rebound.test", "localhost.evil.example", "evil.example:8080", "192.168.0.1.evil.example", "127.0.0.1.evil.example", "0x7f.1", "proxy.example.evil", "[", "evil'\"\\"],
 )  # fmt: skip
 def test_any_other_name_is_refused_where_only_this_machine_reaches_the_server(host):
     request = asked((b"host", host.encode()))
@@ -239,6 +239,8 @@ ANY = Sites(loopback=True, checks_host=True, any_origin=True)
         ([(b"sec-fetch-site", b"cross-site")], False, False, True),  # a link to /models, say
         ([(b"sec-fetch-site", b"same-site")], False, False, True),
         ([(b"origin", b"http://localhost:8080"), (b"sec-fetch-site", b"same-origin")], True, True, True),
+        ([(b"origin", b"https://proxy.example"), (b"sec-fetch-site", b"same-origin")], True, True, True),
+        ([(b"origin", b"https://proxy.example"), (b"sec-fetch-site", b"none")], False, False, False),
         ([(b"origin", b"http://localhost:3000"), (b"sec-fetch-site", b"same-site")], False, False, False),
         ([(b"origin", b"https://evil.example")], False, False, False),
         ([(b"origin", b"null")], False, False, False),

@@ -317,8 +317,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Names,
         Meta(
             description="names of this server beside those of this machine, such as that of a proxy in front of it,"
-            " comma-separated: on an address that only this machine reaches, models are managed, and the console is read,"
-            " only by requests whose Host header names one of them"
+            " comma-separated: on an address that only this machine reaches, and that needs neither a token nor TLS, models are"
+            " managed, and the console is read, only by requests whose Host header names one of them"
         ),
     ] = ()
     cors_allowed_methods: Annotated[

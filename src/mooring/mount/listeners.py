@@ -15,7 +15,7 @@ from mooring.protocols.inflater import Inflater
 from mooring.protocols.origins import Sites
 from mooring.protocols.responses import Responses
 from mooring.protocols.status import NOT_FOUND, FaultWords
-from mooring.tokens import TokenTable
+from mooring.tokens import Access, TokenTable
 from mooring.web.certificates import Certificates
 from mooring.web.http1 import App, HttpServer, Limits
 
@@ -78,7 +78,9 @@ class Listeners:
         )
 
     def _sites(self, address: Address) -> Sites:
-        loopback = address.loopback and not self._config.insecure
+        # Elsewhere a name that a site has pointed at this machine gets it nothing: its page has no token and no certificate.
+        guarded = address.secure or self.gate(address).needs_token(Access.MANAGEMENT)
+        loopback = address.loopback and not self._config.insecure and not guarded
         return Sites(
             loopback=loopback,
             checks_host=loopback and not address.path,  # no browser reaches a unix socket

@@ -5,12 +5,13 @@ how that site and the server are related, with every request to this machine, an
 knows the server. Other clients send only the last. What manages models is refused where one of them is foreign::
 
                           Origin of      Sec-Fetch-Site    Host is no name of this
-                          another site   of another site   machine, on loopback
+                          another site   of another site   machine, on loopback (*)
     changes               403            403               403
     reads of the console  403            403               403
     other reads           403, but *     -                 403
 
-``*`` is cors_allowed_origin: it says that every page may read.
+``*`` is cors_allowed_origin: it says that every page may read. (*) An address is never foreign, and no name is where a call needs a
+token or TLS: a page with a name that was pointed at this machine has no token, and no certificate for that name.
 
 A page can also have the browser go to a model's address, by a link, a form or a frame. What the model answers would then be a page
 of the server's own, and could be markup that the other page has chosen. Such answers are shown in a sandbox: they are of no site.
@@ -38,7 +39,8 @@ CROSS_SITE_READ = Refusal(
     " cors_allowed_origin",
 )
 _MAX_SHOWN = 100  # characters of a Host header in the text of a refusal
-_OWN_SITE = frozenset({b"same-origin", b"none"})  # none: the user typed the address
+_SAME_ORIGIN = b"same-origin"
+_OWN_SITE = frozenset({_SAME_ORIGIN, b"none"})  # none: the user typed the address
 _MODE = b"sec-fetch-mode"  # sent to this machine and over TLS
 _NAVIGATES = b"upgrade-insecure-requests"  # sent wherever a browser goes, to whatever host
 
@@ -57,7 +59,7 @@ SANDBOX = header_lines(
 class Sites(msgspec.Struct, frozen=True):
     """Which names and pages count as the server's own on one listener.
 
-    ``loopback`` says that only this machine reaches the listener: pages must then be of this machine, too. With
+    ``loopback`` says that only this machine reaches the listener, and that nothing else guards it: pages must then be of this machine, too. With
     ``checks_host`` so must the Host header be: a site could otherwise point its name at 127.0.0.1 after its page is loaded
     (DNS rebinding), and would be the server's own site for the browser. ``own_host`` is the host that the listener was bound
     to, ``hosts`` are the names that a proxy in front of it may use, and ``origins`` the sites whose pages count as the
@@ -87,10 +89,12 @@ def refuse_foreign(exchange: Exchange, sites: Sites, *, changes: bool, same_site
     origin = exchange.header(b"origin")
     if origin is not None and origin.lower() in sites.origins:
         return None
+    site = exchange.header(b"sec-fetch-site")
+    if site is not None and site.lower() == _SAME_ORIGIN:
+        return None  # the browser knows, also where a proxy has changed Host
     guarded = changes or same_site
     foreign = origin is not None and (guarded or not sites.any_origin) and is_cross_site(exchange, sites)
     if not foreign and guarded:
-        site = exchange.header(b"sec-fetch-site")
         foreign = site is not None and site.lower() not in _OWN_SITE
     if not foreign:
         return None
@@ -139,10 +143,12 @@ def _foreign_host(exchange: Exchange, sites: Sites) -> str:
 
 
 def _is_own_name(host: str, sites: Sites) -> bool:
+    """Return whether no site could have this name: a site points a name of its own at this machine, and never an address."""
     host = host.removesuffix(".")
     if host == "localhost" or host.endswith(".localhost") or host in sites.hosts or host == sites.own_host:
         return True
     try:
-        return ipaddress.ip_address(host).is_loopback
+        ipaddress.ip_address(host)
     except ValueError:
         return False
+    return True
