@@ -186,3 +186,33 @@ async def test_lines_of_other_threads_arrive(streams, recent):
     streams.open(page.exchange)
     await asyncio.to_thread(log, recent, "from elsewhere")
     await until(lambda: any(name == "log" for name, _ in page.events()))
+
+
+async def test_a_line_that_comes_while_others_are_written_is_not_passed_over(streams, recent, monkeypatch):
+    page = Page()
+    streams.open(page.exchange)
+    encode = event_streams.encode
+
+    def encode_slowly(document):
+        if recent.last_line == 1:
+            log(recent, "two")  # as from another thread
+        return encode(document)
+
+    monkeypatch.setattr(event_streams, "encode", encode_slowly)
+    log(recent, "one")
+    await until(lambda: sum(name == "error" for name, _ in page.events()) == 2)
+    lines = [line["message"] for name, data in page.events() if name == "log" for line in data["lines"]]
+    assert lines == ["one model=m", "two model=m"]
+
+
+async def test_a_change_that_is_noted_after_the_last_page_left_holds_up_no_later_one(streams, recent):
+    page, later = Page(), Page()
+    streams.open(page.exchange)
+    on_change = recent.on_change
+    page.exchange.abandon()
+    await asyncio.to_thread(on_change)  # a thread that had read it before
+    await asyncio.sleep(0)
+    streams.open(later.exchange)
+    streams._ticker.cancel()
+    log(recent, "one")
+    await until(lambda: any(name == "log" for name, _ in later.events()))

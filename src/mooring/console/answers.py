@@ -1,5 +1,6 @@
 """How the console answers: JSON in UTF-8 whose type no browser may guess, errors as ``{"error": "text"}``."""
 
+import json
 from typing import Any
 
 import orjson
@@ -12,8 +13,17 @@ _HEAD = header_lines([("content-type", JSON)]) + FOR_DATA
 
 
 def encode(document: object) -> bytes:
-    """Return a document as JSON. Numbers that JSON has not (NaN, infinity) are null."""
-    return orjson.dumps(document, default=str, option=orjson.OPT_NON_STR_KEYS)
+    r"""Return a document as JSON. Numbers that JSON has not (NaN, infinity) are null.
+
+    >>> encode({"reason": "half a pair: \ud800", "maximum": 2**64, "mean": float("nan")})
+    b'{"reason": "half a pair: \\ud800", "maximum": 18446744073709551616, "mean": null}'
+    """
+    try:
+        return orjson.dumps(document, default=str, option=orjson.OPT_NON_STR_KEYS)
+    except orjson.JSONEncodeError:
+        # orjson refuses lone surrogates, which a model's error may hold, and integers beyond 64 bits, which a schema may.
+        plain = json.loads(json.dumps(document, default=str), parse_constant=lambda _name: None)
+        return json.dumps(plain).encode()
 
 
 def send_document(responses: Responses, exchange: Exchange, document: dict[str, Any]) -> None:

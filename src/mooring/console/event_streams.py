@@ -147,7 +147,9 @@ class EventStreams:
             loop.call_soon_threadsafe(self._flush_soon)
 
     def _flush_soon(self) -> None:
-        if self._watchers and self._flush is None:
+        if not self._watchers:
+            self._noted = False  # the thread that noted this had not seen that the last one left
+        elif self._flush is None:
             self._flush = asyncio.get_running_loop().call_later(_GATHERING, self._flush_now)
 
     def _flush_now(self) -> None:
@@ -156,22 +158,27 @@ class EventStreams:
         self._send_records()
 
     def _send_records(self) -> None:
-        recent = self._recent
-        encoded: dict[tuple[int, int], bytes] = {}  # most watchers know the same
+        encoded: dict[tuple[int, int], tuple[bytes, int, int]] = {}  # most watchers know the same
         for watcher in self._watchers[:]:
-            known = watcher.line, watcher.error
-            if known == (recent.last_line, recent.last_error) or not watcher.exchange.writable:
+            if not watcher.exchange.writable:
                 continue
+            known = watcher.line, watcher.error
             if known not in encoded:
                 encoded[known] = self._encode_after(*known)
-            watcher.line, watcher.error = recent.last_line, recent.last_error
-            watcher.exchange.send(encoded[known])
+            events, watcher.line, watcher.error = encoded[known]
+            if events:
+                watcher.exchange.send(events)
 
-    def _encode_after(self, line: int, error: int) -> bytes:
-        lines = self._hide(as_documents(self._recent.lines_after(line, _MOST_LINES)))
-        errors = self._hide(as_documents(self._recent.errors_after(error, _MOST_ERRORS)))
-        events = [_event(b"log", encode({"lines": lines}))] if lines else []
-        return b"".join([*events, *(_event(b"error", encode(each)) for each in errors)])
+    def _encode_after(self, line: int, error: int) -> tuple[bytes, int, int]:
+        """Return the events of what was logged after this line and this error, and the numbers of the last ones of them.
+
+        Their own numbers, not the highest there is by then: other threads log meanwhile.
+        """
+        lines = self._recent.lines_after(line, _MOST_LINES)
+        errors = self._recent.errors_after(error, _MOST_ERRORS)
+        events = [_event(b"log", encode({"lines": self._hide(as_documents(lines))}))] if lines else []
+        events += [_event(b"error", encode(each)) for each in self._hide(as_documents(errors))]
+        return b"".join(events), lines[-1].id if lines else line, errors[-1].number if errors else error
 
 
 def _event(name: bytes, data: bytes) -> bytes:
