@@ -66,7 +66,11 @@ async def streams(recent, quick):
         readings.append(len(readings))
         return b'{"reading":%d}' % readings[-1]
 
-    found = EventStreams(Responses(Metrics().responses), recent, read, read, lambda documents: documents)
+    async def read_in_turns():
+        return read()
+
+    responses = Responses(Metrics().responses)
+    found = EventStreams(responses, recent, read_in_turns, read, lambda documents: documents)
     found.readings = readings
     yield found
     found.end()

@@ -1,11 +1,14 @@
 """The document of the state: what happened since an older reading, and nothing that was there before."""
 
+import asyncio
+
 import pytest
 from protocol_wire import FakeService
 
 from mooring.config.settings import Address, Config
 from mooring.console import live_state
 from mooring.console.live_state import LiveState, ServerFacts, addresses_of
+from mooring.core import turns
 from mooring.core.service import ModelState, VersionLoad, WorkflowDescription
 from mooring.observability.metrics import Metrics
 
@@ -187,3 +190,20 @@ def test_addresses_are_those_at_which_this_machine_reaches_the_server():
         enable_management_api=False,
     )
     assert addresses_of(config) == {"inference": "http://127.0.0.1:1", "grpc": "[::1]:2"}
+
+
+async def test_a_reading_in_turns_is_the_same_and_lets_others_in_between(state, metrics, clock, monkeypatch):
+    monkeypatch.setattr(turns, "TURN", -1.0)
+    state.read()
+    answer(metrics, 3)
+    clock.now += 1.0
+    turned = asyncio.ensure_future(state.read_in_turns())
+    await asyncio.sleep(0)
+    assert not turned.done()
+    document = await turned
+    echo = next(each for each in document["models"] if each["name"] == "echo")
+    assert echo["rate"] == 3.0
+    assert echo["latency_ms"] is not None
+    later = state.read()
+    assert [each["name"] for each in later["models"]] == [each["name"] for each in document["models"]]
+    assert later["server"].keys() == document["server"].keys()

@@ -4,13 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mooring.console.percentiles import find_percentile, subtract_counts
+from mooring.console.percentiles import find_percentiles, subtract_counts
 
 BOUNDS = (0.001, 0.01, 0.1, 1.0)
 
 
 def test_nothing_has_no_percentile():
-    assert find_percentile(BOUNDS, [0] * 5, 0.5) is None
+    assert find_percentiles(BOUNDS, [0] * 5, [0.5]) is None
 
 
 @pytest.mark.parametrize(
@@ -24,15 +24,16 @@ def test_nothing_has_no_percentile():
     ],
 )
 def test_values_count_as_spread_evenly_between_two_bounds(counts, share, value):
-    assert find_percentile(BOUNDS, counts, share) == pytest.approx(value)
+    assert find_percentiles(BOUNDS, counts, [share]) == pytest.approx([value])
 
 
 @given(st.lists(st.integers(0, 1000), min_size=5, max_size=5), st.floats(0.01, 1.0))
 def test_a_percentile_lies_in_the_bucket_that_has_it(counts, share):
-    found = find_percentile(BOUNDS, counts, share)
-    if found is None:
+    percentiles = find_percentiles(BOUNDS, counts, [share])
+    if percentiles is None:
         assert not sum(counts)
         return
+    (found,) = percentiles
     assert 0.0 <= found <= BOUNDS[-1]
     below = sum(count for count, bound in zip(counts, BOUNDS, strict=False) if bound < found)
     assert below <= share * sum(counts) + 1e-6
@@ -41,7 +42,7 @@ def test_a_percentile_lies_in_the_bucket_that_has_it(counts, share):
 @given(st.lists(st.integers(0, 100), min_size=5, max_size=5))
 def test_higher_shares_have_higher_percentiles(counts):
     if sum(counts):
-        found = [find_percentile(BOUNDS, counts, share) for share in (0.5, 0.95, 0.99)]
+        found = find_percentiles(BOUNDS, counts, (0.5, 0.95, 0.99))
         assert found == sorted(found)
 
 

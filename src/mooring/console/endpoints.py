@@ -63,7 +63,9 @@ class ConsoleEndpoints:
         self._files = StaticFiles(responses)
         self._encoded = b""
         self._encoded_at = 0.0
-        self.streams = EventStreams(responses, recent, self._read_state, self._read_fresh_state, self._hide)
+        self.streams = EventStreams(
+            responses, recent, self._read_in_turns, self._read_fresh_state, self._hide
+        )
 
     def endpoints(self) -> list[Endpoint]:
         """Return the endpoints."""
@@ -125,7 +127,13 @@ class ConsoleEndpoints:
         return self._encoded if self._encoded and (self.streams.count or age < _FRESH) else self._read_state()
 
     def _read_state(self) -> bytes:
-        self._encoded = encode(self._state.read())
+        return self._keep(self._state.read())
+
+    async def _read_in_turns(self) -> bytes:
+        return self._keep(await self._state.read_in_turns())
+
+    def _keep(self, document: dict[str, Any]) -> bytes:
+        self._encoded = encode(document)
         self._encoded_at = time.monotonic()
         return self._encoded
 

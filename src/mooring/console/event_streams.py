@@ -5,15 +5,18 @@ everybody reads from where he is. So a page that reads slowly, or not at all, mi
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from mooring.console.answers import encode, send_error
 from mooring.console.headers import FOR_DATA
+from mooring.observability.logs import get_logger
 from mooring.observability.recent import RecentRecords, as_documents
 from mooring.protocols.access import Check
 from mooring.protocols.responses import Responses
 from mooring.web.http1 import Exchange, header_lines
+
+log = get_logger(__name__)
 
 # Seconds between two readings of the state while anybody watches.
 INTERVAL = 1.0
@@ -53,7 +56,7 @@ class EventStreams:
         self,
         responses: Responses,
         recent: RecentRecords,
-        read_state: Callable[[], bytes],
+        read_state: Callable[[], Awaitable[bytes]],
         last_state: Callable[[], bytes],
         hide: Callable[[list[dict[str, Any]]], list[dict[str, Any]]],
     ) -> None:
@@ -65,6 +68,7 @@ class EventStreams:
         self._hide = hide
         self._watchers: list[Watcher] = []
         self._ticker: asyncio.TimerHandle | None = None
+        self._reading: asyncio.Task[None] | None = None
         self._flush: asyncio.TimerHandle | None = None
         self._noted = False  # that something was logged, and nobody was sent it yet
         self._ticks = 0
@@ -120,15 +124,23 @@ class EventStreams:
         self._ticker = asyncio.get_running_loop().call_later(INTERVAL, self._tick)
         self._ticks += 1
         self._end_refused()
-        if not self._watchers:
-            return
-        event = _event(b"state", self._read_state())
+        if self._watchers and self._reading is None:
+            self._reading = asyncio.get_running_loop().create_task(self._send_state())
+            self._reading.add_done_callback(self._end_reading)
+        self._send_records()  # to those who could not take them before
+
+    def _end_reading(self, task: asyncio.Task[None]) -> None:
+        self._reading = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("state not read for the console", exc_info=error)
+
+    async def _send_state(self) -> None:
+        event = _event(b"state", await self._read_state())
         if self._ticks % _COMMENT_EVERY == 0:
             event += b": still here\n\n"
         for watcher in self._watchers[:]:
             if watcher.exchange.writable:
                 watcher.exchange.send(event)
-        self._send_records()  # to those who could not take them before
 
     def _end_refused(self) -> None:
         """End the streams whose token has expired or was replaced."""

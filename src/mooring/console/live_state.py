@@ -4,14 +4,14 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 import psutil
 
 from mooring.config.settings import Config
-from mooring.console.percentiles import find_percentile, subtract_counts
+from mooring.console.percentiles import find_percentiles, subtract_counts
 from mooring.core.service import (
     InferenceService,
     ModelAdministration,
@@ -20,6 +20,7 @@ from mooring.core.service import (
     VersionLoad,
     WorkflowService,
 )
+from mooring.core.turns import take_turns
 from mooring.observability.metrics import Metrics
 from mooring.observability.statistics import DURATIONS, Counts
 
@@ -27,7 +28,7 @@ from mooring.observability.statistics import DURATIONS, Counts
 WINDOW = 10.0
 # Seconds between two looks at what could be loaded: that reads folders.
 _LIST_EVERY = 5.0
-_SHARES = (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))
+_SHARES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 _NO_LOAD = VersionLoad("", "", 0, 0.0, 0, 0, 0, 0)
 
 Key = tuple[str, str]
@@ -102,27 +103,44 @@ class LiveState:
 
     def read(self) -> dict[str, Any]:
         """Take a reading, and return the document."""
+        document: dict[str, Any] = {}
+        for _ in self._fill(document):
+            pass
+        return document
+
+    async def read_in_turns(self) -> dict[str, Any]:
+        """As ``read``, with turns of the event loop for everybody else: there may be a thousand versions."""
+        document: dict[str, Any] = {}
+        await take_turns(self._fill(document))
+        return document
+
+    def _fill(self, document: dict[str, Any]) -> Iterator[None]:
+        """Take a reading for the document; yields where its caller may do other things."""
         now = time.monotonic()
         self._drop_old(now)
         states = [state for state in self._service.models() if state.listed]
+        yield
         loads = {(load.name, load.version): load for load in self._models.loads()}
+        yield
         last = self._readings[-1] if self._readings else None
         known = last.samples if last is not None else {}
-        samples = {key: self._take_sample(key, known.get(key)) for key in map(_key_of, states)}
+        since = now - last.time if last is not None else 0.0
+        samples: dict[Key, Sample] = {}
         models = []
         for state in states:
             key = _key_of(state)
-            entry = _describe(
-                state, loads.get(key, _NO_LOAD), samples[key], self._first_sample(key, samples[key])
-            )
-            entry["rate"] = _rate(samples[key], known.get(key), now - last.time if last is not None else 0.0)
+            sample = samples[key] = self._take_sample(key, known.get(key))
+            entry = _describe(state, loads.get(key, _NO_LOAD), sample, self._first_sample(key, sample))
+            entry["rate"] = _rate(sample, known.get(key), since)
             entry["loaded_seconds"] = round(now - state.loading_since, 1) if state.loading_since else 0.0
             models.append(entry)
+            yield
         self._readings.append(Reading(now, samples))
         models += self._list_unloaded(now, {state.name for state in states}, set(samples))
+        yield
         models += self._list_workflows()
         models.sort(key=lambda each: each["name"])
-        return {"server": self._describe_server(now, last), "models": models}
+        document |= {"server": self._describe_server(since), "models": models}
 
     def _take_sample(self, key: Key, known: Sample | None) -> Sample:
         counts: Counts = self._metrics.statistics_for(*key).counts
@@ -163,10 +181,10 @@ class LiveState:
             state = ModelState(workflow.name, "", "READY", ready=True, is_default=True, kind="workflow")
             yield _describe(state, _NO_LOAD, NOTHING, NOTHING)
 
-    def _describe_server(self, now: float, last: Reading | None) -> dict[str, Any]:
+    def _describe_server(self, seconds: float) -> dict[str, Any]:
+        """Return what is known of the server; ``seconds`` have passed since the last reading, 0.0 without one."""
         used, before = time.process_time(), self._used
         self._used = used
-        seconds = now - last.time if last is not None else 0.0
         return {
             **msgspec.to_builtins(self._facts),
             "addresses": self._find_addresses(),
@@ -237,8 +255,9 @@ def _has_workers(state: ModelState) -> bool:
 
 
 def _percentiles(now: Sequence[int], before: Sequence[int]) -> Mapping[str, float] | None:
-    counts = subtract_counts(now, before)
-    found = {name: find_percentile(DURATIONS, counts, share) for name, share in _SHARES}
-    if None in found.values():
+    if now is before:  # of a version that has answered nothing since
         return None
-    return {name: round(value * 1000, 3) for name, value in found.items() if value is not None}
+    found = find_percentiles(DURATIONS, subtract_counts(now, before), list(_SHARES.values()))
+    if found is None:
+        return None
+    return {name: round(value * 1000, 3) for name, value in zip(_SHARES, found, strict=True)}

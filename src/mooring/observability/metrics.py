@@ -3,7 +3,6 @@
 A request costs a few list operations here and no lock: all counts are changed on the event loop's thread.
 """
 
-import asyncio
 import operator
 import socket
 import time
@@ -14,6 +13,7 @@ import msgspec
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.registry import Collector
 
+from mooring.core.turns import take_turns
 from mooring.observability.call_log import CallLog
 from mooring.observability.exposition import Page
 from mooring.observability.histogram import Histogram
@@ -36,8 +36,6 @@ MetricsMode = Literal["prometheus", "log", "legacy", "both"]
 MAX_UNSERVED = 100
 """Versions that are not served any more whose counts are kept."""
 
-# Seconds that a scrape keeps the event loop, but for a family that takes longer by itself.
-_TURN = 0.001
 _HOST_NAMES = {"Requests2XX", "Requests4XX", "Requests5XX", "QueueTime", "WorkerThreadTime", "WorkerLoadTime"}
 _TORCHSERVE_NAMES = frozenset((*BY_URL, *_HOST_NAMES, *SYSTEM))
 _OWN_PREFIXES = ("mooring_", "process_", "amdinfer_", "exposer_", "nv_inference_", "nv_cache_", "nv_cpu_")
@@ -213,12 +211,9 @@ class Metrics:
 
     async def render_in_turns(self, names: Collection[str] | None = None) -> bytes:
         """As ``render_text``, with a turn of the event loop for everybody else after every millisecond."""
-        turn = began = time.perf_counter()
+        began = time.perf_counter()
         page = self._new_page(names)
-        for _ in self._write(page):
-            if time.perf_counter() - turn > _TURN:
-                await asyncio.sleep(0)
-                turn = time.perf_counter()
+        await take_turns(self._write(page))
         return self._finish(page, began)
 
     def _new_page(self, names: Collection[str] | None) -> Page:
