@@ -92,6 +92,28 @@ async def test_loads_tell_what_each_version_has_to_do_and_its_workers(house):
     assert [each.waiting for each in house.engine.loads()] == [0, 0, 0]
 
 
+async def test_requests_to_a_chain_are_counted_as_its_own_too(house):
+    models = {name: await house.load(name=name) for name in ("a", "b")}
+    await house.engine.deploy_version(
+        model_spec(name="c", version="1", backend="chain", location="", stages=("a", "b"))
+    )
+    house.ask("c")
+    house.ask("c", "1")
+    for name in ("a", "b", "a", "b"):
+        await asyncio.sleep(0.01)
+        models[name].pool.workers[0].answer()
+    await asyncio.sleep(0.01)
+    house.ask("c")
+    await house.engine.retire_version("b")  # while it is asked
+    await asyncio.sleep(0.01)
+    models["a"].pool.workers[0].answer()
+    await asyncio.sleep(0.01)
+    counts = house.engine._metrics.statistics_for("c", "1").counts
+    assert (counts.outcomes, counts.requests) == ([1, 2], [1, 2])
+    assert sum(counts.durations.counts) == 3
+    assert counts.by_size == {}  # it was no call of a model
+
+
 async def test_the_load_of_a_version_that_is_replaced_counts_until_it_has_answered(house):
     old = await house.load()
     house.ask()

@@ -128,3 +128,13 @@ def test_what_a_model_took_is_told_with_the_call_that_was_shared():
         ModelCall(0.125, 1, 3, 0.5), ModelCall(0.125, 2, 3, 0.5), ModelCall(0.125, 1, 1, 0.25), ModelCall(0.125, 1),
     ]  # fmt: skip
     assert statistics.counts.outcomes == [0, 4]
+
+
+def test_of_a_chain_the_line_of_a_call_tells_what_its_last_model_took():
+    log = CallLog(Seen(), access=True, metrics=None)
+    last, chain = (ObservedStatistics(name, "1", log, None, lambda: ()) for name in ("last", "chain"))
+    last.observe_batches([(1, 0.5, 1)])
+    last.observe_request(1.0, 0.125, ok=True)
+    chain.observe_run(2.0, True, False)
+    assert log.model_call == ModelCall(0.125, 1, 1, 0.5)
+    assert chain.counts.outcomes == [0, 1]

@@ -40,7 +40,7 @@ from mooring.engine.graphs.ensemble_forms import observe_run, run_ensemble
 from mooring.engine.graphs.ensemble_plan import EnsemblePlan
 from mooring.engine.graphs.ensemble_run import EnsembleContext
 from mooring.engine.graphs.ensembles import Ensembles
-from mooring.engine.graphs.run import GraphRun
+from mooring.engine.graphs.run import GraphRun, count_run
 from mooring.engine.readiness import Readiness
 from mooring.engine.registry import ModelVersion, Registry
 from mooring.engine.response_cache import CachedAnswers, CachingScheduler, ResponseCache
@@ -171,6 +171,11 @@ class Engine(InferenceService):
         if isinstance(graph, EnsemblePlan):
             return self._run_ensemble(version, graph, request, done)
         assert graph is not None
+        if (
+            version.kind == "chain"
+        ):  # a model that others follow counts its requests itself, and a workflow's models do
+            statistics = self._metrics.statistics_for(version.spec.name, version.spec.version)
+            done = count_run(request, statistics, done)
         return GraphRun(
             graph,
             request,

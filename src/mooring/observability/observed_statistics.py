@@ -39,9 +39,17 @@ class ObservedStatistics(ModelStatistics):
     ) -> None:
         super().observe_request(latency, queue, ok, defaulted)
         self._calls_of_clients.model_call = ModelCall(queue, rows, *self._shared_call(rows))
+        self._write_request(latency, queue, defaulted)
+
+    def _write_request(self, latency: float, queue: float, defaulted: bool) -> None:
         if self._lines is not None:
             version = DEFAULT_VERSION if defaulted else self.version
             self._lines.write_request(self.name, version, latency, queue)
+
+    def observe_run(self, latency: float, ok: bool, defaulted: bool) -> None:
+        super().observe_run(latency, ok, defaulted)
+        # The line of the call says what its last model took.
+        self._write_request(latency, 0.0, defaulted)
 
     def observe_batches(self, batches: Sequence[tuple[int, float, int]]) -> None:
         super().observe_batches(batches)

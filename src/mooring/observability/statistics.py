@@ -223,6 +223,10 @@ class ModelStatistics:
         if len(queues) >= _MAX_NOTES:
             self._sum_up()
 
+    def observe_run(self, latency: float, ok: bool, defaulted: bool) -> None:
+        """As ``observe_request`` of a request that other models have answered, each of which counts it as well."""
+        ModelStatistics.observe_request(self, latency, 0.0, ok, defaulted)
+
     def observe_answers(self, count: int, last_queue: float) -> None:
         """Count answers whose latencies and queue times were appended to ``answered``; the last one queued so long.
 

@@ -42,6 +42,7 @@ from mooring.engine.graphs.dataflow import (
     take_over_memory,
 )
 from mooring.observability.logs import Throttle, get_logger
+from mooring.observability.statistics import ModelStatistics
 from mooring.repository.spec import ModelSpec, Node
 
 log = get_logger(__name__)
@@ -96,6 +97,20 @@ def graph_of(spec: ModelSpec) -> Graph | None:
     if spec.stages:
         return chain_of(spec.stages)
     return chain_of([spec.name, *spec.following]) if spec.following else None
+
+
+def count_run(request: InferenceRequest, statistics: ModelStatistics, done: Done) -> Done:
+    """Return a ``done`` that counts the request to a chain when it has its last answer."""
+    began, defaulted = time.monotonic(), not request.version
+
+    def count_and_pass(outcome: Outcome) -> None:
+        if isinstance(outcome, MooringError):
+            statistics.observe_run(time.monotonic() - began, False, defaulted)
+        elif outcome.final:
+            statistics.observe_run(time.monotonic() - began, True, defaulted)
+        done(outcome)
+
+    return count_and_pass
 
 
 class NodeInputs(NamedTuple):
