@@ -41,6 +41,7 @@ html_title = "Mooring"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_js_files = ["site.js"]
+html_search_scorer = str(Path(__file__).parent / "extensions" / "search_order.js")
 html_copy_source = False
 html_show_sphinx = False
 html_theme_options = {

@@ -1,5 +1,7 @@
 """The documentation site in a browser, from the disk: searched, read on a phone and in the dark, with no other machine."""
 
+from urllib.parse import quote_plus
+
 import pytest
 from browser_kit import NARROW, WIDE
 from docs_kit import built_site
@@ -24,6 +26,23 @@ def test_a_word_is_found_from_the_first_page(browser, site):
     browser.click("#search-results a", "Settings")
     assert "requests that may wait for a model" in browser.text("article")
     assert browser.requests() == []
+
+
+@pytest.mark.parametrize(
+    ("question", "page"),
+    [
+        ("how do I move my TorchServe service", "faq.html#how-do-i-move-my-torchserve-service"),
+        ("why is my model not ready", "faq.html#why-is-my-model-not-ready"),
+        ("how do I batch", "faq.html#how-do-i-batch"),
+        ("how do I expose it safely", "faq.html#how-do-i-expose-it-safely"),
+        ("grafana", "guide-metrics.html"),
+        ("token", "guide-tokens.html"),
+    ],
+)
+def test_a_page_for_users_is_found_first(browser, site, question, page):
+    browser.open(f"{(site / 'search.html').as_uri()}?q={quote_plus(question)}")
+    browser.until(lambda: "Search finished" in browser.text("article"), "the search has not finished")
+    assert browser.find("#search-results a").get_attribute("href").split("?")[0].endswith(page)
 
 
 @pytest.mark.parametrize("page", PAGES)
