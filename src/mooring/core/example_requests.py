@@ -76,7 +76,7 @@ def example_v2_body(inputs: Sequence[TensorSpec]) -> dict[str, Any] | None:
     for each in inputs:
         if each.name in values:
             data = values[each.name]
-            shape = _shape_of(data)
+            shape = shape_of_lists(data)
             tensors.append(
                 {
                     "name": each.name,
@@ -101,7 +101,12 @@ def example_v1_body(inputs: Sequence[TensorSpec]) -> dict[str, Any] | None:
     return {"instances": [next(iter(rows.values())) if len(inputs) == 1 else rows]}
 
 
-def _shape_of(value: Any) -> list[int]:
+def shape_of_lists(value: Any) -> list[int]:
+    """Return the shape of nested lists that are even.
+
+    >>> shape_of_lists([[1, 2, 3], [4, 5, 6]]), shape_of_lists(1)
+    ([2, 3], [])
+    """
     shape = []
     while isinstance(value, list):
         shape.append(len(value))

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from mooring.core.example_requests import shape_of_lists
 from mooring.core.example_values import example_value
 from mooring.core.service import ModelMetadata, ValueDescription
 from mooring.core.tensors import TensorSpec
@@ -169,7 +170,7 @@ class _CallsOfModel:
             if spec.content_type == _JSON:
                 tensor |= {"shape": [1], "parameters": {"content_type": _JSON}, "data": [json.dumps(example)]}
             else:
-                shape = _shape_of(example)
+                shape = shape_of_lists(example)
                 tensor |= {"shape": shape or [1], "data": example if shape else [example]}
             if len(spec.shape) > len(tensor["shape"]):  # with a dimension of samples in front
                 tensor |= {"shape": [1, *tensor["shape"]], "data": [tensor["data"]]}
@@ -192,14 +193,6 @@ def _example(schema: Mapping[str, Any]) -> Any:
         return example_value(schema)
     except ValueError:
         return None
-
-
-def _shape_of(value: Any) -> list[int]:
-    shape = []
-    while isinstance(value, list):
-        shape.append(len(value))
-        value = value[0] if value else None
-    return shape
 
 
 def _is_binary(schema: Mapping[str, Any]) -> bool:
