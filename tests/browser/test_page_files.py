@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 STATIC = Path(__file__).parents[2] / "src/mooring/console/static"
-MOST = 150 * 1024
+MOST = 150_000
 
 
 def test_the_page_is_small():

@@ -1,9 +1,10 @@
 // The answer of a model: its tensors, JSON, text, image or pieces. Whatever it holds is shown as text.
 
-import { copyButton, element, setText } from "./dom.js";
+import { answerFile } from "./code-lines.js";
+import { copyButton, element, setText, smallButton } from "./dom.js";
 import { bytes } from "./format.js";
 import { indentJson, parseJson, visibleText } from "./json-text.js";
-import { smallButton, tag } from "./schema-form.js";
+import { tag } from "./schema-form.js";
 import { nest, sizeOf, writeNumbers } from "./tensor-values.js";
 
 const MOST_SHOWN = 20_000; // characters
@@ -14,7 +15,7 @@ const MOST_COLUMNS = 32;
 export const textBox = (label, text = "", more = "") =>
 	element("pre", { class: `traceback try-text ${more}`, dir: "ltr", tabindex: "0", role: "region", "aria-label": label }, text);
 
-const tools = (...buttons) => element("div", { class: "try-tools" }, buttons);
+const tools = (...buttons) => element("div.try-tools", buttons);
 
 /** A text, cut where it is long, with buttons for all of it. `save` is the name of its file. */
 export function textBlock(text, label, save = "answer.txt") {
@@ -25,7 +26,7 @@ export function textBlock(text, label, save = "answer.txt") {
 		all.remove();
 		box.focus();
 	});
-	return element("div", {}, box, tools(copyButton(text), all, saveButton(save, () => new Blob([text]))));
+	return element("div", box, tools(copyButton(text), all, saveButton(save, () => new Blob([text]))));
 }
 
 export function saveButton(name, make, text = "Download") {
@@ -51,11 +52,11 @@ export function answerParts(blob, type, text, labels, keep) {
 	if (/^image\//.test(type)) {
 		const url = URL.createObjectURL(blob);
 		keep(url);
-		return [element("figure", { class: "try-preview" }, element("img", { src: url, alt: "The image that the model answered" })),
-			tools(saveButton(`answer.${type.slice(6).replace(/[+;].*/, "")}`, () => blob))];
+		return [element("figure.try-preview", element("img", { src: url, alt: "The image that the model answered" })),
+			tools(saveButton(answerFile(type), () => blob))];
 	}
-	if (text === null) return [element("p", {}, `${bytes(blob.size)} that are no text.`), tools(saveButton("answer.bin", () => blob))];
-	if (!text) return [element("p", { class: "muted" }, "The answer is empty.")];
+	if (text === null) return [element("p", `${bytes(blob.size)} that are no text.`), tools(saveButton("answer.bin", () => blob))];
+	if (!text) return [element("p.muted", "The answer is empty.")];
 	let value;
 	try {
 		value = /json/.test(type) ? parseJson(text) : undefined;
@@ -65,14 +66,14 @@ export function answerParts(blob, type, text, labels, keep) {
 	if (value === undefined) return [textBlock(text, "Answer")];
 	const whole = () => textBlock(indentJson(text), "Answer as JSON", "answer.json");
 	if (!Array.isArray(value?.outputs)) return [whole()];
-	const details = element("details", {}, element("summary", {}, "Whole answer as JSON"));
+	const details = element("details", element("summary", "Whole answer as JSON"));
 	details.addEventListener("toggle", () => details.append(whole()), { once: true });
 	return [...value.outputs.map((each) => tensorPart(each, labels)), details];
 }
 
 function tensorPart({ name, datatype, shape = [], data = [], parameters = {} }, labels) {
-	const heading = element("h4", {}, name, [datatype, `[${shape.join(", ")}]`].map(tag));
-	const part = (content) => element("section", { class: "try-output" }, heading, content);
+	const heading = element("h4", name, [datatype, `[${shape.join(", ")}]`].map(tag));
+	const part = (content) => element("section.try-output", heading, content);
 	const flat = Array.isArray(data) ? data.flat(Infinity) : [data];
 	if (datatype === "BYTES" && parameters.content_type === "application/json") return part(textBlock(flat.map((each) => indentJson(String(each))).join("\n"), name, `${name}.json`));
 	if (datatype === "BYTES" && flat.length === 1) return part(textBlock(String(flat[0]), name, `${name}.txt`));
@@ -88,9 +89,9 @@ function tensorTable(name, flat, columns, labels) {
 	const cells = (tag, values, more) => values.map((value) => element(tag, { class: number, dir: "ltr", ...more }, visibleText(String(value))));
 	const heads = labels?.length === columns ? labels : [...Array(columns).keys()];
 	const rows = Array.from({ length: flat.length / columns }, (_, at) =>
-		element("tr", {}, element("th", { scope: "row" }, String(at)), cells("td", flat.slice(at * columns, (at + 1) * columns))));
-	return element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `Output ${name}` }, element("table", {},
-		element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "Row"), cells("th", heads, { scope: "col" }))), element("tbody", {}, rows)));
+		element("tr", element("th", { scope: "row" }, String(at)), cells("td", flat.slice(at * columns, (at + 1) * columns))));
+	return element("div.scroll", { tabindex: "0", role: "region", "aria-label": `Output ${name}` }, element("table",
+		element("thead", element("tr", element("th", { scope: "col" }, "Row"), cells("th", heads, { scope: "col" }))), element("tbody", rows)));
 }
 
 /** The pieces of a streamed answer as they come: server-sent events, or chunks of text. */
@@ -100,7 +101,7 @@ export class PieceView {
 	#rest = "";
 	#text = "";
 	#box = textBox("Pieces of the answer");
-	node = element("div", {}, this.#box);
+	node = element("div", this.#box);
 
 	constructor(events) {
 		this.events = events;

@@ -31,12 +31,13 @@ export function makeAsk(read, { model, version, inputs = [], route, steps = {}, 
 	const v2 = (verb) => `v2/models/${name}${version && `/versions/${number}`}/${verb}`;
 	const predict = `${route === "explain" ? "explanations" : "predictions"}/${name}${version && `/${number}`}`;
 	const stepHeaders = Object.fromEntries(Object.entries(steps).map(([key, value]) => [`ts_request_${key}`, String(value)]));
-	const ask = { path: predict, headers: { "content-type": JSON_TYPE, ...stepHeaders }, save: "request.json", call };
+	const jsonHeaders = { "content-type": JSON_TYPE };
+	const ask = { path: predict, headers: { ...jsonHeaders, ...stepHeaders }, save: "request.json", call };
 	if (read.inputs || read.body !== undefined && read.contentType === undefined) {
 		const all = { ...read.parameters, ...steps };
 		const written = route === "generate_stream" && read.inputs ? writeGenerate(read.inputs, all) : (read.body ?? writeV2(read.inputs, all));
 		const found = call && read.inputs ? { ...call, stream: route === "generate_stream", parameters: all, inputs: read.inputs } : null;
-		return { ...ask, path: v2(route), headers: { "content-type": JSON_TYPE }, body: written, call: found };
+		return { ...ask, path: v2(route), headers: jsonHeaders, body: written, call: found };
 	}
 	if (read.json !== undefined) {
 		const [only, ...others] = inputs;
@@ -45,20 +46,20 @@ export function makeAsk(read, { model, version, inputs = [], route, steps = {}, 
 		const byName = isObject(value) && !(lone && only.content_type === JSON_TYPE && !(lone in value));
 		const body = route === "generate_stream" && lone && !byName ? `{${JSON.stringify(lone)}: ${read.json}}` : read.json;
 		const found = call && (lone || byName) ? { ...call, value: { json: read.json, name: isObject(value) ? "" : lone } } : null;
-		return { ...ask, ...(route === "generate_stream" && { path: v2(route), headers: { "content-type": JSON_TYPE } }), body, call: found };
+		return { ...ask, ...(route === "generate_stream" && { path: v2(route), headers: jsonHeaders }), body, call: found };
 	}
 	if (read.fields) return { ...ask, headers: stepHeaders, body: { fields: read.fields }, call: call && { ...call, row: read.fields } };
 	const { body, contentType } = read;
-	const isJson = contentType === JSON_TYPE && typeof body === "string";
+	const typedJson = contentType === JSON_TYPE && typeof body === "string";
 	const headers = { ...(contentType && { "content-type": contentType }), ...stepHeaders };
-	return { ...ask, headers, body, save: isJson ? ask.save : "request.txt", call: call && rawCall(call, inputs, read, isJson) };
+	return { ...ask, headers, body, save: typedJson ? ask.save : "request.txt", call: call && rawCall(call, inputs, read, typedJson) };
 }
 
 // How the client says what a body of bytes says; null where it cannot.
-function rawCall(call, inputs, { body, contentType }, isJson) {
+function rawCall(call, inputs, { body, contentType }, typedJson) {
 	if (/^application\/x-np[yz]/.test(contentType)) return inputs.length ? { ...call, file: body } : null;
 	if (inputs.length > 1 || (inputs.length && inputs[0].datatype !== "BYTES")) return null;
-	return { ...call, declared: inputs.length > 0, row: [[inputs[0]?.name ?? "body", isJson ? { json: body } : body]] };
+	return { ...call, declared: inputs.length > 0, row: [[inputs[0]?.name ?? "body", typedJson ? { json: body } : body]] };
 }
 
 /** A text as one word of bash. */
@@ -76,7 +77,8 @@ export function codeLines(ask, context) {
 	].map((each) => ({ note: "", ...each, file }));
 }
 
-const answerFile = (type) => `answer.${type.slice(6).replace(/[+;].*$/, "")}`;
+/** The name of a file for an image that a model answers. */
+export const answerFile = (type) => `answer.${type.slice(6).replace(/[+;].*$/, "")}`;
 
 function curlLine({ path, headers, body, call }, { server, token, answer }, file) {
 	const parts = [`curl${call?.stream ? " -N" : ""} ${quoteShell(server + path)}`];
@@ -156,5 +158,5 @@ function grpcLine({ call, body }, { grpc, token }, file) {
 
 function bytesInput([name, each]) {
 	const { json } = each;
-	return { name, datatype: "BYTES", shape: [1], ...(json !== undefined && { parameters: { content_type: "application/json" } }), data: [json ?? each] };
+	return { name, datatype: "BYTES", shape: [1], ...(json !== undefined && { parameters: { content_type: JSON_TYPE } }), data: [json ?? each] };
 }

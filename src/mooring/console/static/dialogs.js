@@ -1,15 +1,13 @@
 // Dialogs of the browser's own kind: it keeps the focus inside, closes them on Escape and gives the focus back.
 
-import { button, element, setText } from "./dom.js";
-
-let number = 0;
+import { button, element, newId, setText } from "./dom.js";
 
 /**
  * Ask the person. `content` are nodes inside the form, `confirm` the text of its button. `act(form)` is awaited on
  * submit; what it raises is shown, and the dialog stays. Gives what `act` gave, or null where the person left.
  */
 export function openDialog({ title, content = [], confirm, danger = false, act }) {
-	const id = `dialog-${++number}`;
+	const id = newId();
 	const problem = element("p.message.error", { role: "alert", hidden: true });
 	const submit = element("button", { type: "submit", class: danger ? "danger" : "primary" }, confirm);
 	const cancel = button("Cancel", () => dialog.close());
@@ -46,10 +44,8 @@ export function openDialog({ title, content = [], confirm, danger = false, act }
 
 /** A labelled field of a form. */
 export function field(label, input, note = "") {
-	const id = `field-${++number}`;
-	input.id = id;
-	const noteId = `${id}-note`;
-	if (note) input.setAttribute("aria-describedby", noteId);
-	return element("div.field", element("label", { for: id }, label), input,
-		note && element("p.muted.note", { id: noteId }, note));
+	input.id = newId();
+	const below = note && element("p.muted.note", { id: newId() }, note);
+	if (note) input.setAttribute("aria-describedby", below.id);
+	return element("div.field", element("label", { for: input.id }, label), input, below);
 }

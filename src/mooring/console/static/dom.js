@@ -14,13 +14,11 @@ export function element(tag, ...content) {
 		if (typeof value === "function") made.addEventListener(key.slice(2), value);
 		else setAttribute(made, key, value);
 	}
-	made.append(...content.flat().filter((child) => child !== null && child !== undefined && child !== false));
+	made.append(...content.flat().filter((child) => child != null && child !== false));
 	return made;
 }
 
-function isAttributes(value) {
-	return typeof value === "object" && value !== null && !(value instanceof Node) && !Array.isArray(value);
-}
+const isAttributes = (value) => value?.constructor === Object;
 
 /** A button that does this when it is pressed. */
 export function button(text, act, attributes = {}) {
@@ -41,7 +39,7 @@ export function setText(node, text) {
 
 /** Give an element this attribute, or take it away (null, undefined, false). */
 export function setAttribute(node, name, value) {
-	if (value === null || value === undefined || value === false) {
+	if (value == null || value === false) {
 		if (node.hasAttribute(name)) node.removeAttribute(name);
 		return;
 	}
@@ -54,21 +52,28 @@ export function modelHref(name, version) {
 	return `#/models/${encodeURIComponent(name)}/${encodeURIComponent(version)}`;
 }
 
-/** A text that can be copied by a button beside it. */
-export function copyButton(text, label = "Copy") {
-	const copy = button(label, async () => {
-		const done = await writeClipboard(typeof text === "function" ? text() : text);
-		setText(copy, done ? "Copied" : "Not copied");
-		setTimeout(() => setText(copy, label), 1500);
-	}, { class: "small" });
-	return copy;
-}
+let ids = 0;
+export const newId = () => `id-${++ids}`;
 
-async function writeClipboard(text) {
-	try {
-		await navigator.clipboard.writeText(text);
-		return true;
-	} catch {
-		return false; // not over plain HTTP on another host, and not without leave
-	}
+/** A field of one line, which no browser fills in or corrects. */
+export const input = (attributes) => element("input", { type: "text", spellcheck: "false", autocomplete: "off", ...attributes });
+
+/** A list to choose from: [[value, text]]; a text may be left out where it is the value. */
+export const select = (values, attributes = {}) =>
+	element("select", attributes, values.map(([value, text = value]) => element("option", { value }, text)));
+
+export const smallButton = (text, act) => button(text, act, { class: "small" });
+
+/** A button that copies a text. */
+export function copyButton(text) {
+	const copy = smallButton("Copy", async () => {
+		try {
+			await navigator.clipboard.writeText(text);
+			setText(copy, "Copied");
+		} catch {
+			setText(copy, "Not copied"); // not over plain HTTP on another host, and not without leave
+		}
+		setTimeout(() => setText(copy, "Copy"), 1500);
+	});
+	return copy;
 }

@@ -29,7 +29,7 @@ function makeItem(error, withModel) {
 	return { nodes: [node], draw };
 }
 
-export class ErrorList extends View {
+class ErrorList extends View {
 	build() {
 		this.items = errorItems(true);
 		this.none = element("p.empty", "No request has failed since the server started.");

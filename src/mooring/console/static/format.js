@@ -4,14 +4,14 @@ const NONE = "–";
 
 /** Milliseconds: "0.42 ms", "14.2 ms", "320 ms", "4.1 s". */
 export function milliseconds(value) {
-	if (value === null || value === undefined) return NONE;
+	if (value == null) return NONE;
 	if (value >= 1000) return seconds(value / 1000);
 	return `${digits(value)} ms`;
 }
 
 /** A span of seconds: "0.4 s", "42 s", "3 min 5 s", "2 h 10 min", "3 d 4 h". */
 export function seconds(value) {
-	if (value === null || value === undefined) return NONE;
+	if (value == null) return NONE;
 	if (value < 10) return `${digits(value)} s`;
 	const whole = Math.floor(value);
 	if (whole < 60) return `${whole} s`;
@@ -22,7 +22,7 @@ export function seconds(value) {
 
 /** A number of bytes: "812 B", "4.2 MB", "1.3 GB". */
 export function bytes(value) {
-	if (value === null || value === undefined) return NONE;
+	if (value == null) return NONE;
 	let left = value;
 	for (const unit of ["B", "kB", "MB", "GB"]) {
 		if (left < 1000) return `${unit === "B" ? left : digits(left)} ${unit}`;
@@ -33,17 +33,22 @@ export function bytes(value) {
 
 /** Something in a second: "0", "0.4", "312", "5,012". */
 export function perSecond(value) {
-	return value === null || value === undefined ? NONE : digits(value);
+	return value == null ? NONE : digits(value);
 }
 
 export function count(value) {
-	return value === null || value === undefined ? NONE : Math.round(value).toLocaleString("en");
+	return value == null ? NONE : Math.round(value).toLocaleString("en");
 }
 
 /** Three digits that matter, without zeros at the end. */
 export function digits(value) {
 	if (value >= 100) return Math.round(value).toLocaleString("en");
 	return String(Number(value.toPrecision(value >= 1 ? 3 : 2)));
+}
+
+/** The sizes of a tensor: "[any, 3]". */
+export function shapeText(shape) {
+	return `[${shape.map((size) => (size < 0 ? "any" : size)).join(", ")}]`;
 }
 
 /** The time of day of seconds since the epoch: "14:03:21". */

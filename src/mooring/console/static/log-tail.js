@@ -1,7 +1,7 @@
 // The end of the log. At most LINES lines are kept and shown; the list follows the end until somebody scrolls back.
 
 import { field } from "./dialogs.js";
-import { button, element, setText } from "./dom.js";
+import { button, element, select, setText } from "./dom.js";
 import { clock, dateTime } from "./format.js";
 import { renew } from "./parts.js";
 import { LINES, store, View } from "./store.js";
@@ -9,14 +9,14 @@ import { LINES, store, View } from "./store.js";
 const LEVELS = ["DEBUG", "INFO", "WARNING", "ERROR"];
 const NEAR = 30; // pixels from the end that still count as the end
 
-export class LogTail extends View {
+class LogTail extends View {
 	#paused = false;
 	#last = -1;
 
 	build() {
 		const redraw = () => this.redraw();
-		this.level = element("select", { onchange: redraw }, LEVELS.map((level) => element("option", { value: level }, level.toLowerCase())));
-		this.model = element("select", { onchange: redraw }, element("option", { value: "" }, "all"));
+		this.level = select(LEVELS.map((level) => [level, level.toLowerCase()]), { onchange: redraw });
+		this.model = select([], { onchange: redraw });
 		this.filter = element("input", { type: "search", oninput: redraw });
 		this.pause = button("Pause", () => this.togglePause());
 		this.end = button("To the end", () => this.scrollToEnd(), { hidden: true });
@@ -41,7 +41,7 @@ export class LogTail extends View {
 	drawModels() {
 		const names = [...new Set((store.state?.models ?? []).map((model) => model.name))];
 		const chosen = this.model.value;
-		renew(this.model, names, () => [element("option", { value: "" }, "all"), ...names.map((name) => element("option", { value: name }, name))]);
+		renew(this.model, names, () => [...select([["", "all"], ...names.map((name) => [name])]).children]);
 		this.model.value = names.includes(chosen) ? chosen : "";
 	}
 
@@ -85,10 +85,7 @@ export class LogTail extends View {
 	}
 }
 
-function rank(level) {
-	if (level === "CRITICAL" || level === "FATAL") return LEVELS.length;
-	return LEVELS.indexOf(level === "WARN" ? "WARNING" : level);
-}
+const rank = (level) => [...LEVELS, "CRITICAL"].indexOf(level);
 
 function makeLine(line) {
 	return element("p", { class: line.level.toLowerCase() },

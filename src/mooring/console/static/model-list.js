@@ -3,9 +3,9 @@
 
 import { getJson, modelPath, postJson } from "./api.js";
 import { field, openDialog } from "./dialogs.js";
-import { button, copyButton, element, modelHref, setAttribute, setText } from "./dom.js";
+import { button, copyButton, element, input, modelHref, setAttribute, setText } from "./dom.js";
 import { bytes, count, digits, milliseconds, perSecond, seconds } from "./format.js";
-import { Figures, KeyedList, listing } from "./parts.js";
+import { Figures, KeyedList, listing, renew } from "./parts.js";
 import { Sparkline } from "./sparkline.js";
 import { showState } from "./states.js";
 import { keyOf, store, View } from "./store.js";
@@ -16,7 +16,7 @@ const COMMAND = "mooring serve app.py:Model";
 /** The columns: a key, a head, whether it holds numbers, and what to sort by, if anything. */
 const COLUMNS = [
 	{ key: "name", head: "Model", sort: null },
-	{ key: "state", head: "State", sort: (row) => ["FAILED", "LOADING", "UNLOADING", "READY"].indexOf(row.state) + (row.state === "UNAVAILABLE" ? 9 : 0) },
+	{ key: "state", head: "State", sort: (row) => ["FAILED", "LOADING", "UNLOADING", "READY", "UNAVAILABLE"].indexOf(row.state) },
 	{ key: "workers", head: "Workers", number: true },
 	{ key: "waiting", head: "Waiting", number: true, sort: (row) => -row.waiting },
 	{ key: "flight", head: "In flight", number: true },
@@ -30,7 +30,7 @@ const COLUMNS = [
 	{ key: "failed", head: "Failed", number: true, sort: (row) => -row.failed },
 ];
 
-export class ModelList extends View {
+class ModelList extends View {
 	#sort = "name";
 	#filter = "";
 
@@ -99,8 +99,8 @@ export class ModelList extends View {
 	}
 
 	async askRegister() {
-		const url = element("input", { name: "url", required: true, autocomplete: "off", spellcheck: "false", placeholder: "digits.mar" });
-		const name = element("input", { name: "name", autocomplete: "off", spellcheck: "false" });
+		const url = input({ name: "url", required: true, placeholder: "digits.mar" });
+		const name = input({ name: "name" });
 		const done = await openDialog({
 			title: "Register a model",
 			content: [
@@ -142,7 +142,7 @@ class Summary {
 		figures.set("slow", milliseconds(slowest?.latency_ms.p95), slowest ? `${slowest.name} ${slowest.version}` : "no answer in 10 s");
 		figures.set("waiting", count(sum("waiting")), oldest ? `oldest ${milliseconds(oldest)}` : `${count(sum("in_flight"))} in flight`);
 		figures.set("errors", count(sum("failed")), "since the start", sum("failed") ? "bad" : null);
-		figures.set("cpu", server.cpu_percent === null ? "–" : `${digits(server.cpu_percent)} %`, "of one core");
+		figures.set("cpu", `${digits(server.cpu_percent)} %`, "of one core");
 		figures.set("memory", bytes(server.memory_bytes));
 		this.fact("version", `Mooring ${server.version}`);
 		this.fact("up", seconds(Math.max(0, Math.floor(Date.now() / 1000 - server.started))));
@@ -178,7 +178,6 @@ class Row {
 		this.row = element("tr", { role: "row" }, COLUMNS.map((column) => this.makeCell(column, model)));
 		this.note = element("tr", { role: "row", class: "reason", hidden: true });
 		this.nodes = [this.row, this.note];
-		this.reason = null;
 	}
 
 	makeCell(column, model) {
@@ -217,17 +216,13 @@ class Row {
 	}
 
 	drawReason(reason) {
-		if (reason === this.reason) return;
-		this.reason = reason;
 		this.note.hidden = !reason;
-		if (!reason) {
-			this.note.replaceChildren();
-			return;
-		}
-		const traceback = listing("…");
-		const details = element("details", element("summary", reason), traceback);
-		details.addEventListener("toggle", async () => details.open && setText(traceback, await this.fetchTraceback()));
-		this.note.replaceChildren(element("td", { role: "cell", colspan: COLUMNS.length }, details));
+		if (reason) renew(this.note, reason, () => {
+			const traceback = listing("…");
+			const details = element("details", element("summary", reason), traceback);
+			details.addEventListener("toggle", async () => details.open && setText(traceback, await this.fetchTraceback()));
+			return [element("td", { role: "cell", colspan: COLUMNS.length }, details)];
+		});
 	}
 
 	async fetchTraceback() {

@@ -4,7 +4,7 @@ import { getJson, modelPath, postJson } from "./api.js";
 import { openDialog, field } from "./dialogs.js";
 import { button, element, modelHref, setAttribute, setText } from "./dom.js";
 import { errorItems } from "./error-list.js";
-import { bytes, clock, count, dateTime, digits, milliseconds, perSecond, seconds } from "./format.js";
+import { bytes, clock, count, dateTime, digits, milliseconds, perSecond, seconds, shapeText } from "./format.js";
 import { card, Figures, listing, renew, table } from "./parts.js";
 import { Sparkline } from "./sparkline.js";
 import { showState } from "./states.js";
@@ -14,9 +14,9 @@ import "./try-it.js";
 const REFRESH = 5_000; // ms between two looks at the workers
 // Of a description, what stands elsewhere on the page; and what is in seconds.
 const SHOWN = new Set(["name", "version", "state", "is_default", "reason", "detail", "workers", "pending", "explains", "scaled_to_zero", "start_seconds"]);
-const SECONDS = new Set(["max_delay", "response_timeout", "startup_timeout", "retry_timeout", "client_timeout"]);
+const SECONDS = /^max_delay$|_timeout$/;
 
-export class ModelPage extends View {
+class ModelPage extends View {
 	/** Set before it is shown. A version of null is the default one. */
 	name = "";
 	version = null;
@@ -88,7 +88,7 @@ export class ModelPage extends View {
 		this.makeDefault.hidden = row.is_default || row.state === "UNAVAILABLE";
 		this.unload.hidden = row.state === "UNAVAILABLE";
 		for (const each of [this.trial, this.workers]) if (!isServed(row)) each.hidden = true;
-		this.live.draw(row, store.history(this.name, this.version));
+		if (!this.live.node.hidden) this.live.draw(row, store.history(this.name, this.version));
 		this.drawFault(row);
 		const look = JSON.stringify([row.state, row.workers, row.is_default]);
 		if (look !== this.#seen || Date.now() - this.#asked > REFRESH) {
@@ -251,10 +251,7 @@ class LiveFigures {
 
 /** What the server says nothing of: a version that is not loaded, of a model that it knows. */
 function unloaded(name, version) {
-	return {
-		name, version, state: "UNAVAILABLE", is_default: false, reason: "", scaled_to_zero: false, workers: { ready: 0, wanted: 0, starting: 0 },
-		waiting: 0, in_flight: 0, answered: 0, failed: 0, rate: null, latency_ms: null, queue_ms: null, batch_rows: null,
-	};
+	return { name, version, state: "UNAVAILABLE", is_default: false, reason: "", scaled_to_zero: false };
 }
 
 function isServed(row) {
@@ -263,10 +260,6 @@ function isServed(row) {
 
 function chart(title, top, line) {
 	return element("figure.card.chart", element("figcaption", title, top), line.node);
-}
-
-function shapeText(shape) {
-	return shape ? `[${shape.map((size) => (size < 0 ? "any" : size)).join(", ")}]` : "any";
 }
 
 /** A time of today as it is on a clock, an older one with its date. */
@@ -279,7 +272,7 @@ function tensorTable(title, tensors) {
 	if (!tensors.length) return null;
 	const rows = tensors.map((tensor) => element("tr",
 		element("th", { scope: "row" }, tensor.name, tensor.optional ? element("span.tag", "optional") : null),
-		element("td", tensor.datatype), element("td.mono", shapeText(tensor.shape))));
+		element("td", tensor.datatype), element("td.mono", tensor.shape ? shapeText(tensor.shape) : "any")));
 	const made = table([title, "Type", "Shape"], rows);
 	made.classList.add("even");
 	return made;
@@ -296,7 +289,7 @@ function isEmpty(value) {
 
 function readable(key, value) {
 	if (key === "version_policy") return value.specific.length ? value.specific.join(", ") : value.latest ? `the latest ${value.latest}` : "all";
-	if (SECONDS.has(key)) return value === 0 ? "none" : value < 1 ? milliseconds(value * 1000) : seconds(value);
+	if (SECONDS.test(key)) return value === 0 ? "none" : value < 1 ? milliseconds(value * 1000) : seconds(value);
 	if (value === true) return "yes";
 	return typeof value === "object" ? JSON.stringify(value) : String(value);
 }

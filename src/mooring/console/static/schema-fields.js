@@ -76,7 +76,8 @@ export function initialJson(field) {
 	if (kind === "list") return `[${Array(schema.minItems ?? 0).fill(initialJson(field.item)).join(", ")}]`;
 	if (kind === "either") return initialJson(field.options[0]);
 	if (kind === "choice") return field.choices[0];
-	const least = { boolean: "false", integer: String(schema.minimum ?? 0), number: String(schema.minimum ?? 0), text: '""', file: '""' };
+	const number = String(schema.minimum ?? 0);
+	const least = { boolean: "false", integer: number, number, text: '""', file: '""' };
 	return least[kind] ?? { array: "[]", object: "{}" }[schema.type] ?? "null";
 }
 

@@ -3,27 +3,21 @@
 // A widget: { root, path, read(problems), write(value), fail(text) }. `read` returns JSON, undefined where the field is left
 // out, and adds { widget, text } to the problems where what was typed does not fit.
 
-import { element, setAttribute, setText } from "./dom.js";
+import { button, element, input, newId, select, setAttribute, setText, smallButton } from "./dom.js";
 import { parseJson } from "./json-text.js";
 import { describe, initialJson, isObject, readScalar } from "./schema-fields.js";
 
-let ids = 0;
-const newId = () => `try-${++ids}`;
-
-export const tag = (text) => element("span", { class: "tag" }, text);
-export const smallButton = (text, act, more = {}) => element("button", { type: "button", class: "small", onclick: act, ...more }, text);
-export const input = (more = {}) => element("input", { type: "text", spellcheck: "false", autocomplete: "off", ...more });
+export const tag = (text) => element("span.tag", text);
 export const area = (rows, more = {}) => element("textarea", { rows, spellcheck: "false", ...more });
-export const select = (values, more = {}) => element("select", more, values.map(([value, text = value]) => element("option", { value }, text)));
 
 /** A label with its control, a hint, and a place for its error: { root, control, fail(text) }. */
 export function labelled(label, control, { text = "", beside = [] } = {}) {
 	control.id ||= newId();
-	const hint = text && element("p", { class: "try-hint", id: newId() }, text);
-	const error = element("p", { class: "try-error", id: newId(), hidden: true });
+	const hint = text && element("p.try-hint", { id: newId() }, text);
+	const error = element("p.try-error", { id: newId(), hidden: true });
 	setAttribute(control, "aria-describedby", `${hint ? hint.id : ""} ${error.id}`.trim());
-	const head = element("div", { class: "try-label" }, element("label", { for: control.id }, label), beside);
-	return failing({ root: element("div", { class: "field try-field" }, head, hint || null, control, error), control }, error, control);
+	const head = element("div.try-label", element("label", { for: control.id }, label), beside);
+	return failing({ root: element("div.field.try-field", head, hint || null, control, error), control }, error, control);
 }
 
 // A box whose `fail` shows an error, until something is typed.
@@ -39,25 +33,25 @@ function failing(box, error, control = null) {
 
 /** Rows that are added and removed: { root, rows, fill(values) }. `make(value, number)` returns a row, { root }. */
 export function growingList(adding, make) {
-	const list = element("ul", { class: "try-items" });
+	const list = element("ul.try-items");
 	const changed = () => list.dispatchEvent(new Event("input", { bubbles: true }));
 	const add = (value) => {
 		const row = make(value, made.rows.length + 1);
-		const item = element("li", {}, row.root, smallButton("Remove", () => {
+		const item = element("li", row.root, smallButton("Remove", () => {
 			made.rows.splice(made.rows.indexOf(row), 1);
 			item.remove();
-			button.focus();
+			adder.focus();
 			changed();
 		}));
 		made.rows.push(row);
 		list.append(item);
 	};
-	const button = smallButton(adding, () => {
+	const adder = smallButton(adding, () => {
 		add();
 		list.lastChild.querySelector("input, textarea, select").focus();
 		changed();
 	});
-	const made = { root: element("div", {}, list, button), rows: [] };
+	const made = { root: element("div", list, adder), rows: [] };
 	made.fill = (values) => {
 		made.rows.length = 0;
 		list.replaceChildren();
@@ -69,13 +63,13 @@ export function growingList(adding, make) {
 /** Tabs over panels ({ title, root }): { node, current }. `onChoose` is called when another one is shown. */
 export function makeTabs(label, panels, onChoose = () => {}) {
 	const tabs = panels.map(({ title, root }, at) => {
-		const tab = element("button", { type: "button", role: "tab", id: newId(), onclick: () => choose(at) }, title);
+		const tab = button(title, () => choose(at), { role: "tab", id: newId() });
 		const body = element("div", { role: "tabpanel", id: newId(), "aria-labelledby": tab.id }, root);
 		tab.setAttribute("aria-controls", body.id);
 		return { tab, body };
 	});
 	const list = element("div", { role: "tablist", "aria-label": label, class: "try-tabs" }, tabs.map((each) => each.tab));
-	const made = { node: element("div", {}, list, tabs.map((each) => each.body)), current: null };
+	const made = { node: element("div", list, tabs.map((each) => each.body)), current: null };
 	const show = (chosen) => {
 		made.current = panels[chosen];
 		tabs.forEach(({ tab, body }, at) => {
@@ -191,14 +185,14 @@ function fileWidget(field, label, ...all) {
 
 // A group of widgets with a legend.
 function grouped({ schema }, label, tags, way, inside) {
-	const error = element("p", { class: "try-error", hidden: true });
-	const hint = schema.description && element("p", { class: "try-hint" }, schema.description);
-	return failing({ root: element("fieldset", { class: "try-group" }, element("legend", {}, label, tags), way, hint, inside, error) }, error);
+	const error = element("p.try-error", { hidden: true });
+	const hint = schema.description && element("p.try-hint", schema.description);
+	return failing({ root: element("fieldset.try-group", element("legend", label, tags), way, hint, inside, error) }, error);
 }
 
 function objectWidget(field, label, ...all) {
 	const widgets = field.fields.map((each) => makeWidget(each));
-	const inside = element("div", { class: "try-fields" }, widgets.map((each) => each.root));
+	const inside = element("div.try-fields", widgets.map((each) => each.root));
 	return Object.assign(label ? grouped(field, label, ...all, inside) : { root: inside, fail() {} }, {
 		below: () => widgets,
 		write: (value) => widgets.forEach((each, at) => each.write(value[field.fields[at].name])),
@@ -231,7 +225,7 @@ function listWidget(field, label, ...all) {
 function eitherWidget(field, label, ...all) {
 	let inner = null;
 	const kind = select(field.options.map((each, at) => [String(at), each.schema.title ?? describe(each)]), { "aria-label": `${label}: kind of value` });
-	const place = element("div", {});
+	const place = element("div");
 	const choose = (at, value) => {
 		kind.value = String(at);
 		inner = makeWidget({ ...field.options[at], required: true }, label);
@@ -239,7 +233,7 @@ function eitherWidget(field, label, ...all) {
 		place.replaceChildren(inner.root);
 	};
 	kind.addEventListener("change", () => choose(kind.value, parseJson(initialJson(field.options[kind.value]))));
-	return Object.assign(grouped(field, label, ...all, element("div", { class: "try-fields" }, kind, place)), {
+	return Object.assign(grouped(field, label, ...all, element("div.try-fields", kind, place)), {
 		below: () => [inner],
 		read: (problems) => inner.read(problems),
 		write: (value) => choose(Math.max(field.options.findIndex((each) => showValue(makeWidget(each), value)), 0), value),

@@ -5,7 +5,7 @@ import { field } from "./dialogs.js";
 import { element, setText } from "./dom.js";
 import { View } from "./store.js";
 
-export class SettingsTable extends View {
+class SettingsTable extends View {
 	#settings = [];
 
 	build() {
@@ -49,8 +49,8 @@ function makeSetting(setting) {
 	const set = setting.source !== "default";
 	return element("div", { class: set && "changed" },
 		element("dt", element("code", setting.name)),
-		element("dd.value", element("code", setting.value === "" ? "empty" : setting.value),
-			set && setting.default !== setting.value && element("span.muted", " default ", element("code", setting.default === "" ? "empty" : setting.default))),
+		element("dd.value", element("code", setting.value || "empty"),
+			set && setting.default !== setting.value && element("span.muted", " default ", element("code", setting.default || "empty"))),
 		element("dd.source", set ? element("span.tag.default", setting.source) : element("span.muted", "default")),
 		element("dd.text.muted", setting.text));
 }

@@ -32,14 +32,14 @@ export function timingTable(header) {
 	if (!entries.length) return null;
 	const bars = placeBars(entries);
 	const rows = entries.map(({ name, duration, text }, at) => element("tr", { class: name === "total" && "total" },
-		element("th", { scope: "row" }, name[0].toUpperCase() + name.slice(1), text && element("span", { class: "muted" }, ` ${text}`)),
-		element("td", { class: "try-bar" }, drawBar(bars[at], name.split(".").pop())),
-		element("td", { class: "number" }, duration === null ? "–" : duration.toFixed(duration < 10 ? 2 : 1))));
-	const head = (text, more, hidden) => element("th", { scope: "col", class: more }, hidden ? element("span", { class: "visually-hidden" }, text) : text);
-	return element("table", { class: "try-timings" },
-		element("caption", { class: "visually-hidden" }, "Where the time of the answer went"),
-		element("thead", {}, element("tr", {}, head("Step"), head("Bar", "try-bar", true), head("Milliseconds", "number"))),
-		element("tbody", {}, rows));
+		element("th", { scope: "row" }, name[0].toUpperCase() + name.slice(1), text && element("span.muted", ` ${text}`)),
+		element("td.try-bar", drawBar(bars[at], name.split(".").pop())),
+		element("td.number", duration === null ? "–" : duration.toFixed(duration < 10 ? 2 : 1))));
+	const head = (text, more, hidden) => element("th", { scope: "col", class: more }, hidden ? element("span.visually-hidden", text) : text);
+	return element("table.try-timings",
+		element("caption.visually-hidden", "Where the time of the answer went"),
+		element("thead", element("tr", head("Step"), head("Bar", "try-bar", true), head("Milliseconds", "number"))),
+		element("tbody", rows));
 }
 
 function drawBar([begin, end], step) {

@@ -3,11 +3,11 @@
 // `read` returns { inputs } (tensors; or a `body` as it was typed), { json }, { body, contentType } or { fields }. It throws a
 // FormError where something does not fit, shown beside the field. `fail` shows an error of the server beside its field.
 
-import { element } from "./dom.js";
-import { bytes } from "./format.js";
+import { element, input, select, smallButton } from "./dom.js";
+import { bytes, shapeText } from "./format.js";
 import { indentJson, parseJson } from "./json-text.js";
 import { initialJson, toField } from "./schema-fields.js";
-import { area, findNamed, growingList, input, labelled, makeWidget, select, showValue, smallButton, tag } from "./schema-form.js";
+import { area, findNamed, growingList, labelled, makeWidget, showValue, tag } from "./schema-form.js";
 import { checkCount, DATATYPES, fitShape, nest, parseShape, randomValues, readValues, sizeOf, writeNumbers, writeV2 } from "./tensor-values.js";
 
 const MOST = 10_000; // elements that are made without being asked for
@@ -42,7 +42,7 @@ function pane(title, children, collect, more = {}) {
 		(root.querySelector("[aria-invalid]") ?? root.querySelector("input, textarea, select"))?.focus();
 		throw new FormError(problems.length > 1 ? `${problems.length} fields do not fit.` : "A field does not fit: the reason is beside it.");
 	};
-	return { title, root: element("div", { class: "try-pane" }, children), collect, read, fail() {}, close() {}, ...more };
+	return { title, root: element("div.try-pane", children), collect, read, fail() {}, close() {}, ...more };
 }
 
 function schemaPane(schema, inputs, example) {
@@ -77,16 +77,16 @@ function tensorRow({ name, datatype: type, shape: declared, optional }, example)
 	const values = labelled("Values", area(1), { text: "Lists as JSON, or numbers with commas between them. Of BYTES a text, or a list of texts." });
 	const sent = optional ? element("input", { type: "checkbox" }) : null;
 	const datatype = () => type || choice.control.value;
-	const tags = [type || "any datatype", declared ? `[${declared.map((size) => (size < 0 ? "any" : size)).join(", ")}]` : "any shape"];
+	const tags = [type || "any datatype", declared ? shapeText(declared) : "any shape"];
 	const fill = () => {
 		const sizes = parseShape(shape.control.value).map(Math.abs);
 		values.control.value = writeData({ shape: sizes, data: randomValues(datatype(), sizeOf(sizes)) }, datatype());
 		values.control.dispatchEvent(new Event("input", { bubbles: true }));
 	};
-	const parts = element("div", { class: "try-fields" }, element("div", { class: "try-row" }, choice?.root, shape.root), values.root,
-		element("div", {}, smallButton("Random values", fill)));
-	const root = element("fieldset", { class: "try-group" }, element("legend", {}, name, tags.map(tag)),
-		sent && element("label", { class: "check" }, sent, "Send this optional input"), parts);
+	const parts = element("div.try-fields", element("div.try-row", choice?.root, shape.root), values.root,
+		element("div", smallButton("Random values", fill)));
+	const root = element("fieldset.try-group", element("legend", name, tags.map(tag)),
+		sent && element("label.check", sent, "Send this optional input"), parts);
 	const show = () => (parts.hidden = sent !== null && !sent.checked);
 	const readTyped = () => {
 		const found = readValues(values.control.value, datatype());
@@ -137,7 +137,7 @@ function writeData({ data = [], shape }, datatype) {
 /** The JSON of another pane, in step with it. */
 function jsonPane(form) {
 	const box = labelled("Body", area(8));
-	const note = element("p", { class: "try-hint", role: "status" });
+	const note = element("p.try-hint", { role: "status" });
 	box.root.append(note);
 	const copy = () => {
 		const problems = [];
@@ -196,8 +196,8 @@ function filePane(wanted = "") {
 	const title = wanted.startsWith("image/") ? "Image" : "File";
 	const box = labelled(title, element("input", { type: "file", accept: title === "Image" && "image/*" }), { text: "Choose a file, drop one here, or paste one." });
 	const type = labelled("Content type", input({ value: wanted.includes("*") ? "" : wanted }));
-	const shown = element("figure", { class: "try-preview", hidden: true });
-	const drop = element("div", { class: "try-drop" }, box.root, shown);
+	const shown = element("figure.try-preview", { hidden: true });
+	const drop = element("div.try-drop", box.root, shown);
 	let file = null;
 	let url = "";
 	const close = () => URL.revokeObjectURL(url);
@@ -209,7 +209,7 @@ function filePane(wanted = "") {
 		const numpy = /\.(np[yz])$/i.exec(file.name);
 		type.control.value = numpy ? `application/x-${numpy[1].toLowerCase()}` : file.type || "application/octet-stream";
 		url = file.type.startsWith("image/") ? URL.createObjectURL(file) : "";
-		shown.replaceChildren(...(url ? [element("img", { src: url, alt: `Preview of ${file.name}` })] : []), element("figcaption", {}, `${file.name}, ${bytes(file.size)}`));
+		shown.replaceChildren(...(url ? [element("img", { src: url, alt: `Preview of ${file.name}` })] : []), element("figcaption", `${file.name}, ${bytes(file.size)}`));
 		shown.hidden = false;
 	};
 	box.control.addEventListener("change", () => choose(box.control.files));
@@ -231,7 +231,7 @@ function filePane(wanted = "") {
 function fieldsPane() {
 	const list = growingList("Add a field", (value = "") => {
 		const row = { name: labelled("Name", input({ value })), text: labelled("Text", area(1)), file: labelled("or a file", element("input", { type: "file" })) };
-		return { ...row, root: element("div", { class: "try-row" }, Object.values(row).map((each) => each.root)) };
+		return { ...row, root: element("div.try-row", Object.values(row).map((each) => each.root)) };
 	});
 	list.fill(["data"]);
 	return pane("Form fields", list.root, (problems) => ({

@@ -4,9 +4,9 @@
 import { answerParts, errorText, PieceView, saveButton, textBlock, textBox } from "./answer-view.js";
 import { askInference, inferenceSendsToken, SERVER } from "./api.js";
 import { codeLines, makeAsk, routesFor } from "./code-lines.js";
-import { copyButton, element, setText } from "./dom.js";
+import { button, copyButton, element, input, select, setText } from "./dom.js";
 import { bytes, milliseconds } from "./format.js";
-import { input, labelled, makeTabs, select } from "./schema-form.js";
+import { labelled, makeTabs } from "./schema-form.js";
 import { store } from "./store.js";
 import { timingTable } from "./timing-bars.js";
 import { FormError, makePanes } from "./try-form.js";
@@ -22,11 +22,11 @@ class TryIt extends HTMLElement {
 		this.route = labelled("Ask by", element("select"));
 		this.sequence = this.detail.sequences ? sequenceFields() : null;
 		this.send = element("button", { type: "submit", class: "primary" }, "Send");
-		this.stop = element("button", { type: "button", hidden: true, onclick: () => this.#running?.abort() }, "Stop");
+		this.stop = button("Stop", () => this.#running?.abort(), { hidden: true });
 		this.said = element("p", { role: "status", class: "try-status" });
-		this.result = element("div", { class: "try-result" });
-		const form = element("form", { class: "try-form", novalidate: true, "aria-label": `Ask ${this.model}` },
-			this.tabs.node, this.sequence?.root, element("div", { class: "toolbar" }, this.route.root, this.send, this.stop, this.said));
+		this.result = element("div.try-result");
+		const form = element("form.try-form", { novalidate: true, "aria-label": `Ask ${this.model}` },
+			this.tabs.node, this.sequence?.root, element("div.toolbar", this.route.root, this.send, this.stop, this.said));
 		form.addEventListener("submit", (event) => {
 			event.preventDefault();
 			this.ask();
@@ -74,7 +74,7 @@ class TryIt extends HTMLElement {
 				if (this.#running === running) setText(this.said, `Stopped after ${milliseconds(performance.now() - start)}.`);
 			} else if (!(error instanceof FormError)) {
 				this.#clear();
-				this.result.append(element("p", { class: "message error" }, error.message));
+				this.result.append(element("p.message.error", error.message));
 				setText(this.said, "No answer came.");
 			} else setText(this.said, error.message);
 		}
@@ -105,14 +105,14 @@ class TryIt extends HTMLElement {
 		const text = streamed ? null : await readText(blob, type);
 		if (signal.aborted) return;
 		this.#clear();
-		const head = element("p", { class: "try-head" });
-		this.result.append(element("h3", {}, "Answer"), head);
+		const head = element("p.try-head");
+		this.result.append(element("h3", "Answer"), head);
 		if (streamed) await this.#showPieces(response, type, start, head);
 		else this.#showWhole(response, blob, type, text, time, head);
 		if (this.#running?.signal !== signal) return; // another request is shown by now
 		const table = timingTable(response.headers.get("server-timing"));
-		if (table) this.result.append(element("h3", {}, "Timings"), table);
-		this.result.append(element("h3", {}, "The same in code"), this.#makeCode(ask, type, response));
+		if (table) this.result.append(element("h3", "Timings"), table);
+		this.result.append(element("h3", "The same in code"), this.#makeCode(ask, type, response));
 	}
 
 	async #showPieces(response, type, start, head) {
@@ -135,7 +135,7 @@ class TryIt extends HTMLElement {
 		}
 		view.end();
 		const failed = view.error || (end !== "Stopped" && end);
-		if (failed) this.result.append(element("p", { class: "message error" }, failed));
+		if (failed) this.result.append(element("p.message.error", failed));
 		setText(this.said, failed ? "The answer ended with an error." : `${end || "Answered"} ${end ? "after" : "in"} ${milliseconds(performance.now() - start)}.`);
 	}
 
@@ -147,8 +147,8 @@ class TryIt extends HTMLElement {
 		}
 		const said = errorText(text ?? "") || response.statusText;
 		this.tabs.current.fail(said);
-		this.result.append(element("p", { class: "message error" }, said),
-			element("details", {}, element("summary", {}, "Whole answer"), textBlock(text ?? "", "Whole answer")));
+		this.result.append(element("p.message.error", said),
+			element("details", element("summary", "Whole answer"), textBlock(text ?? "", "Whole answer")));
 		setText(this.said, `${response.status < 500 ? "Refused" : "Failed"}: ${response.status} ${response.statusText}.`);
 	}
 
@@ -163,8 +163,8 @@ class TryIt extends HTMLElement {
 		});
 		const panels = lines.map(({ title, text, note, file }) => ({
 			title,
-			root: text ? element("div", {}, textBox(`${title} line`, text, "code"), element("div", { class: "try-tools" },
-				copyButton(text), file && saveButton(file, () => new Blob([ask.body]), `Save ${file}`))) : element("p", { class: "muted" }, note),
+			root: text ? element("div", textBox(`${title} line`, text, "code"), element("div.try-tools",
+				copyButton(text), file && saveButton(file, () => new Blob([ask.body]), `Save ${file}`))) : element("p.muted", note),
 		}));
 		return makeTabs("Lines of code", panels).node;
 	}
@@ -193,9 +193,9 @@ function factsOf(response, time, size, type) {
 
 function sequenceFields() {
 	const id = labelled("Sequence id", input({ value: "1" }));
-	const [start, end] = [["first step", true], ["last step", false]].map(([text, checked]) => element("label", { class: "check" }, element("input", { type: "checkbox", checked }), text));
+	const [start, end] = [["first step", true], ["last step", false]].map(([text, checked]) => element("label.check", element("input", { type: "checkbox", checked }), text));
 	return {
-		root: element("div", { class: "toolbar", role: "group", "aria-label": "Sequence" }, id.root, start, end),
+		root: element("div.toolbar", { role: "group", "aria-label": "Sequence" }, id.root, start, end),
 		read() {
 			const typed = id.control.value.trim();
 			return {
