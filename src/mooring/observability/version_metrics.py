@@ -183,7 +183,8 @@ class VersionMetrics:
     """Writes them to the page of a scrape. ``models`` are the counts, by name and version.
 
     How this works: ``write`` goes through the versions once and fills the templates of all families with the numbers of
-    each, so that they are of one moment; it yields after every version, and its caller may do other things then.
+    each, so that they are of one moment. Gauges are read all at once, and written family by family. It yields after every
+    version and every family of gauges, and its caller may do other things then.
     """
 
     def __init__(self, models: Mapping[_Key, ModelStatistics]) -> None:
@@ -233,6 +234,7 @@ class VersionMetrics:
                 page.add(
                     each.family, [fill(each.template, labels, (each.read(load),)) for labels, load in loads]
                 )
+                yield
             open_sequences = [(labels, self._sequences_of(load)) for labels, load in loads]
             page.add(
                 SEQUENCES,
