@@ -198,3 +198,13 @@ def test_documents_have_what_a_page_shows(recent, log):
     assert set(as_documents(recent.errors_after(0, 1))[0]) == {
         "id", "time", "model", "version", "request_id", "message", "traceback", "count",
     }  # fmt: skip
+
+
+def test_whoever_logs_is_not_broken_by_a_reader_that_is_gone(recent, log, monkeypatch):
+    def told():
+        raise RuntimeError("the event loop is closed")
+
+    monkeypatch.setattr(logging, "raiseExceptions", False)  # it writes to stderr otherwise
+    recent.on_change = told
+    log.info("event")
+    assert [line.message for line in recent.lines_after(0, 10)] == ["event"]

@@ -61,13 +61,9 @@ class RecordReader(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Read a record, and keep what was read."""
         try:
-            line, error = _read_record(record)
-        except (
-            Exception
-        ):  # as in every handler of logging: a record that cannot be read must not break its caller
+            self._keep(*_read_record(record))
+        except Exception:  # as in every handler of logging: whoever logs must not be broken by it
             self.handleError(record)
-            return
-        self._keep(line, error)
 
     def _keep(self, line: LogLine, error: ErrorEntry | None) -> None:
         raise NotImplementedError
