@@ -37,6 +37,7 @@ def test_a_word_is_found_from_the_first_page(browser, site):
         ("how do I expose it safely", "faq.html#how-do-i-expose-it-safely"),
         ("grafana", "guide-metrics.html"),
         ("token", "guide-tokens.html"),
+        ("timeout", "roles/backend-engineer.html#timeouts"),
     ],
 )
 def test_a_page_for_users_is_found_first(browser, site, question, page):
