@@ -596,6 +596,73 @@ def test_a_schema_becomes_fields(call):
     assert [each["path"] for each in nested["fields"]] == ["p.self"]  # a schema within itself ends
 
 
+NODE = {"properties": {each: {"anyOf": [{"$ref": "#/$defs/N"}, {"type": "null"}]} for each in "abcdefghij"}}
+LOOP = {"anyOf": [{"$ref": "#/$defs/L"}, {"type": "null"}]}
+LEVELS = {
+    f"V{at}": {"properties": {each: {"$ref": f"#/$defs/V{at + 1}"} for each in "abcdefghij"}}
+    for at in range(6)
+}
+WIDE = {"properties": {f"f{at}": {"type": "integer"} for at in range(10_000)}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "most"),
+    [
+        ({"$ref": "#/$defs/N", "$defs": {"N": {"type": "object"} | NODE}}, 20),
+        ({"$ref": "#/$defs/L", "$defs": {"L": LOOP}}, 3),
+        ({"$ref": "#/$defs/V0", "$defs": LEVELS}, 600),
+        (WIDE, 1),
+        ({"$ref": "#/$defs/%"}, 1),
+        ({"$ref": "#/__proto__"}, 1),
+    ],
+)
+def test_no_schema_becomes_more_fields_than_a_page_can_show(call, schema, most):
+    def count(field):
+        return 1 + sum(map(count, [*field.get("fields", []), *field.get("options", [])]))
+
+    assert count(call("schema-fields.js", "toField", schema)) <= most
+
+
+PARTS = """
+const [value, done] = arguments;
+const text = JSON.stringify(value);
+import(new URL("/console/static/answer-view.js", location.href)).then(({answerParts}) => {
+  const parts = answerParts(new Blob([text]), "application/json", text, null, () => {});
+  done(parts.map((each) => each.textContent).join("|"));
+}).catch((error) => done(`failed: ${error}`));
+"""
+ZEROS = {"name": "empty", "datatype": "FP32", "shape": [1_000_000_000, 0], "data": []}
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ({"outputs": [1, None, {"shape": 3}]}, '"outputs"'),
+        ({"outputs": [{"name": "x", "datatype": "BYTES", "shape": [1], "data": ["<b>"], "parameters": None}]}, "<b>"),
+        ({"outputs": [ZEROS]}, "empty"),
+    ],
+)  # fmt: skip
+def test_an_answer_that_only_looks_like_tensors_is_shown_as_it_is(call, browser, value, shown):
+    text = browser.driver.execute_async_script(PARTS, value)
+    assert shown in text
+    assert not text.startswith("failed")
+
+
+def test_fields_of_odd_names_have_no_values_that_nobody_gave(call, browser):
+    script = """
+    const [done] = arguments;
+    const load = (name) => import(new URL(`/console/static/${name}.js`, location.href));
+    Promise.all([load("schema-fields"), load("schema-form")]).then(([{toField}, {makeWidget}]) => {
+      const names = ["constructor", "toString", "__proto__"];
+      const text = `{"properties": {${names.map((each) => `"${each}": {"type": "string"}`)}}}`;
+      const widget = makeWidget(toField(JSON.parse(text)));
+      widget.write({});
+      done(widget.read([]));
+    }).catch((error) => done(`failed: ${error}`));
+    """
+    assert browser.driver.execute_async_script(script) == "{}"
+
+
 def test_json_keeps_its_numbers(call):
     text = '{"long": [12345678901234567890, NaN, -Infinity], "text": "NaN 12345678901234567890", "deep": {"a": [[1, 2], [3]]}}'
     assert "12345678901234567890, NaN, -Infinity" in call("json-text.js", "indentJson", text)

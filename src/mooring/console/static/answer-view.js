@@ -65,22 +65,23 @@ export function answerParts(blob, type, text, labels, keep) {
 	}
 	if (value === undefined) return [textBlock(text, "Answer")];
 	const whole = () => textBlock(indentJson(text), "Answer as JSON", "answer.json");
-	if (!Array.isArray(value?.outputs)) return [whole()];
+	const isTensor = (each) => typeof each?.name === "string" && typeof each.datatype === "string" && Array.isArray(each.shape);
+	if (!Array.isArray(value?.outputs) || !value.outputs.every(isTensor)) return [whole()];
 	const details = element("details", element("summary", "Whole answer as JSON"));
 	details.addEventListener("toggle", () => details.append(whole()), { once: true });
 	return [...value.outputs.map((each) => tensorPart(each, labels)), details];
 }
 
-function tensorPart({ name, datatype, shape = [], data = [], parameters = {} }, labels) {
+function tensorPart({ name, datatype, shape, data = [], parameters }, labels) {
 	const heading = element("h4", name, [datatype, `[${shape.join(", ")}]`].map(tag));
 	const part = (content) => element("section.try-output", heading, content);
 	const flat = Array.isArray(data) ? data.flat(Infinity) : [data];
-	if (datatype === "BYTES" && parameters.content_type === "application/json") return part(textBlock(flat.map((each) => indentJson(String(each))).join("\n"), name, `${name}.json`));
+	if (datatype === "BYTES" && parameters?.content_type === "application/json") return part(textBlock(flat.map((each) => indentJson(String(each))).join("\n"), name, `${name}.json`));
 	if (datatype === "BYTES" && flat.length === 1) return part(textBlock(String(flat[0]), name, `${name}.txt`));
 	const columns = shape.at(-1) ?? 1;
 	const table = shape.length <= 2 && columns <= MOST_COLUMNS && flat.length <= MOST_ROWS * columns;
 	if (table && flat.length && flat.length === sizeOf(shape)) return part(tensorTable(name, flat, columns, labels));
-	const json = JSON.stringify(flat.length === sizeOf(shape) ? nest(flat, shape) : data);
+	const json = JSON.stringify(flat.length && flat.length === sizeOf(shape) ? nest(flat, shape) : data);
 	return part(textBlock(indentJson(writeNumbers(json, datatype)), name, `${name}.json`));
 }
 

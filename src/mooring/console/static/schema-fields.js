@@ -1,17 +1,20 @@
 // What of a JSON Schema a form can show: a tree of fields. Pure functions.
 //
 // A field: { kind, path, name, required, nullable, schema } and by kind: object `fields`, list `item`, either
-// `options`, choice `choices` (JSON). What a form cannot show (open objects, lists of lists) is of the kind json.
+// `options`, choice `choices` (JSON). What a form cannot show (open objects, lists of lists, what holds itself) is of the kind json.
 
 const DEEPEST = 6;
+const MOST = 500; // fields
 
 /** The field of a schema. `path` is its place in the body, as the server's errors name it: "person.tags". */
-export function toField(schema, root = schema, { name = "", path = "", required = true, depth = 0 } = {}) {
-	const { flat, nullable } = flatten(schema, root);
+export function toField(schema, root = schema, { name = "", path = "", required = true, depth = 0, above = [], made = { count: 0 } } = {}) {
+	const refs = [];
+	const { flat, nullable } = flatten(schema, root, refs);
 	const field = { kind: "json", path, name, required, nullable, schema: flat };
-	const below = (each, label, part, more) => toField(each, root, { name: label, path: (path + part).replace(/^\./, ""), depth: depth + 1, ...more });
+	const below = (each, label, part, more) => toField(each, root, { name: label, path: (path + part).replace(/^\./, ""), depth: depth + 1, above: [...above, ...refs], made, ...more });
 	const { type = flat.properties && "object", properties = {}, prefixItems, items } = flat;
-	if (depth > DEEPEST) return field;
+	made.count += 1 + Object.keys(properties).length;
+	if (depth > DEEPEST || made.count > MOST || refs.some((each) => above.includes(each))) return field;
 	if (flat.enum || "const" in flat) {
 		const choices = (flat.enum ?? [flat.const]).map((value) => JSON.stringify(value));
 		return { ...field, kind: "choice", choices, nullable: nullable && !choices.includes("null") };
@@ -32,30 +35,39 @@ export function toField(schema, root = schema, { name = "", path = "", required 
 const isSchema = (value) => value !== null && typeof value === "object" && Object.keys(value).length > 0;
 
 // A schema with what its references ("#/$defs/Person") stand for.
-function resolve(schema, root) {
+function resolve(schema, root, refs = []) {
 	let found = schema;
 	for (let hops = 0; found?.$ref && hops < 20; hops++) {
 		const { $ref, ...beside } = found;
-		const parts = $ref.replace(/^#\/?/, "").split("/").filter(Boolean);
-		const target = parts.reduce((at, part) => at?.[decodeURIComponent(part)], root);
+		refs.push($ref);
+		const parts = String($ref).replace(/^#\/?/, "").split("/").filter(Boolean);
+		const target = parts.reduce((at, part) => at?.[decode(part)], root);
 		found = { ...target, ...beside };
 	}
 	return isSchema(found) ? found : {};
 }
 
+function decode(part) {
+	try {
+		return decodeURIComponent(part);
+	} catch {
+		return part;
+	}
+}
+
 // A schema without references and allOf of one, null told apart from what else its value may be.
-function flatten(schema, root) {
-	let { allOf, oneOf, ...flat } = resolve(schema, root);
-	if (allOf?.length === 1) flat = { ...resolve(allOf[0], root), ...flat };
+function flatten(schema, root, refs) {
+	let { allOf, oneOf, ...flat } = resolve(schema, root, refs);
+	if (allOf?.length === 1) flat = { ...resolve(allOf[0], root, refs), ...flat };
 	let nullable = false;
 	if (Array.isArray(flat.type)) flat = { ...flat, type: undefined, anyOf: flat.type.map((type) => ({ ...flat, type })) };
 	const some = flat.anyOf ?? oneOf;
-	if (!some) return { flat, nullable };
-	const options = some.map((each) => resolve(each, root)).filter((each) => !isNull(each));
+	if (!some || refs.length > 50) return { flat, nullable };
+	const options = some.filter((each) => !isNull(resolve(each, root)));
 	nullable ||= options.length < some.length;
 	const { anyOf, type, ...beside } = flat;
 	if (options.length !== 1) return { flat: { ...beside, anyOf: options }, nullable };
-	const inner = flatten(options[0], root);
+	const inner = flatten(options[0], root, refs);
 	return { flat: { ...inner.flat, ...beside }, nullable: nullable || inner.nullable };
 }
 

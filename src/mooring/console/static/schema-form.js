@@ -195,7 +195,7 @@ function objectWidget(field, label, ...all) {
 	const inside = element("div.try-fields", widgets.map((each) => each.root));
 	return Object.assign(label ? grouped(field, label, ...all, inside) : { root: inside, fail() {} }, {
 		below: () => widgets,
-		write: (value) => widgets.forEach((each, at) => each.write(value[field.fields[at].name])),
+		write: (value) => widgets.forEach((each, at) => each.write(Object.hasOwn(value, field.fields[at].name) ? value[field.fields[at].name] : undefined)),
 		read(problems) {
 			const members = widgets.map((each, at) => [JSON.stringify(field.fields[at].name), each.read(problems)]);
 			return `{${members.filter(([, json]) => json !== undefined).map((each) => each.join(": ")).join(", ")}}`;
