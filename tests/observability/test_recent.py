@@ -10,6 +10,7 @@ import pytest
 from mooring.observability.logs import MODEL_LOG, Event, get_logger
 from mooring.observability.recent import (
     MAX_MESSAGE,
+    MAX_NAME,
     MAX_TRACEBACK,
     RecentRecords,
     RecordForwarder,
@@ -79,6 +80,15 @@ def test_long_texts_are_cut_in_their_middle(recent, log):
     assert len(error.message) < MAX_MESSAGE + 100
     assert len(error.traceback) < MAX_TRACEBACK + 100
     assert error.traceback.endswith("the end")
+
+
+def test_names_that_models_and_clients_choose_are_cut_and_escaped(recent, log):
+    facts = dict.fromkeys(("model", "version", "request", "logger"), "n" * 10_000 + "\udcff")
+    log.error("prediction failed", reason="no", **facts)
+    (line,), (error,) = recent.lines_after(0, 10), recent.errors_after(0, 10)
+    for name in (line.logger, line.model, line.request_id, error.model, error.version, error.request_id):
+        assert len(name) < MAX_NAME + 100
+        assert name.endswith("n\\udcff")
 
 
 def test_equal_errors_in_a_row_are_counted(recent, log):

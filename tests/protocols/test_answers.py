@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import json
 import logging
 import weakref
 
@@ -23,6 +24,7 @@ from mooring.core import errors
 from mooring.core.buffers import Buffer, Slot
 from mooring.core.requests import InferenceResponse
 from mooring.core.tensors import Tensor
+from mooring.protocols.responses import encode_json
 from mooring.web.http1 import Exchange
 
 REQUEST = b"POST /predictions/echo HTTP/1.1\r\nhost: here\r\ncontent-length: 1\r\n\r\nx"
@@ -287,3 +289,8 @@ async def test_an_answered_request_leaves_nothing_to_the_garbage_collector(infer
     finally:
         gc.enable()
     writer.close()
+
+
+def test_a_name_that_utf8_cannot_hold_is_escaped_in_the_json_of_every_protocol():
+    for target in (b"/v2/repository/index", b"/models"):
+        assert json.loads(encode_json([{"name": "a\udcff"}], target)) == [{"name": "a\udcff"}]

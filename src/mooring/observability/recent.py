@@ -21,6 +21,7 @@ MAX_ERRORS = 100
 # Characters of one line, and of the traceback of one error.
 MAX_MESSAGE = 4_000
 MAX_TRACEBACK = 16_384
+MAX_NAME = 512  # of a logger, which models choose, a model, a request
 
 # What a model writes by itself is a line of the log, and no error of the server's, whatever its level.
 _OF_MODELS = "model says"
@@ -197,7 +198,7 @@ def _error_of(event: Event, line: LogLine, detail: str) -> ErrorEntry:
         0,
         line.time,
         line.model,
-        _fact(facts, "version"),
+        _clean(_fact(facts, "version"), MAX_NAME),
         line.request_id,
         _clean(" ".join(message.split()), MAX_MESSAGE),
         _clean(detail, MAX_TRACEBACK),
@@ -215,7 +216,8 @@ def _make_line(
     request_id: str = "",
 ) -> LogLine:
     text = _clean(f"{message}\n{detail.rstrip()}" if detail else message, MAX_MESSAGE)
-    return LogLine(0, record.created, record.levelname, logger or record.name, model, request_id, text)
+    names = (record.levelname, logger or record.name or "", model, request_id)
+    return LogLine(0, record.created, *(_clean(name, MAX_NAME) for name in names), text)
 
 
 def _message_of(event: Event) -> str:

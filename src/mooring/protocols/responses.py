@@ -40,7 +40,12 @@ def to_pretty_json(document: object) -> bytes:
 
 def encode_json(document: object, target: bytes) -> bytes:
     """Encode JSON in the format of the protocol that a request target belongs to: v2's is on one line."""
-    return orjson.dumps(document) if statuses.speaks_v2(target) else to_pretty_json(document)
+    if not statuses.speaks_v2(target):
+        return to_pretty_json(document)
+    try:
+        return orjson.dumps(document)
+    except orjson.JSONEncodeError:  # as there; a folder of the repository may have a name that is no UTF-8
+        return json.dumps(document, separators=(",", ":")).encode()
 
 
 class RequestIds:
