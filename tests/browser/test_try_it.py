@@ -612,7 +612,6 @@ WIDE = {"properties": {f"f{at}": {"type": "integer"} for at in range(10_000)}}
         ({"$ref": "#/$defs/L", "$defs": {"L": LOOP}}, 3),
         ({"$ref": "#/$defs/V0", "$defs": LEVELS}, 600),
         (WIDE, 1),
-        ({"$ref": "#/$defs/%"}, 1),
         ({"$ref": "#/__proto__"}, 1),
     ],
 )

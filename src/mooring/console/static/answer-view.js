@@ -11,7 +11,7 @@ const MOST_SHOWN = 20_000; // characters
 const MOST_ROWS = 20;
 const MOST_COLUMNS = 32;
 
-/** A box of text that scrolls, also by the keyboard. */
+// It scrolls by the keyboard, too.
 export const textBox = (label, text = "", more = "") =>
 	element("pre", { class: `traceback try-text ${more}`, dir: "ltr", tabindex: "0", role: "region", "aria-label": label }, text);
 
@@ -65,8 +65,7 @@ export function answerParts(blob, type, text, labels, keep) {
 	}
 	if (value === undefined) return [textBlock(text, "Answer")];
 	const whole = () => textBlock(indentJson(text), "Answer as JSON", "answer.json");
-	const isTensor = (each) => typeof each?.name === "string" && typeof each.datatype === "string" && Array.isArray(each.shape);
-	if (!Array.isArray(value?.outputs) || !value.outputs.every(isTensor)) return [whole()];
+	if (!Array.isArray(value?.outputs) || !value.outputs.every((each) => each?.datatype && Array.isArray(each.shape))) return [whole()];
 	const details = element("details", element("summary", "Whole answer as JSON"));
 	details.addEventListener("toggle", () => details.append(whole()), { once: true });
 	return [...value.outputs.map((each) => tensorPart(each, labels)), details];

@@ -1,4 +1,4 @@
-// What is sent, and the lines of code that send the same: curl, Python and gRPC. Pure functions.
+// What is sent, and the lines of code that send the same: curl, Python and gRPC.
 //
 // An ask: { path, headers, body, save, call }. `body`: text, a File or { fields }; `save`: the file of a long text; `call`: the
 // same for mooring.Client, or null: { model, version, stream, parameters, declared } and `inputs` (tensors), `value` ({ json,

@@ -1,4 +1,4 @@
-// JSON as text: long integers and NaN, which JSON.parse would change or refuse, stay as they are written. Pure functions.
+// JSON as text: long integers and NaN, which JSON.parse would change or refuse, stay as they are written.
 
 const TOKEN = /"(?:[^"\\]|\\[^])*"|-?(?:NaN|Infinity)|-?\d[\d.eE+-]*|true|false|null|\s+|[^]/g;
 const OPEN = /^[[{]$/;

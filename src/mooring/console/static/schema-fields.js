@@ -1,20 +1,19 @@
-// What of a JSON Schema a form can show: a tree of fields. Pure functions.
+// What of a JSON Schema a form can show: a tree of fields.
 //
 // A field: { kind, path, name, required, nullable, schema } and by kind: object `fields`, list `item`, either
 // `options`, choice `choices` (JSON). What a form cannot show (open objects, lists of lists, what holds itself) is of the kind json.
 
-const DEEPEST = 6;
 const MOST = 500; // fields
 
 /** The field of a schema. `path` is its place in the body, as the server's errors name it: "person.tags". */
-export function toField(schema, root = schema, { name = "", path = "", required = true, depth = 0, above = [], made = { count: 0 } } = {}) {
+export function toField(schema, root = schema, { name = "", path = "", required = true, above = [], made = [] } = {}) {
 	const refs = [];
 	const { flat, nullable } = flatten(schema, root, refs);
 	const field = { kind: "json", path, name, required, nullable, schema: flat };
-	const below = (each, label, part, more) => toField(each, root, { name: label, path: (path + part).replace(/^\./, ""), depth: depth + 1, above: [...above, ...refs], made, ...more });
+	const below = (each, label, part, more) => toField(each, root, { name: label, path: (path + part).replace(/^\./, ""), above: [...above, ...refs], made, ...more });
 	const { type = flat.properties && "object", properties = {}, prefixItems, items } = flat;
-	made.count += 1 + Object.keys(properties).length;
-	if (depth > DEEPEST || made.count > MOST || refs.some((each) => above.includes(each))) return field;
+	made.push(field, ...Object.keys(properties));
+	if (made.length > MOST || refs.some((each) => above.includes(each))) return field;
 	if (flat.enum || "const" in flat) {
 		const choices = (flat.enum ?? [flat.const]).map((value) => JSON.stringify(value));
 		return { ...field, kind: "choice", choices, nullable: nullable && !choices.includes("null") };
@@ -40,19 +39,11 @@ function resolve(schema, root, refs = []) {
 	for (let hops = 0; found?.$ref && hops < 20; hops++) {
 		const { $ref, ...beside } = found;
 		refs.push($ref);
-		const parts = String($ref).replace(/^#\/?/, "").split("/").filter(Boolean);
-		const target = parts.reduce((at, part) => at?.[decode(part)], root);
+		const parts = $ref.replace(/^#\/?/, "").split("/").filter(Boolean);
+		const target = parts.reduce((at, part) => at?.[decodeURIComponent(part)], root);
 		found = { ...target, ...beside };
 	}
 	return isSchema(found) ? found : {};
-}
-
-function decode(part) {
-	try {
-		return decodeURIComponent(part);
-	} catch {
-		return part;
-	}
 }
 
 // A schema without references and allOf of one, null told apart from what else its value may be.

@@ -20,7 +20,7 @@ export function labelled(label, control, { text = "", beside = [] } = {}) {
 	return failing({ root: element("div.field.try-field", head, hint || null, control, error), control }, error, control);
 }
 
-// A box whose `fail` shows an error, until something is typed.
+// Shows an error until something is typed.
 function failing(box, error, control = null) {
 	const fail = (said) => {
 		setText(error, said);
@@ -168,7 +168,6 @@ function jsonWidget(...all) {
 	return single(control, ...all, read, (value) => (control.value = JSON.stringify(value)));
 }
 
-// A file whose bytes go into the JSON as base64.
 function fileWidget(field, label, ...all) {
 	const control = area(1, { placeholder: "base64" });
 	const file = element("input", { type: "file", "aria-label": `${label}: file` });
@@ -183,7 +182,6 @@ function fileWidget(field, label, ...all) {
 	return widget;
 }
 
-// A group of widgets with a legend.
 function grouped({ schema }, label, tags, way, inside) {
 	const error = element("p.try-error", { hidden: true });
 	const hint = schema.description && element("p.try-hint", schema.description);
@@ -195,7 +193,7 @@ function objectWidget(field, label, ...all) {
 	const inside = element("div.try-fields", widgets.map((each) => each.root));
 	return Object.assign(label ? grouped(field, label, ...all, inside) : { root: inside, fail() {} }, {
 		below: () => widgets,
-		write: (value) => widgets.forEach((each, at) => each.write(Object.hasOwn(value, field.fields[at].name) ? value[field.fields[at].name] : undefined)),
+		write: (value) => widgets.forEach((each, at) => each.write({ __proto__: null, ...value }[field.fields[at].name])),
 		read(problems) {
 			const members = widgets.map((each, at) => [JSON.stringify(field.fields[at].name), each.read(problems)]);
 			return `{${members.filter(([, json]) => json !== undefined).map((each) => each.join(": ")).join(", ")}}`;

@@ -70,7 +70,6 @@ function tensorPane(specs, examples) {
 	});
 }
 
-// One tensor that a model declares.
 function tensorRow({ name, datatype: type, shape: declared, optional }, example) {
 	const choice = type ? null : labelled("Datatype", select(DATATYPES.map((each) => [each])));
 	const shape = labelled("Shape", input());
