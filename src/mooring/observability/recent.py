@@ -217,7 +217,8 @@ def _make_line(
 ) -> LogLine:
     text = _clean(f"{message}\n{detail.rstrip()}" if detail else message, MAX_MESSAGE)
     names = (record.levelname, logger or record.name or "", model, request_id)
-    return LogLine(0, record.created, *(_clean(name, MAX_NAME) for name in names), text)
+    level, logger, model, request_id = (_clean(name, MAX_NAME) for name in names)
+    return LogLine(0, record.created, level, logger, model, request_id, text)
 
 
 def _message_of(event: Event) -> str:
