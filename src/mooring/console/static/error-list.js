@@ -32,7 +32,7 @@ function makeItem(error, withModel) {
 class ErrorList extends View {
 	build() {
 		this.items = errorItems(true);
-		this.none = element("p.empty", "No request has failed since the server started.");
+		this.none = element("p.empty", "No model has failed since the server started.");
 		this.card = element("section.card", { "aria-label": "Last errors" }, this.items.node);
 		this.append(element("div.heading", element("h1", "Errors")), this.none, this.card);
 		this.follow(["errors"], () => {

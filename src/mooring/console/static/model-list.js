@@ -119,7 +119,7 @@ class Summary {
 	constructor() {
 		this.figures = new Figures({
 			ready: "Models ready", rate: "Answers per second", slow: "Slowest p95", waiting: "Waiting", errors: "Failed requests",
-			cpu: "CPU", memory: "Memory",
+			cpu: "CPU of one core", memory: "Memory",
 		});
 		this.facts = element("dl.facts");
 		this.values = new Map();
@@ -142,8 +142,8 @@ class Summary {
 		figures.set("slow", milliseconds(slowest?.latency_ms.p95), slowest ? `${slowest.name} ${slowest.version}` : "no answer in 10 s");
 		figures.set("waiting", count(sum("waiting")), oldest ? `oldest ${milliseconds(oldest)}` : `${count(sum("in_flight"))} in flight`);
 		figures.set("errors", count(sum("failed")), "since the start", sum("failed") ? "bad" : null);
-		figures.set("cpu", `${digits(server.cpu_percent)} %`, "of one core");
-		figures.set("memory", bytes(server.memory_bytes));
+		figures.set("cpu", `${digits(server.cpu_percent)} %`, "without workers");
+		figures.set("memory", bytes(server.memory_bytes), "without workers");
 		this.fact("version", `Mooring ${server.version}`);
 		this.fact("up", seconds(Math.max(0, Math.floor(Date.now() / 1000 - server.started))));
 		this.fact("process", String(server.pid));

@@ -1,7 +1,7 @@
 // What of a JSON Schema a form can show: a tree of fields.
 //
 // A field: { kind, path, name, required, nullable, schema } and by kind: object `fields`, list `item`, either
-// `options`, choice `choices` (JSON). What a form cannot show (open objects, lists of lists, what holds itself) is of the kind json.
+// `options`, choice `choices` (JSON). The kind json is what a form cannot show (open objects, lists of lists, what holds itself).
 
 const MOST = 500; // fields
 

@@ -1,4 +1,4 @@
-// Tensors as people type them, and as the Open Inference Protocol has them in JSON. Errors say what is wrong.
+// Tensors as people type them, and as the Open Inference Protocol has them in JSON.
 
 import { parseJson } from "./json-text.js";
 

@@ -1,7 +1,7 @@
 // What is asked: the panes of the try-it form. A pane: { id, title, root, read(), fail(message), close() }.
 //
 // `read` returns { inputs } (tensors; or a `body` as it was typed), { json }, { body, contentType } or { fields }. It throws a
-// FormError where something does not fit, shown beside the field. `fail` shows an error of the server beside its field.
+// FormError where something does not fit. `fail` shows an error of the server. Both are shown beside their field.
 
 import { element, input, select, smallButton } from "./dom.js";
 import { bytes, shapeText } from "./format.js";
