@@ -171,9 +171,8 @@ class Engine(InferenceService):
         if isinstance(graph, EnsemblePlan):
             return self._run_ensemble(version, graph, request, done)
         assert graph is not None
-        if (
-            version.kind == "chain"
-        ):  # a model that others follow counts its requests itself, and a workflow's models do
+        # A model that others follow counts its requests itself, and the models of a workflow do.
+        if version.kind == "chain":
             statistics = self._metrics.statistics_for(version.spec.name, version.spec.version)
             done = count_run(request, statistics, done)
         return GraphRun(

@@ -129,9 +129,8 @@ class RecordedMetrics:
             if reason:
                 self._warn_refused(model, record.name, reason)
                 return
-            if (
-                len(family.series) >= MAX_SERIES and not family.full
-            ):  # else the next scrape looks whether there is room
+            # Where it is full already, the next scrape looks whether there is room.
+            if len(family.series) >= MAX_SERIES and not family.full:
                 family.drop_unloaded(self._loaded())
             if len(family.series) >= MAX_SERIES:
                 self._warn_full(model, family, record)
