@@ -276,9 +276,8 @@ def _check_token(check: Check, exchange: Exchange, match: Match) -> Refusal | No
         return None
     if match.route.pattern.startswith("/v1/"):  # KServe's clients look there
         return msgspec.structs.replace(refusal, error=refusal.message)
-    if refusal.status == 400 and match.route.pattern.startswith(
-        "/console/"
-    ):  # its page asks for a token at 401
+    # The console's page asks for a token where the status is 401.
+    if refusal.status == 400 and match.route.pattern.startswith("/console/"):
         return msgspec.structs.replace(refusal, status=401, message=f"{refusal.message}: {refusal.detail}")
     return refusal
 
