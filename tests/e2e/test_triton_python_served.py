@@ -450,9 +450,9 @@ def test_metrics_of_a_model_are_shown(served, http):
     assert "# HELP sent_total What was sent, added up" in shown
     assert 'sent_total{model="custom_metrics",version="1"} 5.0' in shown
     assert 'sent_last{model="custom_metrics",version="1"} 3.0' in shown
-    assert 'sent_count{model="custom_metrics",version="1"} 2.0' in shown
+    assert 'sent_count{model="custom_metrics",version="1"} 2\n' in shown
     buckets = re.findall(r'sent_bucket{.*le="(.+?)".*} (\S+)', shown)
-    assert buckets == [("0.5", "0.0"), ("2.5", "1.0"), ("+Inf", "2.0")]
+    assert buckets == [("0.5", "0"), ("2.5", "1"), ("+Inf", "2")]
 
 
 def test_configuration_is_completed_by_the_model(http):

@@ -183,7 +183,7 @@ class Soak:
             await self._one(managing, "register", traffic.post(where, b""), 200)
             for _ in range(20):
                 await self._one(asking, "guest", traffic.post(f"/predictions/{name}", b"here"), 200)
-            gone = f"DELETE /models/{name} HTTP/1.1\r\nHost: soak\r\n\r\n".encode()
+            gone = f"DELETE /models/{name} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
             await self._one(managing, "unregister", gone, 200)
             await self._one(asking, "unload", traffic.post("/v2/repository/models/guest/unload", b"{}"), 200)
             await self._one(asking, "load", traffic.post("/v2/repository/models/guest/load", b"{}"), 200)

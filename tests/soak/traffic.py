@@ -31,7 +31,7 @@ MIRROR = "def infer(inputs, parameters):\n    return dict(inputs)\n"
 
 
 def post(target: str, body: bytes, *lines: str) -> bytes:
-    head = [f"POST {target} HTTP/1.1", "Host: soak", f"Content-Length: {len(body)}", *lines]
+    head = [f"POST {target} HTTP/1.1", "Host: localhost", f"Content-Length: {len(body)}", *lines]
     return "\r\n".join([*head, "", ""]).encode() + body
 
 
@@ -107,7 +107,7 @@ def probes(rng: random.Random) -> Asked:
     target = rng.choice(
         ["/", "/v2/health/live", "/v2/models/mirror", "/v1/models/rows", "/v2/models/mirror/stats"]
     )
-    return f"GET {target} HTTP/1.1\r\nHost: soak\r\n\r\n".encode(), lambda got: got.status == 200
+    return f"GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode(), lambda got: got.status == 200
 
 
 _BAD: list[tuple[str, bytes, int]] = [

@@ -245,7 +245,15 @@ class FrontendServer:
         served = {each.pattern for each in own}
         relayed = [each for each in self._settings.relayed if each.pattern not in served]
         own += [
-            Endpoint(each.pattern, self._relay_call, each.access, methods=each.methods) for each in relayed
+            Endpoint(
+                each.pattern,
+                self._relay_call,
+                each.access,
+                methods=each.methods,
+                changes=each.changes,
+                same_site=each.same_site,
+            )
+            for each in relayed
         ]
         if services.dialect.workers:
             own = count_requests(own, self._metrics)

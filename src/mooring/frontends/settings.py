@@ -9,11 +9,13 @@ from mooring.tokens import Access, Token
 
 
 class RelayedEndpoint(msgspec.Struct, frozen=True):
-    """An endpoint of the first process. A frontend checks the token for it, before a large body has come."""
+    """An endpoint of the first process. A frontend checks token and site for it, before a large body has come."""
 
     pattern: str
     access: Access
     methods: frozenset[str] | None
+    changes: bool = False
+    same_site: bool = False
 
 
 class SharedAddress(msgspec.Struct, frozen=True):

@@ -301,8 +301,10 @@ class InProcessModels:
         self._state.undo()
         self._stack.close()
 
-    def infer(self, request: InferenceRequest, timeout: float | None = None) -> InferenceResponse:
-        """Return the only piece of an answer. Raises ``Unsupported`` where there are more, as a server does."""
+    def infer(
+        self, request: InferenceRequest, timed: bool = False, timeout: float | None = None
+    ) -> tuple[InferenceResponse, str]:
+        """Return the only piece of an answer, and no timings. Raises ``Unsupported`` where there are more, as a server does."""
         found: list[InferenceResponse] = []
 
         def emit(piece: InferenceResponse) -> None:
@@ -314,7 +316,7 @@ class InProcessModels:
         last = self.find(request.model).ask(request, emit)
         if found:
             emit(last)
-        return found[0] if found else last
+        return (found[0] if found else last), ""
 
     def stream(
         self, request: InferenceRequest, timeout: float | None = None

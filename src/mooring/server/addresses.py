@@ -287,7 +287,10 @@ class Addresses:
                 for each, where in zip(listeners, addresses, strict=True)
             ],
             str(self._relay_socket),
-            [RelayedEndpoint(each.pattern, each.access, each.methods) for each in endpoints],
+            [
+                RelayedEndpoint(each.pattern, each.access, each.methods, each.changes, each.same_site)
+                for each in endpoints
+            ],
             list(self._grpc.unary_methods),
             self._extensions,
         )
