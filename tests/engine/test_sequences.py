@@ -192,6 +192,18 @@ def test_a_withdrawn_first_step_leaves_the_start_to_the_next_that_needs_none():
     assert ran(sequences, 1) == [(4, True, False)]
 
 
+def test_a_step_that_says_no_start_does_not_take_the_start_of_a_withdrawn_one():
+    sequences = made()
+    sequences.admit_step("a", 1, 0.0, start=True)
+    ran(sequences, 1)
+    sequences.admit_step("a", 2, 0.0, start=True, implicit=True)
+    assert sequences.withdraw_step(2, 0.0) == []
+    with pytest.raises(InvalidInput, match="must specify the START flag"):
+        sequences.admit_step("a", 3, 0.0)
+    sequences.admit_step("a", 4, 0.0, implicit=True)
+    assert ran(sequences, 1) == [(4, True, False)]
+
+
 @pytest.mark.parametrize("reason", ["withdrawn", "refused"])
 def test_steps_that_say_no_start_are_given_up_with_the_one_that_was_to_start_them(reason):
     sequences = made()

@@ -138,7 +138,7 @@ class Sequences(Generic[P, J]):
         ``SequencesFull`` where there is no room; then nothing has changed.
         """
         live = self._live.get(name)
-        if live is not None and live.closed and not start:
+        if live is not None and (live.closed or live.restart) and not start:
             if not implicit:
                 raise self.not_started_error(name)
             start = True
@@ -152,7 +152,7 @@ class Sequences(Generic[P, J]):
                 model=self._model,
             )
         live.closed = end
-        self._append_step(live, ScheduledStep(job, start=start or live.restart, end=end, implicit=implicit))
+        self._append_step(live, ScheduledStep(job, start=start, end=end, implicit=implicit))
         live.restart = False
 
     def admit_alone(self, job: J, now: float) -> None:
