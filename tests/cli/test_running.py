@@ -132,5 +132,10 @@ def test_a_key_pressed_at_the_first_moment_of_a_start_leaves_no_traceback(tmp_pa
         with suppress(subprocess.TimeoutExpired):
             process.wait(moment)
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=30)
+        try:
+            _, said = process.communicate(timeout=15)
+        except subprocess.TimeoutExpired:
+            # Python can drop a signal while it starts, before any line of ours runs. The user presses the key again.
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=30)
         assert b"mooring/cli" not in said
