@@ -34,12 +34,15 @@ def send_document(responses: Responses, exchange: Exchange, document: dict[str, 
 def send_json(responses: Responses, exchange: Exchange, body: bytes) -> None:
     """Answer 200 with JSON."""
     responses.counter.count(200)
-    head = b"x-request-id: " + responses.read_request_id(exchange).encode() + b"\r\n" + _HEAD
-    exchange.respond(200, body, head)
+    exchange.respond(200, body, make_head(responses, exchange, _HEAD))
 
 
 def send_error(responses: Responses, exchange: Exchange, status: int, text: str) -> None:
     """Answer with an error."""
     responses.counter.count(status)
-    head = b"x-request-id: " + responses.read_request_id(exchange).encode() + b"\r\n" + _HEAD
-    exchange.respond(status, encode({"error": text}), head)
+    exchange.respond(status, encode({"error": text}), make_head(responses, exchange, _HEAD))
+
+
+def make_head(responses: Responses, exchange: Exchange, lines: bytes) -> bytes:
+    """Return the header lines of an answer: the request's id, then these."""
+    return b"x-request-id: " + responses.read_request_id(exchange).encode() + b"\r\n" + lines

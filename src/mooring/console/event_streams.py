@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from mooring.console.answers import encode, send_error
+from mooring.console.answers import encode, make_head, send_error
 from mooring.console.headers import FOR_DATA
 from mooring.observability.logs import get_logger
 from mooring.observability.recent import RecentRecords, as_documents
@@ -92,8 +92,7 @@ class EventStreams:
         watcher = Watcher(exchange, self._recent.last_line, self._recent.last_error)
         exchange.on_abandoned = lambda: self._remove(watcher)
         self._responses.counter.count(200)
-        head = b"x-request-id: " + self._responses.read_request_id(exchange).encode() + b"\r\n" + _HEAD
-        exchange.start(200, head)
+        exchange.start(200, make_head(self._responses, exchange, _HEAD))
         exchange.send(_event(b"state", self._last_state()))
         self._watchers.append(watcher)
         if len(self._watchers) == 1:

@@ -45,7 +45,7 @@ def describe_version(
         "usage": msgspec.to_builtins(usage),
         "inputs": [_describe_tensor(each) for each in metadata.inputs],
         "outputs": [_describe_tensor(each) for each in metadata.outputs],
-        "values": _describe_values(values) if values is not None else None,
+        "values": msgspec.structs.asdict(values) if values is not None else None,
         "streams": config.decoupled or (values is not None and values.streams),
         "examples": _find_examples(metadata, find_example(name, version)),
         "has_explanations": described.explains,
@@ -67,15 +67,6 @@ def _describe_tensor(spec: TensorSpec) -> dict[str, Any]:
     if spec.labels:
         found["labels"] = spec.labels
     return found
-
-
-def _describe_values(values: ValueDescription) -> dict[str, Any]:
-    return {
-        "request": values.request,
-        "response": values.response,
-        "streams": values.streams,
-        "text": values.text,
-    }
 
 
 def _find_examples(metadata: ModelMetadata, example: ExampleRequest) -> dict[str, Any]:

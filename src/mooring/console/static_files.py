@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+from mooring.console.answers import make_head
 from mooring.console.headers import FOR_FILES
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.responses import Responses
@@ -83,7 +84,7 @@ class StaticFiles:
         if file is None:
             responses.send_refusal(exchange, NOT_FOUND)
             return
-        head = b"x-request-id: " + responses.read_request_id(exchange).encode() + b"\r\n" + file.head
+        head = make_head(responses, exchange, file.head)
         known = exchange.header(b"if-none-match")
         if known is not None and (known.strip() == b"*" or file.tag in _TAG.findall(known)):
             responses.counter.count(304)
