@@ -119,9 +119,8 @@ class Counts:
 
     def add_calls(self, calls: Mapping[tuple[int, int], Sequence[float]]) -> None:
         """Add calls of the model: the seconds of each, by their rows and requests."""
-        together: list[
-            float
-        ] = []  # one look at the bounds for all: there may be many kinds of calls, and few of each
+        # One look at the bounds for all: there may be many kinds of calls, and few of each.
+        together: list[float] = []
         for (rows, requests), seconds in calls.items():
             self.by_requests[requests] = self.by_requests.get(requests, 0) + len(seconds)
             self.rows += rows * len(seconds)
