@@ -95,7 +95,7 @@ class Sequences(Generic[P, J]):
         self._live: dict[str, LiveSequence[P, J]] = {}  # the oldest first
         # The sequences without a step, and since when; the longest idle first.
         self._idle: dict[LiveSequence[P, J], float] = {}
-        self._held: dict[P, set[LiveSequence[P, J]]] = {}
+        self._held: dict[P, dict[LiveSequence[P, J], None]] = {}  # in the order in which they came there
         self._slots: dict[P, Slots] = {}
         self._ready: dict[P, deque[LiveSequence[P, J]]] = {}
         # The sequences that wait for a place, the next one first.
@@ -218,7 +218,7 @@ class Sequences(Generic[P, J]):
             del self._backlog[live]
             live.place = min(places, key=self.count_at)
             live.slot = self._slots.setdefault(live.place, Slots()).take()
-            self._held.setdefault(live.place, set()).add(live)
+            self._held.setdefault(live.place, {})[live] = None
             self._enqueue_sequence(live)
 
     def count_at(self, place: P) -> int:
@@ -349,7 +349,7 @@ class Sequences(Generic[P, J]):
 
     def _leave_place(self, live: LiveSequence[P, J], place: P) -> None:
         held = self._held[place]
-        held.discard(live)
+        del held[live]
         self._slots[place].free(live.slot)
         if not held:
             del self._held[place], self._slots[place]
@@ -398,7 +398,7 @@ class Sequences(Generic[P, J]):
         self._slots.pop(place, None)
         lost: list[J] = []
         displaced: list[LiveSequence[P, J]] = []
-        for live in self._held.pop(place, set()):
+        for live in self._held.pop(place, ()):
             live.place, live.queued = None, False
             if live.used:
                 while live.waiting and not live.waiting[0].start:
@@ -434,6 +434,6 @@ class Sequences(Generic[P, J]):
 
     def waiting_jobs(self) -> Iterator[J]:
         """The jobs of all steps that wait."""
-        for live in set(self._sequence_of.values()):
+        for live in dict.fromkeys(self._sequence_of.values()):
             for step in live.waiting:
                 yield step.job
