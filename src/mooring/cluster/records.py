@@ -92,7 +92,10 @@ class ReplicaState(enum.StrEnum):
 
 
 class VersionStatus(msgspec.Struct, frozen=True):
-    """One version on a node, now. ``queue_p95`` is the 95th percentile of the time that requests waited lately."""
+    """One version on a node, now. ``queue_p95`` is the 95th percentile of the time that requests waited lately.
+
+    ``busy_workers`` work at the moment. ``requests`` counts all that ever went to a worker.
+    """
 
     model: str
     version: str
@@ -105,6 +108,8 @@ class VersionStatus(msgspec.Struct, frozen=True):
     oldest_wait: float = 0.0
     in_flight: int = 0
     queue_p95: float = 0.0
+    busy_workers: int = 0
+    requests: int = 0
 
 
 class NodeStatus(msgspec.Struct, frozen=True):
