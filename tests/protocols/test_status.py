@@ -16,6 +16,7 @@ TARGET = Target("mnist", "2")
 # By kind: TorchServe's status and type, v1's status, v2's status, gRPC's status for v2.
 WORDS = {
     "BodyMemoryFull": (503, "ServiceUnavailableException", 503, 503, "RESOURCE_EXHAUSTED"),
+    "ClusterUnavailable": (503, "ServiceUnavailableException", 503, 503, "UNAVAILABLE"),
     "DeadlineExceeded": (504, "RequestTimeoutException", 504, 504, "DEADLINE_EXCEEDED"),
     "FetchFailed": (500, "InternalServerException", 500, 400, "FAILED_PRECONDITION"),
     "InputTooLarge": (413, "RequestEntityTooLargeException", 413, 413, "INVALID_ARGUMENT"),

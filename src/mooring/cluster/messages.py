@@ -32,7 +32,8 @@ class ControllerAnswer(msgspec.Struct, array_like=True, tag="answer"):
     """What became of a change, or of a question, that the server had asked of the controller."""
 
     key: int
-    result: ClusterView | ErrorRecord | None = None
+    view: ClusterView | None = None
+    error: ErrorRecord | None = None
 
 
 class Incoming(msgspec.Struct, array_like=True, tag="incoming"):

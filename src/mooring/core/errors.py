@@ -30,6 +30,7 @@ MooringError
 │   ├── OutOfResources        ... out of memory on the machine or the accelerator, or a full disk
 │   └── InvalidOutput         it returned an output that is not valid
 ├── WorkerDied                the process that ran the model ended or had to be ended
+├── ClusterUnavailable        no node with the model, or not the cluster's controller, is reached now
 ├── NodeFailed                a node of a workflow failed
 └── ServerUnreachable         raised by the client: no server reached, or a broken connection
 """
@@ -205,6 +206,10 @@ class WorkerDied(MooringError):
     def reason(self) -> str:
         """The text for operators; clients get TorchServe's words."""
         return f"{self.message.removesuffix('.')}: it {self.how}" if self.how else self.message
+
+
+class ClusterUnavailable(MooringError):
+    """No node that has the model is reached now, or not the controller of the cluster; a retry may succeed."""
 
 
 class NodeFailed(MooringError):

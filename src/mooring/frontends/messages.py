@@ -5,10 +5,8 @@ worker. A frontend forwards what it cannot answer by itself: requests as ``Forwa
 they would from a worker.
 """
 
-import asyncio
-import socket
-from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -20,16 +18,13 @@ from mooring.core.service import ModelMetadata, ModelState
 from mooring.core.timing import RequestTiming
 from mooring.engine.admission import QueueLoad
 from mooring.frontends.balancing import Load
-from mooring.ipc.framing import Frames, FrameWriter, heap_buffer
-from mooring.ipc.messages import NO_MEMORY, MessageDecoder, MessageEncoder
-from mooring.observability.logs import get_logger
+from mooring.ipc.message_link import MessageLink
+from mooring.ipc.messages import NO_MEMORY
 from mooring.observability.metrics import CountsDelta
 from mooring.observability.recent import ErrorEntry, LogLine
 from mooring.observability.records import Record
 from mooring.repository.spec import ModelSpec
 from mooring.tokens import Access, Token
-
-log = get_logger(__name__)
 
 # Seconds between two looks at how busy a process is.
 LOAD_EVERY = 0.1
@@ -260,68 +255,11 @@ ToSupervisor = (
 Received = TypeVar("Received")
 
 
-class Link(Generic[Received]):
-    """One end of the connection. ``receive`` gets every message, of one of ``kinds``; ``on_lost`` is called once when the
-    other end is gone.
+class Link(MessageLink[Received]):
+    """One end of the connection. A request or an answer whose payloads there is no memory for is answered so."""
 
-    Nothing waits: what the socket does not take at once is kept and sent later. Large payloads are received into memory
-    that ``allocate`` gives.
-    """
-
-    def __init__(
-        self,
-        sock: socket.socket,
-        kinds: object,
-        receive: Callable[[Received], None],
-        on_lost: Callable[[], None],
-        allocate: Callable[[int], Buffer] = heap_buffer,
-    ) -> None:
-        sock.setblocking(False)
-        self._sock = sock
-        self._receive = receive
-        self._on_lost = on_lost
-        self._frames = Frames(allocate=allocate)
-        self._writer = FrameWriter(sock, MessageEncoder())
-        self._decoder = MessageDecoder(kinds)
-        self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(sock, self._receive_messages)
-
-    def send(self, message: ToFrontend | ToSupervisor) -> None:
-        """Send it; after the other end is gone this does nothing. Raises as ``FrameWriter.send``."""
-        if self._sock.fileno() >= 0:
-            self._writer.send(message)
-
-    def close(self) -> None:
-        """Close the socket; what was not sent is lost."""
-        if self._sock.fileno() >= 0:
-            self._loop.remove_reader(self._sock)
-            self._writer.close()
-            self._sock.close()
-
-    def _receive_messages(self) -> None:
-        try:
-            count = self._frames.receive(self._sock)
-        except BlockingIOError:
-            return
-        except OSError:
-            count = 0
-        if not count:
-            self.close()
-            self._on_lost()
-            return
-        try:
-            frames = self._frames
-            for message in [self._decode(frame, frames.attached) for frame in frames]:
-                if message is not None:
-                    self._receive(message)
-        except Exception:  # the supervisor: whoever waits at the other end must not wait for ever
-            log.exception("link not understood, ending it")
-            self.close()
-            self._on_lost()
-
-    def _decode(self, frame: memoryview, attached: Sequence[Buffer | None]) -> Received | None:
-        """The message; None for a request that there is no memory for, which is answered so."""
-        message = self._decoder.decode(frame, attached)
+    def decode(self, frame: memoryview, attached: Sequence[Buffer | None]) -> Received | None:
+        message: Any = super().decode(frame, attached)
         if attached and None in attached:
             if isinstance(message, Forward):
                 self.send(ForwardedOutcome(message.key, NO_MEMORY))

@@ -138,6 +138,7 @@ _TORCHSERVE: Mapping[type[MooringError], _Rule] = {
     errors.OutOfResources: _Rule(507, "InternalServerException", lambda *_: "Out of resources"),
     # Its code says 500 where the answer was only too large: TorchServe kills the worker for that, and answers 500.
     errors.InvalidOutput: _Rule(500, "InternalServerException", _error_text, keeps_code=True),
+    errors.ClusterUnavailable: _Rule(503, "ServiceUnavailableException", _error_text),
     errors.WorkerDied: _Rule(500, "InternalServerException", lambda *_: "Worker died."),
     errors.NodeFailed: _Rule(500, "InternalServerException", _error_text),
     MooringError: _Rule(500, "InternalServerException", _error_text),
@@ -204,6 +205,7 @@ _KSERVE_V2: Mapping[type[MooringError], tuple[int, Callable[[MooringError, Targe
     errors.Unsupported: (501, _name_model),
     errors.ModelFailed: (500, _error_text),
     errors.OutOfResources: (507, _error_text),
+    errors.ClusterUnavailable: (503, _name_model),
     errors.WorkerDied: (500, _name_model),
     MooringError: (500, _error_text),
 }
@@ -381,6 +383,7 @@ _GRPC: Mapping[type[MooringError], str] = {
     errors.RequestCancelled: "CANCELLED",
     errors.Unsupported: "UNIMPLEMENTED",
     errors.OutOfResources: "RESOURCE_EXHAUSTED",
+    errors.ClusterUnavailable: "UNAVAILABLE",
     MooringError: "INTERNAL",
 }
 

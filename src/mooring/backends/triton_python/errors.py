@@ -40,6 +40,7 @@ _CODES: Mapping[type[MooringError], int] = {
     errors.DeadlineExceeded: _Codes.UNAVAILABLE,
     errors.RequestCancelled: _Codes.CANCELLED,
     errors.Unsupported: _Codes.UNSUPPORTED,
+    errors.ClusterUnavailable: _Codes.UNAVAILABLE,
     MooringError: _Codes.INTERNAL,
 }
 
