@@ -74,16 +74,30 @@ def unpack(archive: Path, into: Path, limits: UnpackLimits | None = None) -> Non
             extraction = _Extraction(archive, into, (limits or UnpackLimits()), size)
             if file.read(2) == _GZIP:
                 file.seek(0)
-                _unpack_tar(file, extraction)
+                _unpack_gzipped_tar(file, extraction)
             elif zipfile.is_zipfile(file):
                 _unpack_zip(file, extraction)
             else:
                 raise ModelLoadFailed(f"archive '{archive}' is neither a zip (.mar) nor a gzipped tar file")
     except _BROKEN as error:
-        # A full disk is no fault of the archive's, or of whoever asked for it.
-        full = isinstance(error, OSError) and error.errno in _FULL
-        kind = OutOfResources if full else ModelLoadFailed
-        raise kind(f"archive '{archive}' cannot be unpacked: {_error_reason(error)}") from error
+        raise _unpack_error(archive, error) from error
+
+
+def unpack_tar(archive: Path, into: Path, limits: UnpackLimits | None = None) -> None:
+    """Unpack a tar archive that is not compressed into the empty folder ``into``. Raises as ``unpack``."""
+    try:
+        with archive.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            _unpack_tar_stream(file, _Extraction(archive, into, limits or UnpackLimits(), size))
+    except _BROKEN as error:
+        raise _unpack_error(archive, error) from error
+
+
+def _unpack_error(archive: Path, error: BaseException) -> ModelLoadFailed | OutOfResources:
+    # A full disk is no fault of the archive's, or of whoever asked for it.
+    full = isinstance(error, OSError) and error.errno in _FULL
+    kind = OutOfResources if full else ModelLoadFailed
+    return kind(f"archive '{archive}' cannot be unpacked: {_error_reason(error)}")
 
 
 class _Extraction:
@@ -179,21 +193,25 @@ def max_zip_members(file: BinaryIO) -> int:
     return max(int(count), int(length) // _LONG_ENTRY)
 
 
-def _unpack_tar(file: BinaryIO, extraction: _Extraction) -> None:
+def _unpack_gzipped_tar(file: BinaryIO, extraction: _Extraction) -> None:
     with gzip.GzipFile(fileobj=file) as plain:
-        metered = _MeteredReader(plain, extraction)
-        # As a stream: headers are metered too, since tarfile reads a long one into memory as it comes.
-        with tarfile.open(fileobj=cast("IO[bytes]", metered), mode="r|") as archive:
-            for member, source in _iterate_members(archive):
-                if member.isdir():
-                    extraction.folder(member.name)
-                elif source is None or member.issparse():
-                    raise extraction.refuse(member.name, "is a link, a device or a sparse file")
-                else:
-                    extraction.file(member.name, source, metered=True)
-        # The checksum of gzip stands at the end, behind what tar has asked for.
-        while metered.read(_CHUNK):
-            pass
+        _unpack_tar_stream(plain, extraction)
+
+
+def _unpack_tar_stream(plain: IO[bytes] | gzip.GzipFile, extraction: _Extraction) -> None:
+    metered = _MeteredReader(plain, extraction)
+    # As a stream: headers are metered too, since tarfile reads a long one into memory as it comes.
+    with tarfile.open(fileobj=cast("IO[bytes]", metered), mode="r|") as archive:
+        for member, source in _iterate_members(archive):
+            if member.isdir():
+                extraction.folder(member.name)
+            elif source is None or member.issparse():
+                raise extraction.refuse(member.name, "is a link, a device or a sparse file")
+            else:
+                extraction.file(member.name, source, metered=True)
+    # The checksum of gzip stands at the end, behind what tar has asked for.
+    while metered.read(_CHUNK):
+        pass
 
 
 def _iterate_members(archive: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
@@ -202,9 +220,9 @@ def _iterate_members(archive: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo
 
 
 class _MeteredReader:
-    """A reader that counts every decompressed byte against the limits."""
+    """A reader that counts every unpacked byte against the limits."""
 
-    def __init__(self, source: gzip.GzipFile, extraction: _Extraction) -> None:
+    def __init__(self, source: IO[bytes] | gzip.GzipFile, extraction: _Extraction) -> None:
         self._source = source
         self._extraction = extraction
 
