@@ -13,6 +13,7 @@ import click
 
 from mooring.cli import Begun
 from mooring.cli.pid_file import find_temporary_folder
+from mooring.cli.service_manager import report_ready
 from mooring.config.settings import SETTINGS, Config, ConfigError, is_secret
 from mooring.config.sources.loading import PREFIX, load_config
 from mooring.config.sources.origins import Origins
@@ -107,6 +108,7 @@ def serve_until_stopped(
         listening: Config, models: "Sequence[ModelState]", example: "ExampleRequest | None"
     ) -> None:
         started(listening, models, example)
+        report_ready(sum(each.ready and each.listed for each in models))
         caller = _begun().caller
         if caller is not None:
             caller.report_start(listening, models)
