@@ -17,6 +17,8 @@ OF_KIND = {
     QueuePolicy: lambda _: QueuePolicy(levels=2, default_level=1),
     tuple[Control, ...]: lambda _: (Control("START", ControlKind.START, "FP32"),),
     tuple[ImplicitState, ...]: lambda _: (ImplicitState("S", "S_", "FP32", (1,), (1,)),),
+    dict[str, str]: lambda _: {"zone": "a"},
+    dict[str, float]: lambda _: {"licence": 2.0},
     tuple[int, ...]: lambda _: (2, 4),
     tuple[str, ...]: lambda _: ("ValueError",),
 }

@@ -24,6 +24,7 @@ from mooring.repository.declaration import (
     BatchingTable,
     Declaration,
     EnsembleTable,
+    PlacementTable,
     QueuePolicyTable,
     SequencesTable,
     WorkersTable,
@@ -121,6 +122,7 @@ def test_each_key_of_a_models_configuration_is_documented_and_no_other():
     fields = {field.name for field in msgspec.structs.fields(Declaration)} - {
         "batching",
         "workers",
+        "placement",
         "sequences",
         "queue_policy",
         "ensemble",
@@ -128,6 +130,7 @@ def test_each_key_of_a_models_configuration_is_documented_and_no_other():
     tables = {
         "batching": BatchingTable,
         "workers": WorkersTable,
+        "placement": PlacementTable,
         "sequences": SequencesTable,
         "queue_policy": QueuePolicyTable,
         "ensemble": EnsembleTable,

@@ -136,6 +136,17 @@ def test_explanations_are_declared_in_either_form(model):
         ("max_batch_size = true", "max_batch_size"),
         ("[workers]\nmin = 3\nmax = 2", "workers.min is above workers.max"),
         ("[workers]\nmax = 0", "workers.max"),
+        ('[placement]\nnodes = "some"', "placement.nodes"),
+        (
+            "[placement]\nnodes = 2\nmin_replicas = 1",
+            "placement.nodes says how many replicas there are; min_rep",
+        ),
+        (
+            "[placement]\nmin_replicas = 3\nmax_replicas = 2",
+            "placement.min_replicas is 3, which is above max_replicas, 2",
+        ),
+        ("[placement]\nnum_gpus = 1.5", "placement.num_gpus is 1.5; it is a whole number, or below 1"),
+        ("[placement]\nnum_gpu = 1", "placement.num_gpu is not a known field; did you mean 'num_gpus'"),
         ("[batching]\nmax_delay_ms = -1", "max_delay_ms"),
         ("[batching]\nmode = 'sum'", "batching.mode"),
         ("[parameters]\na = [1]", "parameters"),

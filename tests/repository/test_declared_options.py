@@ -22,7 +22,7 @@ KEYS = [
     (group, name)
     for group in structs.fields(ModelOptions)
     for name in group.type.__struct_fields__
-    if name in Declaration.__struct_fields__ and name != "queue_policy"
+    if name in Declaration.__struct_fields__ and name not in ("queue_policy", "labels")
 ]
 
 

@@ -152,6 +152,42 @@ def test_a_workflows_function_has_the_settings_of_handlers(tmp_path):
             {"client_errors": ("ValueError", "KeyError")},
         ),
         (
+            (
+                '[placement]\nmin_replicas = 2\nnum_cpus = 0.5\nnum_gpus = 2\nmemory = 1000\nlabels = {zone = "a"}\n'
+                'accelerator_type = "A100"\nresources = {licence = 1}\nstrategy = "pack"\n[batching]\nmax_delay_ms = 0'
+            ),
+            (
+                "placement: {minReplicas: 2, numCpus: 0.5, numGpus: 2, memory: 1000, labels: {zone: a}, "
+                "acceleratorType: A100, resources: {licence: 1}, strategy: pack}\nmaxBatchDelay: 0"
+            ),
+            {
+                "min_replicas": 2,
+                "max_replicas": 2,
+                "num_cpus": 0.5,
+                "num_gpus": 2.0,
+                "memory": 1000,
+                "labels": {"zone": "a"},
+                "accelerator_type": "A100",
+                "resources": {"licence": 1.0},
+                "strategy": "pack",
+            },
+        ),
+        (
+            '[placement]\nnodes = "all"\n[batching]\nmax_delay_ms = 0',
+            "placement: {nodes: all}\nmaxBatchDelay: 0",
+            {"all_nodes": True, "min_replicas": 1},
+        ),
+        (
+            "[placement]\nnodes = 3\n[batching]\nmax_delay_ms = 0",
+            "placement: {nodes: 3}\nmaxBatchDelay: 0",
+            {"all_nodes": False, "min_replicas": 3, "max_replicas": 3},
+        ),
+        (
+            "[placement]\nmin_replicas = 0\n[batching]\nmax_delay_ms = 0",
+            "placement: {minReplicas: 0}\nmaxBatchDelay: 0",
+            {"min_replicas": 0, "max_replicas": 1},
+        ),
+        (
             "response_timeout = 5\nstartup_timeout = 6\nclient_timeout = 1.5\n[batching]\nmax_delay_ms = 0",
             "responseTimeout: 5\nstartupTimeout: 6\nclientTimeoutInMills: 1500\nmaxBatchDelay: 0",
             {"response_timeout": 5.0, "startup_timeout": 6.0, "client_timeout": 1.5},

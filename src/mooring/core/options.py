@@ -72,6 +72,34 @@ class Scaling(OptionGroup, frozen=True, kw_only=True):
     memory_limit: int = 0
 
 
+class PlacementStrategy(enum.StrEnum):
+    """Which nodes get the replicas of a model: those with the fewest replicas of all models, or those with the most."""
+
+    SPREAD = "spread"
+    PACK = "pack"
+
+
+class Placement(OptionGroup, frozen=True, kw_only=True):
+    """On which nodes of a cluster a model is served, and what is reserved for it there; a server alone ignores it.
+
+    A replica is the model on one node. There are ``min_replicas`` to ``max_replicas`` of them, as many as requests need, or with
+    ``all_nodes`` one on each node that fits. Every replica reserves ``num_cpus``, ``num_gpus`` (a part of a GPU below 1),
+    ``memory`` in bytes and other ``resources`` by name, and goes to nodes that have all ``labels`` and GPUs of the
+    ``accelerator_type``; what is 0 or empty is not asked for.
+    """
+
+    all_nodes: bool = False
+    min_replicas: int = 1
+    max_replicas: int = 1
+    num_cpus: float = 0.0
+    num_gpus: float = 0.0
+    memory: int = 0
+    labels: dict[str, str] = {}
+    accelerator_type: str = ""
+    resources: dict[str, float] = {}
+    strategy: PlacementStrategy = PlacementStrategy.SPREAD
+
+
 class Timeouts(OptionGroup, frozen=True, kw_only=True):
     """How long the server waits for a model, and a caller for its answer.
 
@@ -295,6 +323,7 @@ class ModelOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     batching: Batching = Batching()
     scaling: Scaling = Scaling()
+    placement: Placement = Placement()
     timeouts: Timeouts = Timeouts()
     sequence: SequenceOptions = SequenceOptions()
     limits: ModelLimits = ModelLimits()

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from mooring.core.options import BatchMode, ControlKind
+from mooring.core.options import BatchMode, ControlKind, PlacementStrategy
 from mooring.core.tensors import Parameter
 from mooring.repository.triton_config import TritonConfig
 
@@ -29,6 +29,7 @@ _Count = Annotated[int, Meta(ge=0, le=LARGEST)]
 _Seconds = Annotated[float, Meta(gt=0, le=_MAX_SECONDS)]
 _Wait = Annotated[float, Meta(ge=0, le=_MAX_SECONDS)]
 _Name = Annotated[str, Meta(min_length=1)]
+_Wanted = Annotated[float, Meta(ge=0, le=1e9)]
 
 Labels = str | list[str] | dict[str, str | list[str]]
 
@@ -64,6 +65,19 @@ class WorkersTable(Table, frozen=True):
     max: _Positive | None = None
     max_requests: _Count | None = None
     memory_limit: _Count | None = None
+
+
+class PlacementTable(Table, frozen=True):
+    nodes: _Positive | Literal["all"] | None = None
+    min_replicas: _Count | None = None
+    max_replicas: _Positive | None = None
+    num_cpus: _Wanted | None = None
+    num_gpus: _Wanted | None = None
+    memory: _Count | None = None
+    labels: dict[_Name, str] | None = None
+    accelerator_type: _Name | None = None
+    resources: dict[_Name, _Wanted] | None = None
+    strategy: PlacementStrategy | None = None
 
 
 class WaitPolicyTable(Table, frozen=True):
@@ -184,6 +198,7 @@ class Declaration(Table, frozen=True, kw_only=True):
     preload: bool | None = None
     optimize: bool | None = None
     channels_last: bool | None = None
+    placement: PlacementTable = PlacementTable()
 
 
 class TritonDeclaration(Declaration, frozen=True, kw_only=True):

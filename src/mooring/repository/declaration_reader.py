@@ -62,6 +62,11 @@ def _table_of_message(message: Message, table: dict[str, Any]) -> dict[str, Any]
                 inner: _last_value(found) for inner, found in _message_fields(_last_value(values)).items()
             }
             table[key] = {**table.get(key, {}), **fields}
+        elif key == "placement":
+            table[key] = {
+                inner: _table_of_map(_last_value(found))
+                for inner, found in _message_fields(_last_value(values)).items()
+            }
         elif key == "version_policy":
             table[key] = {
                 inner: found if inner == "specific" else _last_value(found)
@@ -81,6 +86,11 @@ def _table_of_tensor(value: Any) -> dict[str, Any]:
     return {
         key: found if key == "shape" else _last_value(found) for key, found in _message_fields(value).items()
     }
+
+
+def _table_of_map(value: Any) -> Any:
+    """Read ``{ zone: "a" }``, the short form of a map; any other value is as it is."""
+    return {key: _last_value(found) for key, found in value.items()} if isinstance(value, dict) else value
 
 
 def _parameter_entry(value: Any) -> tuple[str, Any]:

@@ -9,6 +9,7 @@ from mooring.repository.declaration import (
     LARGEST,
     SMALLEST,
     Declaration,
+    PlacementTable,
     QueuePolicyTable,
     SequencesTable,
     TensorTable,
@@ -56,6 +57,8 @@ def check_declaration(declared: Declaration, file: object) -> None:
     if policy is not None and [policy.latest is not None, policy.all, bool(policy.specific)].count(True) != 1:
         raise ModelLoadFailed(f"{file}: version_policy has one of latest = N, all = true and specific = [N]")
     _check_queue(declared, file)
+    if fault := find_placement_fault(declared.placement):
+        raise ModelLoadFailed(f"{file}: placement.{fault}")
     if declared.response_cache and declared.decoupled:
         raise ModelLoadFailed(
             f"{file}: response_cache is for models with one response to a request, and this one is decoupled; "
@@ -104,6 +107,18 @@ def _check_sequences(declared: Declaration, sequences: SequencesTable, file: obj
             raise ModelLoadFailed(
                 f"{where} has the shape {state.shape}, and its first value {first}, which does not fit it"
             )
+
+
+def find_placement_fault(placement: PlacementTable) -> str:
+    """Find a contradiction, as a text that begins with the key. Returns "" where there is none."""
+    least, most, gpus = placement.min_replicas, placement.max_replicas, placement.num_gpus or 0
+    if placement.nodes is not None and (least is not None or most is not None):
+        return "nodes says how many replicas there are; min_replicas and max_replicas say it, too: leave one of them out"
+    if least is not None and most is not None and least > most:
+        return f"min_replicas is {least}, which is above max_replicas, {most}"
+    if gpus > 1 and not gpus.is_integer():
+        return f"num_gpus is {gpus:g}; it is a whole number, or below 1 for a part of one GPU"
+    return ""
 
 
 def _is_int32(value: float) -> bool:

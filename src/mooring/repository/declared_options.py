@@ -12,6 +12,7 @@ from mooring.core.options import (
     ModelLimits,
     ModelOptions,
     OptionGroup,
+    Placement,
     QueuePolicy,
     RuntimeOptions,
     Scaling,
@@ -24,6 +25,7 @@ from mooring.core.options import (
 )
 from mooring.repository.declaration import (
     Declaration,
+    PlacementTable,
     QueuePolicyTable,
     SequencesTable,
     StateTable,
@@ -86,6 +88,7 @@ def option_layers(declared: Declaration) -> list[OptionGroup]:
             min_workers=or_undeclared(workers.min),
             max_workers=or_undeclared(workers.max),
         ),
+        placement_layer(declared.placement),
         _declare_table(Timeouts, declared),
         _declare_table(
             ModelLimits, declared, queue_policy=UNDECLARED if policy is None else _queue_policy(policy)
@@ -93,6 +96,23 @@ def option_layers(declared: Declaration) -> list[OptionGroup]:
         _declare_table(HandlerOptions, declared),
         _declare_table(RuntimeOptions, declared),
     ]
+
+
+def placement_layer(declared: PlacementTable) -> Placement:
+    """What a table says of a model's place in a cluster. Whoever names one end of the range of replicas decides both."""
+    least, most = declared.min_replicas, declared.max_replicas
+    if isinstance(declared.nodes, int):
+        least = most = declared.nodes
+    elif least is not None or most is not None:
+        least = 1 if least is None else least
+        most = max(least, 1) if most is None else most
+    return _declare_table(
+        Placement,
+        declared,
+        all_nodes=UNDECLARED if declared.nodes is None else declared.nodes == "all",
+        min_replicas=or_undeclared(least),
+        max_replicas=or_undeclared(most),
+    )
 
 
 def _declare_table(group: type[G], table: Table, **converted: Any) -> G:

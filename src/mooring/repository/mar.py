@@ -28,7 +28,8 @@ from mooring.core.options import (
     resolve_options,
 )
 from mooring.observability.logs import get_logger
-from mooring.repository.model_config import WarmupRequest, read_model_config, server_settings
+from mooring.repository.declared_options import placement_layer
+from mooring.repository.model_config import WarmupRequest, read_model_config, read_placement, server_settings
 from mooring.repository.parallel import check_machines, read_parallel
 from mooring.repository.requirements import install_in_venv, install_requirements, packages_of
 from mooring.repository.spec import Defaults, ModelSpec, Warmup
@@ -289,6 +290,7 @@ def _config_layers(settings: Mapping[str, Any]) -> list[OptionGroup]:
             max_requests=or_undeclared(settings.get("maxRequestsPerWorker")),
             memory_limit=or_undeclared(settings.get("workerMemoryLimit")),
         ),
+        placement_layer(read_placement(settings.get("placement", {}))),
         declare(
             Timeouts,
             response_timeout=seconds("responseTimeout"),

@@ -13,6 +13,8 @@ import yaml
 
 from mooring.core.errors import ModelLoadFailed
 from mooring.observability.logs import get_logger
+from mooring.repository.declaration import PlacementTable
+from mooring.repository.declaration_rules import find_placement_fault
 from mooring.repository.parallel import find_faults, read_parallel
 
 log = get_logger(__name__)
@@ -85,7 +87,35 @@ class _Names(msgspec.Struct, frozen=True):
         return "a list of names, as in [ValueError, KeyError]"
 
 
-_KEYS: Mapping[str, _Number | _Switch | _Warmups | _Names] = {
+def read_placement(value: object) -> PlacementTable:
+    """Read the table ``placement``, whose keys are spelled as all in this file. Raises ``msgspec.ValidationError``."""
+    if isinstance(value, Mapping):
+        spelled = {name: _camel(name) for name in PlacementTable.__struct_fields__}
+        known = {theirs: ours for ours, theirs in spelled.items()}
+        value = {known.get(key, key): each for key, each in value.items()}
+    return msgspec.convert(value, PlacementTable)
+
+
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(word.title() for word in rest)
+
+
+class _Placements(msgspec.Struct, frozen=True):
+    def accepts(self, value: object) -> bool:
+        try:
+            return not find_placement_fault(read_placement(value))
+        except msgspec.ValidationError:
+            return False
+
+    def __str__(self) -> str:
+        return (
+            "a mapping of nodes (all or a number) or minReplicas and maxReplicas, numCpus, numGpus (whole, or below 1), "
+            "memory, labels, acceleratorType, resources and strategy (spread or pack)"
+        )
+
+
+_KEYS: Mapping[str, _Number | _Switch | _Warmups | _Names | _Placements] = {
     "minWorkers": _Number(1),
     "maxWorkers": _Number(1),
     "batchSize": _Number(1),
@@ -111,6 +141,7 @@ _KEYS: Mapping[str, _Number | _Switch | _Warmups | _Names] = {
     "useJobTicket": _Switch(),
     "warmupRequests": _Warmups(),
     "clientErrors": _Names(),
+    "placement": _Placements(),
 }
 
 # TorchServe's keys that have an effect only with a parallel group; without one a warning names them.
