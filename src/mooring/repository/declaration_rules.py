@@ -116,7 +116,7 @@ def find_placement_fault(placement: PlacementTable) -> str:
         return "nodes says how many replicas there are; min_replicas and max_replicas say it, too: leave one of them out"
     if least is not None and most is not None and least > most:
         return f"min_replicas is {least}, which is above max_replicas, {most}"
-    if gpus > 1 and not gpus.is_integer():
+    if gpus > 1 and gpus % 1:
         return f"num_gpus is {gpus:g}; it is a whole number, or below 1 for a part of one GPU"
     return ""
 
