@@ -87,7 +87,7 @@ class ClusterPort(Protocol):
         Raises ``NodeGone``, or ``HigherEpoch`` when the server has orders of a later controller.
         """
 
-    async def reserve(self, node: str, model: str, version: str, resources: Resources) -> Reservation:
+    async def reserve(self, node: str, model: str, version: str, request: ResourceRequest) -> Reservation:
         """Reserve resources for a replica; where that is done already, return what there is.
 
         Raises ``NotReserved``, and then holds nothing.
