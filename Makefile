@@ -38,7 +38,7 @@ DIGITS_FILES := $(addprefix examples/digits/,model.py digits.pt handler.py index
 # Otherwise each of the thousands of processes that tests start compiles every module again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: serve test unit long check docs record-exchanges fuzz soak bench bench-peers overload faults clean pictures install
+.PHONY: serve test unit long check docs record-exchanges fuzz soak bench bench-peers bench-cluster overload faults clean pictures install
 .DELETE_ON_ERROR:
 
 serve: $(READY) $(DIGITS)
@@ -102,6 +102,11 @@ faults: $(INSTALLED)
 bench-peers: $(INSTALLED)
 	$(BIN)/python benchmarks/peers/install.py
 	$(BIN)/python benchmarks/compare.py $(ARGS)
+
+# Needs root, for hosts in network namespaces; compares with Ray Serve, whose environment it makes, and uses Debian's haproxy.
+bench-cluster: $(INSTALLED)
+	$(BIN)/python benchmarks/peers/install.py ray_serve
+	$(BIN)/python benchmarks/cluster.py $(ARGS)
 
 install: $(INSTALLED)
 

@@ -24,7 +24,10 @@ PACKAGES = {
     "mlserver": ["mlserver==1.7.1", "uvloop==0.21.0", "numpy==2.4.6"],
     "litserve": ["litserve==0.2.19", "python-multipart==0.0.34", "numpy==2.4.6"],
     "bentoml": ["bentoml==1.4.39", "numpy==2.4.6"],
+    "ray_serve": ["ray[serve]==2.60.0"],
 }
+# Those of which no model needs torch.
+WITHOUT_TORCH = {"ray_serve"}
 
 
 def python(peer: str) -> Path:
@@ -41,7 +44,9 @@ def install(peer: str) -> None:
     """Make the environment of a peer. Raises ``CalledProcessError`` when pip fails."""
     folder = PEERS / peer
     venv.create(folder, clear=True, with_pip=True)
-    for packages in ([TORCH], PACKAGES[peer]):
+    for packages in ([] if peer in WITHOUT_TORCH else [TORCH], PACKAGES[peer]):
+        if not packages:
+            continue
         subprocess.run([python(peer), "-m", "pip", "install", "--quiet", *packages], check=True)
     (folder / ".complete").touch()
 

@@ -124,7 +124,7 @@ class Host:
         if labels:
             place += ["--labels", ",".join(f"{key}={value}" for key, value in labels.items())]
         self.run(
-            str(Path(sys.executable).with_name("ray")), "start", *place,
+            "ray", "start", *place,
             f"--node-ip-address={self.address}", f"--temp-dir={self.folder / 'r'}", f"--num-cpus={cpus}",
             f"--object-store-memory={memory}", "--disable-usage-stats", *options,
             timeout=90,
