@@ -155,7 +155,7 @@ async def test_more_workers_than_the_machine_bears_are_refused_with_the_bound_an
     bound = r"room for 6 \(3 for each core\)"
     with pytest.raises(InvalidInput, match=f"100000 workers are too many.*{bound}"):
         await harness.administration.scale("talker", least=100_000, most=100_000)
-    assert len(harness.administration.describe("talker")[0].workers) == 1
+    assert len((await harness.administration.describe("talker"))[0].workers) == 1
     assert (await harness.administration.scale("talker", least=4, most=4)).done
     harness.write("other", SAY.format(text="two"))
     (harness.repository / "other" / "config.toml").write_text("[workers]\nmin = 3\nmax = 3\n")
@@ -170,8 +170,8 @@ async def test_at_the_start_a_model_of_too_many_workers_is_failed_and_the_others
     greedy = model_spec(name="greedy", min_workers=7, max_workers=7, **common)
     version = await harness.engine.deploy_version(greedy, at_startup=True)
     assert version.state is State.FAILED
-    assert "7 workers are too many" in harness.administration.describe("greedy")[0].reason
-    assert not harness.administration.describe("greedy")[0].workers
+    assert "7 workers are too many" in (await harness.administration.describe("greedy"))[0].reason
+    assert not (await harness.administration.describe("greedy"))[0].workers
     assert (await harness.engine.deploy_version(model_spec(name="modest", **common), at_startup=True)).ready
 
 
@@ -212,7 +212,7 @@ async def test_a_caller_may_override_the_configuration_and_add_parameters(harnes
         "parameters": {"a": {"string_value": "b"}},
     }
     await harness.administration.load("talker", config=config, parameters={"c": 3})
-    shown = harness.administration.config("talker")
+    shown = await harness.administration.config("talker")
     assert (shown.max_batch_size, shown.instances, shown.parameters) == (4, 2, {"a": "b", "c": 3})
     assert b"('a', 'b'), ('c', 3)" in await harness.ask("talker")
 
@@ -273,11 +273,11 @@ async def test_usage_counts_requests_rows_and_executions(harness):
     await harness.administration.load("talker")
     for _ in range(3):
         await harness.ask("talker")
-    (usage,) = harness.administration.usage("talker")
+    (usage,) = await harness.administration.usage("talker")
     assert (usage.success.count, usage.fail.count, usage.inferences, usage.executions) == (3, 0, 3, 3)
     assert usage.success.ns > usage.infer.ns > 0
     assert abs(usage.last_inference / 1e3 - time.time()) < 60
-    assert harness.administration.usage() == [usage]
+    assert (await harness.administration.usage()) == [usage]
 
 
 async def test_a_worker_is_loaded_shared_and_unloaded_by_instances(harness):
@@ -285,7 +285,7 @@ async def test_a_worker_is_loaded_shared_and_unloaded_by_instances(harness):
     assert await administration.load_worker("CPlusPlus", {"model": "echo"}) == "cplusplus"
     assert await administration.load_worker("cplusplus", {"model": "echo", "share": False}) == "cplusplus"
     assert await administration.load_worker("cplusplus", {"model": "echo_multi"}) == "cplusplus-0"
-    assert len(administration.describe("cplusplus")[0].workers) >= 1
+    assert len((await administration.describe("cplusplus"))[0].workers) >= 1
     await administration.unload_worker("cplusplus")
     assert harness.engine.ready("cplusplus")
     await administration.unload_worker("cplusplus")
@@ -441,10 +441,10 @@ async def test_each_change_that_was_made_is_told_and_none_that_was_not(harness):
     await administration.scale("talker", least=1, most=1, wait=False)
     while len(harness.changes) == before:
         await asyncio.sleep(0.01)
-    administration.set_default("talker", "1")
+    await administration.set_default("talker", "1")
     assert len(harness.changes) == before + 2
     with pytest.raises(ModelNotFound):
-        administration.set_default("talker", "7")
+        await administration.set_default("talker", "7")
     assert len(harness.changes) == before + 2
     assert await told(administration.unregister("talker")) == 1
     assert await told(administration.unregister("talker")) == 0
@@ -558,11 +558,11 @@ async def test_a_version_that_is_asked_for_by_its_number_is_loaded_and_stays_wha
 async def test_the_version_that_an_operator_made_the_default_is_not_rolled_away(harness):
     write_versions(harness, "1", config=LATEST)
     await harness.administration.load("talker")
-    harness.administration.set_default("talker", "1")
+    await harness.administration.set_default("talker", "1")
     write_versions(harness, "2", config=LATEST)
     await harness.administration.load("talker")
     assert dict(served(harness)) == {"1": True, "2": False}
-    (described,) = harness.administration.describe("talker")
+    (described,) = await harness.administration.describe("talker")
     assert (described.version, described.default_rule) == ("1", "chosen by an operator")
 
 

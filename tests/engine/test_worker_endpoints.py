@@ -44,8 +44,8 @@ class Amd:
     def list(self):
         return [state.name for state in self.engine.models() if state.ready]
 
-    def instances(self, endpoint):
-        return len(self.administration.describe(endpoint)[0].workers)
+    async def instances(self, endpoint):
+        return len((await self.administration.describe(endpoint))[0].workers)
 
     async def ask(self, endpoint, number=5):
         answered = asyncio.get_running_loop().create_future()
@@ -96,7 +96,7 @@ async def test_share_false_adds_an_instance_and_every_unload_takes_one(amd):
     assert await amd.load(**ECHO) == "cplusplus"
     assert await amd.load(**ECHO, share=False) == "cplusplus"
     async with asyncio.timeout(10):
-        while amd.instances("cplusplus") != 2:
+        while (await amd.instances("cplusplus")) != 2:
             await asyncio.sleep(0.01)
     await amd.unload("cplusplus")
     assert amd.list() == ["cplusplus"]

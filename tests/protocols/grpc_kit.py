@@ -59,7 +59,7 @@ class TensorService(FakeService):
     def index(self) -> list[ModelState]:
         return [*self.states, ModelState("shelved", "", "", ready=False, is_default=False)]
 
-    def config(self, model: str, version: str = "") -> ModelConfig:
+    async def config(self, model: str, version: str = "") -> ModelConfig:
         state = self._find(model, version)[0]
         inputs = [TensorSpec("x", "FP32", [-1, 4]), TensorSpec("t", "BYTES", [-1, 1])]
         return ModelConfig(
@@ -67,7 +67,7 @@ class TensorService(FakeService):
             {"flag": True, "text": "a"},
         )  # fmt: skip
 
-    def usage(self, model: str = "", version: str = "") -> list[ModelUsage]:
+    async def usage(self, model: str = "", version: str = "") -> list[ModelUsage]:
         states = self._find(model, version or "all") if model else self.states
         return [
             ModelUsage(

@@ -191,10 +191,10 @@ class FakeService(InferenceService, ModelAdministration):
     def loads(self):
         raise AssertionError("no protocol here asks for it")
 
-    def config(self, model: str, version: str = ""):
+    async def config(self, model: str, version: str = ""):
         raise AssertionError("no protocol here asks for it")
 
-    def usage(self, model: str = "", version: str = ""):
+    async def usage(self, model: str = "", version: str = ""):
         raise AssertionError("no protocol here asks for it")
 
     async def load(self, model: str, version: str = "", **changes) -> None:
@@ -211,7 +211,7 @@ class FakeService(InferenceService, ModelAdministration):
     ) -> Scaled:
         return self._changed("scale", model, version, least, most, wait)
 
-    def set_default(self, model: str, version: str) -> None:
+    async def set_default(self, model: str, version: str) -> None:
         self._changed("set default", model, version)
 
     async def unregister(self, model: str, version: str = "") -> None:
@@ -230,7 +230,7 @@ class FakeService(InferenceService, ModelAdministration):
     async def unload_worker(self, endpoint: str) -> None:
         raise AssertionError("no protocol here asks for it")
 
-    def describe(self, model: str, version: str = "") -> list[ModelDescription]:
+    async def describe(self, model: str, version: str = "") -> list[ModelDescription]:
         return [
             ModelDescription(
                 name=state.name, version=state.version, url=f"{state.name}.mar", state=state.state,

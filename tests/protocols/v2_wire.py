@@ -59,14 +59,14 @@ class TensorService(FakeService):
     def index(self) -> list[ModelState]:
         return [*self.states, ModelState("stored", "", "", ready=False, is_default=False)]
 
-    def config(self, model: str, version: str = "") -> ModelConfig:
+    async def config(self, model: str, version: str = "") -> ModelConfig:
         state = self._find(model, version)[0]
         specs = self.inputs.get(model, [])
         return ModelConfig(
             model, state.version, "python", "function", 8, specs, specs, 2, 0.001, {"a": 1, "b": True}
         )
 
-    def usage(self, model: str = "", version: str = "") -> list[ModelUsage]:
+    async def usage(self, model: str = "", version: str = "") -> list[ModelUsage]:
         states = self._find(model, version) if model else self.states
         spent = Duration(3, 300)
         return [

@@ -94,7 +94,9 @@ class ReplicaState(enum.StrEnum):
 class VersionStatus(msgspec.Struct, frozen=True):
     """One version on a node, now. ``queue_p95`` is the 95th percentile of the time that requests waited lately.
 
-    ``busy_workers`` work at the moment. ``requests`` counts all that ever went to a worker.
+    ``busy_workers`` work at the moment. ``requests`` counts all that ever went to a worker. With ``behind`` the version is READY as it was
+    assigned before, and answers so: what is assigned now (files, options, numbers of workers) is still being brought about or, where
+    there is a ``reason``, has failed.
     """
 
     model: str
@@ -110,6 +112,7 @@ class VersionStatus(msgspec.Struct, frozen=True):
     queue_p95: float = 0.0
     busy_workers: int = 0
     requests: int = 0
+    behind: bool = False
 
 
 class NodeStatus(msgspec.Struct, frozen=True):

@@ -158,7 +158,7 @@ class Actions:
         async def set_default(name: str, body: VersionBody) -> None:
             if not body.version:
                 raise InvalidInput("version is missing: name the version that is to be the default one")
-            self._models.set_default(name, body.version)
+            await self._models.set_default(name, body.version)
 
         self._answer(exchange, match, VersionBody, self._rules.scale, set_default)
 

@@ -15,6 +15,7 @@ from mooring.core.errors import MooringError
 from mooring.core.service import InferenceService, ModelAdministration
 from mooring.observability.recent import MAX_ERRORS, RecentRecords, as_documents
 from mooring.protocols.access import Check
+from mooring.protocols.answer_tasks import AnswerTasks
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.responses import Responses
 from mooring.protocols.status import Target
@@ -63,6 +64,7 @@ class ConsoleEndpoints:
         self._files = StaticFiles(responses)
         self._encoded = b""
         self._encoded_at = 0.0
+        self._answer_tasks = AnswerTasks(responses)
         self.streams = EventStreams(
             responses, recent, self._read_in_turns, self._read_fresh_state, self._hide
         )
@@ -109,12 +111,15 @@ class ConsoleEndpoints:
     def send_version(self, exchange: Exchange, match: Match) -> None:
         """Answer with all that is known of one version of a model."""
         target = Target(match.params["model_name"], match.params["model_version"])
-        try:
-            document = describe_version(self._service, self._models, self._find_example, *target)
-        except MooringError as error:
-            send_error(self._responses, exchange, *describe_error(error, target))
-        else:
+
+        async def answer() -> None:
+            document = await describe_version(self._service, self._models, self._find_example, *target)
             send_document(self._responses, exchange, document)
+
+        def refuse(error: MooringError) -> None:
+            send_error(self._responses, exchange, *describe_error(error, target))
+
+        self._answer_tasks.start(exchange, answer(), refuse)
 
     def _on_change(self) -> None:
         """Show at the next reading what was loaded or unloaded, or why it was not."""

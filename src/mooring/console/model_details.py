@@ -20,7 +20,7 @@ _FILES = {"IMAGE.png": "image/png", "TEXT.txt": "text/plain"}
 _JSON = "application/json"
 
 
-def describe_version(
+async def describe_version(
     service: InferenceService,
     models: ModelAdministration,
     find_example: FindExample,
@@ -28,11 +28,11 @@ def describe_version(
     version: str,
 ) -> dict[str, Any]:
     """Return all that is known of a version. Raises ``ModelNotFound`` or ``VersionNotFound``."""
-    described = next((each for each in models.describe(name, version) if each.version == version), None)
+    described = next((each for each in await models.describe(name, version) if each.version == version), None)
     if described is None:  # "all" is what describe takes for every version
         raise VersionNotFound(f"model '{name}' has no version '{version}'", model=name, version=version)
-    (usage,) = models.usage(name, version)
-    config = models.config(name, version)
+    (usage,) = await models.usage(name, version)
+    config = await models.config(name, version)
     metadata = ModelMetadata(name, [version], config.platform, config.inputs, config.outputs)
     if described.state == "READY":
         metadata = service.metadata(name, version)

@@ -412,7 +412,7 @@ class ModelAdministration(abc.ABC):
     """The operations of the management protocols on models."""
 
     @abc.abstractmethod
-    def describe(self, model: str, version: str = "") -> Sequence[ModelDescription]:
+    async def describe(self, model: str, version: str = "") -> Sequence[ModelDescription]:
         """One version (by default the default one), or with version "all" every one of them.
 
         Raises ``ModelNotFound`` or ``VersionNotFound``.
@@ -429,11 +429,11 @@ class ModelAdministration(abc.ABC):
         """
 
     @abc.abstractmethod
-    def config(self, model: str, version: str = "") -> ModelConfig:
+    async def config(self, model: str, version: str = "") -> ModelConfig:
         """The configuration of a version. Raises ``ModelNotFound`` or ``VersionNotFound``."""
 
     @abc.abstractmethod
-    def usage(self, model: str = "", version: str = "") -> Sequence[ModelUsage]:
+    async def usage(self, model: str = "", version: str = "") -> Sequence[ModelUsage]:
         """The statistics of one version, of all versions of a model, or of all. Raises ``ModelNotFound`` or ``VersionNotFound``."""
 
     @abc.abstractmethod
@@ -487,7 +487,7 @@ class ModelAdministration(abc.ABC):
         """
 
     @abc.abstractmethod
-    def set_default(self, model: str, version: str) -> None:
+    async def set_default(self, model: str, version: str) -> None:
         """Set the version that answers requests that name none. Raises ``ModelNotFound`` or ``VersionNotFound``."""
 
     @abc.abstractmethod

@@ -83,7 +83,7 @@ class Administration(ModelAdministration):
         self._pinned: dict[str, set[str]] = {}  # by model: the versions that were loaded by number
         self._changes: set[asyncio.Task[bool]] = set()  # the event loop itself holds tasks only weakly
 
-    def describe(self, model: str, version: str = "") -> Sequence[ModelDescription]:
+    async def describe(self, model: str, version: str = "") -> Sequence[ModelDescription]:
         entry = self._engine.registry.find_model(model)
         versions = list(entry.versions.values()) if version == "all" else [entry.find_version(version)]
         return [_describe_version(each, entry, self._engine.waiting_for(each)) for each in versions]
@@ -105,7 +105,7 @@ class Administration(ModelAdministration):
         ]
         return sorted(known, key=lambda state: state.name)
 
-    def config(self, model: str, version: str = "") -> ModelConfig:
+    async def config(self, model: str, version: str = "") -> ModelConfig:
         target = self._engine.registry.find_version(model, version)
         metadata = target.metadata
         return describe_config(
@@ -116,7 +116,7 @@ class Administration(ModelAdministration):
             joining=_joining_of(target),
         )
 
-    def usage(self, model: str = "", version: str = "") -> Sequence[ModelUsage]:
+    async def usage(self, model: str = "", version: str = "") -> Sequence[ModelUsage]:
         if version:
             versions = [self._engine.registry.find_version(model, version)]
         elif model:
@@ -241,6 +241,20 @@ class Administration(ModelAdministration):
         """Load a model of the command line anew, whether or not clients may load models. Raises as ``load``."""
         await self._load(model)
 
+    async def load_assigned(self, model: str, read: Callable[[], Sequence[ModelSpec]]) -> None:
+        """Load the version that ``read`` returns, its stages first, whether or not clients may load models.
+
+        ``read`` may block. What is loaded is loaded anew; the old one answers until then, and on if the new one fails. Raises as ``load``.
+        """
+        async with self._lock_of(model):
+            for spec in await asyncio.to_thread(read):
+                await self._load_one(spec)
+        self._on_change()
+
+    async def unload_assigned(self, model: str, version: str) -> None:
+        """As ``unload`` of one version, with the stages that belong to it, whether or not clients may unload models."""
+        await self._unload(model, version)
+
     async def _on_read_failure(self, model: str, version: str, url: str, error: MooringError) -> None:
         """Note why a model cannot be loaded, for the index, and unload what came from a folder that is empty now."""
         if version:
@@ -336,6 +350,10 @@ class Administration(ModelAdministration):
 
     async def unload(self, model: str, version: str = "", *, dependents: bool = False) -> None:
         self._check_loading()
+        await self._unload(model, version, dependents=dependents)
+
+    async def _unload(self, model: str, version: str = "", *, dependents: bool = False) -> None:
+        """As ``unload``, whether or not clients may unload models."""
         async with self._lock_of(model):
             if (
                 not version
@@ -354,7 +372,7 @@ class Administration(ModelAdministration):
         for stage in dict.fromkeys(stage for each in versions for stage in each.spec.stages):
             if (dependents or self._belongs_to(stage, model)) and not self._is_in_use(stage):
                 with suppress(ModelNotFound):  # somebody else unloaded it meanwhile
-                    await self.unload(stage, dependents=dependents)
+                    await self._unload(stage, dependents=dependents)
 
     async def register(self, registration: Registration, *, wait: bool = True) -> Scaled:
         spec = await asyncio.to_thread(self._catalog.read_registration, registration)
@@ -377,9 +395,18 @@ class Administration(ModelAdministration):
         self._engine.check_capacity(least, target)
         return await self._resize_version(target, least, most, wait=wait)
 
-    def set_default(self, model: str, version: str) -> None:
+    async def set_default(self, model: str, version: str) -> None:
         self._engine.set_default(model, version)
         self._on_change()
+
+    def choose_default(self, model: str, version: str) -> None:
+        """As ``set_default``; nothing happens where it is so already."""
+        if self._engine.registry.find_model(model).chosen != version:
+            self._engine.set_default(model, version)
+
+    def states(self) -> Sequence[ModelState]:
+        """The state of every version that is loaded."""
+        return self._engine.models()
 
     async def unregister(self, model: str, version: str = "") -> None:
         async with self._lock_of(model):

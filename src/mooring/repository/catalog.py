@@ -53,6 +53,9 @@ WORKERS: Mapping[str, str] = {
 }
 
 
+PARAMETER = "parameter:"
+"""Stands before the names of a model's parameters among the options of an assignment."""
+
 # TorchServe's, but for the one that is C++.
 _RUNTIMES = ("python", "python2", "python3")
 
@@ -214,8 +217,8 @@ class Catalog:
         changed = [override_config(spec, config or {}, parameters or {}) for spec in specs]
         return ServedVersions(changed, found.faults, whole=found.whole and not version, target=found.target)
 
-    def read_registration(self, registration: Registration) -> ModelSpec:
-        """Read the model that an operator registers: an archive or folder of the store, or an archive at a URL.
+    def read_registration(self, registration: Registration, place: Path | None = None) -> ModelSpec:
+        """Read the model that an operator registers: an archive or folder of the store, an archive at a URL, or what lies at ``place``.
 
         Raises ``ModelNotFound``, ``ModelLoadFailed`` and its kinds or, for a runtime there is not, ``InvalidInput``.
         """
@@ -233,7 +236,12 @@ class Catalog:
             ),
         )
         defaults = msgspec.structs.replace(self.defaults, options=options)
-        spec = self._open(registration.url, registration.name, defaults)
+        if place is None:
+            spec = self._open(registration.url, registration.name, defaults)
+        else:
+            spec = self._store.read_place(place, registration.url, name=registration.name, defaults=defaults)[
+                -1
+            ]
         model = spec.manifest.get("model", {}) | ({"handler": handler} if handler else {})
         manifest = spec.manifest | {"model": model} | ({"runtime": runtime} if runtime else {})
         own = declare(
@@ -244,6 +252,49 @@ class Catalog:
         return msgspec.structs.replace(
             spec, entry=handler or spec.entry, handler_override=handler, manifest=manifest
         ).with_options(own)
+
+    def read_assigned(
+        self,
+        place: Path,
+        model: str,
+        version: str,
+        options: Mapping[str, Parameter],
+        config: Mapping[str, Any],
+    ) -> list[ModelSpec]:
+        """Read a version that this node of a cluster is to serve, whose files lie at ``place``; its stages stand before it.
+
+        ``options`` are those of a ``Registration`` where there is a ``url`` among them. With ``worker`` the model is what AMD's worker of
+        that name runs; with ``entry`` it is a ``function`` of that Python file, or of the ``module`` that the file is. ``parameter:NAME``
+        is a parameter of the model. Raises ``ModelLoadFailed``, ``ModelNotFound`` or ``InvalidInput``.
+        """
+        text = {key: value for key, value in options.items() if isinstance(value, str)}
+        parameters = {
+            key.removeprefix(PARAMETER): value for key, value in options.items() if key.startswith(PARAMETER)
+        }
+        if "worker" in text:
+            return [worker_spec(text["worker"], model, {**parameters, "model": str(place)}, self.defaults)]
+        if "entry" in text:
+            function, module = text.get("function", ""), text.get("module", "")
+            url = text.get("shown", place.name)
+            specs = [
+                self._store.read_function(
+                    place, text["entry"], url, name=model, function=function, module=module
+                )
+            ]
+        elif "url" in text:
+            known = {key: value for key, value in options.items() if key in Registration.__struct_fields__}
+            registration = msgspec.convert({**known, "name": model}, Registration)
+            specs = [self.read_registration(registration, place)]
+        else:
+            url = text.get("shown", place.name)
+            specs = self._store.read_place(place, url, name=model, version=version, defaults=self.defaults)
+        served = [override_config(spec, config, parameters) for spec in specs]
+        main = next((spec for spec in served if spec.name == model), served[-1])
+        # A file without a configuration calls every version of itself 1.
+        return [
+            msgspec.structs.replace(spec, version=version) if spec.version == main.version else spec
+            for spec in served
+        ]
 
     def _open(self, url: str, name: str, defaults: Defaults) -> ModelSpec:
         if is_remote(url):

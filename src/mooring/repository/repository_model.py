@@ -88,13 +88,13 @@ def read_repository_model(
 
 
 def read_versions(
-    folder: Path, url: str, *, name: str = "", defaults: Defaults | None = None
+    folder: Path, url: str, *, name: str = "", version: str = "", defaults: Defaults | None = None
 ) -> list[ModelSpec]:
-    """Read the versions to serve of a model that is named by its folder. ``name`` wins over the config's own.
+    """Read the versions to serve of a model that is named by its folder, or one. ``name`` wins over the config's own.
 
     Raises ``ModelLoadFailed`` naming the file that is at fault.
     """
-    found = _read_folder(folder, url, name, defaults, VersionChoice(), in_repository=False)
+    found = _read_folder(folder, url, name, defaults, VersionChoice(version), in_repository=False)
     if found.first_fault is not None:
         raise found.first_fault
     return found.specs

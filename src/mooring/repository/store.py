@@ -137,6 +137,40 @@ class Store:
             return [self._file(place, text, name or place.stem)]
         return [self._unpack(place, text, name)]
 
+    def read_place(
+        self, place: Path, url: str, *, name: str = "", version: str = "", defaults: Defaults | None = None
+    ) -> list[ModelSpec]:
+        """Read what lies at a path and is known by another ``url``: an archive, a model file or a folder.
+
+        Of a folder with versions only ``version`` is read, where it is one of them. Raises ``ModelLoadFailed`` or ``ModelNotFound``.
+        """
+        with _told_as_load_failure(url):
+            if not place.is_dir():
+                if backend_of(place):
+                    return [self._file(place, url, name or place.stem)]
+                return [self._unpack(place, url, name, defaults)]
+            if find_declaration(place) is None and not version_folders(place):
+                root = find_model_root(place)
+                if (root / MANIFEST).is_file() or (root / "handler.py").is_file():
+                    return [self._read_folder(root, url, name, place, defaults)]
+                return self._open_folder(place, url, name)
+            numbered = {each.name for each in version_folders(place)}
+            chosen = version if version in numbered else ""
+            return read_versions(place, url, name=name, version=chosen, defaults=self._defaults)
+
+    def read_function(
+        self, folder: Path, entry: str, url: str, *, name: str, function: str, module: str
+    ) -> ModelSpec:
+        """Read a function of the Python file ``entry`` in a folder, or with a ``module`` as part of that package."""
+        if leads_out(entry):
+            raise SourceRefused(f"'{entry}' leads out of its folder")
+        kind = TargetKind.FUNCTION
+        target = Target(
+            kind=kind, text=url, place=folder / entry, name=name, function=function, module=module
+        )
+        with _told_as_load_failure(url):
+            return self._function(target)
+
     def read_archive(
         self, store: Path, archive: str, *, name: str = "", defaults: Defaults | None = None
     ) -> ModelSpec:

@@ -40,9 +40,9 @@ class GrpcRepository:
     def methods(self) -> dict[str, UnaryMethod]:
         """Return every RPC of the three extensions."""
         return {
-            "ModelConfig": UnaryMethod(Access.INFERENCE, sync_handler(pb.ModelConfigRequest, self._config)),
+            "ModelConfig": UnaryMethod(Access.INFERENCE, async_handler(pb.ModelConfigRequest, self._config)),
             "ModelStatistics": UnaryMethod(
-                Access.INFERENCE, sync_handler(pb.ModelStatisticsRequest, self._statistics)
+                Access.INFERENCE, async_handler(pb.ModelStatisticsRequest, self._statistics)
             ),
             "RepositoryIndex": UnaryMethod(
                 Access.INFERENCE, sync_handler(pb.RepositoryIndexRequest, self._index)
@@ -55,12 +55,12 @@ class GrpcRepository:
             ),
         }
 
-    def _config(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
-        document = config_document(self._administration.config(request.name, request.version))
+    async def _config(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
+        document = config_document(await self._administration.config(request.name, request.version))
         return pb.ModelConfigResponse(config=_to_message(document, pb.ModelConfig()))
 
-    def _statistics(self, request: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:
-        document = usage_document(self._administration.usage(request.name, request.version))
+    async def _statistics(self, request: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:
+        document = usage_document(await self._administration.usage(request.name, request.version))
         return _to_message(document, pb.ModelStatisticsResponse())
 
     def _index(self, request: pb.RepositoryIndexRequest) -> pb.RepositoryIndexResponse:

@@ -1,10 +1,11 @@
 """What a version was loaded with, and what it has done since: the configuration and statistics extensions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mooring.core.errors import MooringError
 from mooring.core.service import Duration, ModelAdministration, ModelUsage, ResponseUsage
+from mooring.protocols.answer_tasks import AnswerTasks
 from mooring.protocols.dialect import V2, Dialect
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.kserve import operations as calls
@@ -29,6 +30,7 @@ class Statistics:
         self._administration = administration
         self._responses = responses
         self._dialect = dialect
+        self._answer_tasks = AnswerTasks(responses)
 
     def endpoints(self) -> list[Endpoint]:
         """Everything mounted."""
@@ -51,22 +53,23 @@ class Statistics:
     def config(self, exchange: Exchange, match: Match) -> None:
         """Answer with the configuration of a version."""
         target = _read_target(match)
-        try:
-            config = self._administration.config(*target)
-        except MooringError as error:
-            self._responses.send_refusal(exchange, self._dialect.refusal_of(error, target))
-        else:
-            self._responses.send_json(exchange, config_document(config))
+
+        async def answer() -> None:
+            self._responses.send_json(exchange, config_document(await self._administration.config(*target)))
+
+        self._answer_tasks.start(exchange, answer(), self._refusal_sender(exchange, target))
 
     def usage(self, exchange: Exchange, match: Match) -> None:
         """Answer with the statistics of one version, of one model, or of all models."""
         target = _read_target(match)
-        try:
-            usage = self._administration.usage(*target)
-        except MooringError as error:
-            self._responses.send_refusal(exchange, self._dialect.refusal_of(error, target))
-        else:
-            self._responses.send_json(exchange, usage_document(usage))
+
+        async def answer() -> None:
+            self._responses.send_json(exchange, usage_document(await self._administration.usage(*target)))
+
+        self._answer_tasks.start(exchange, answer(), self._refusal_sender(exchange, target))
+
+    def _refusal_sender(self, exchange: Exchange, target: Target) -> Callable[[MooringError], None]:
+        return lambda error: self._responses.send_refusal(exchange, self._dialect.refusal_of(error, target))
 
 
 def _read_target(match: Match) -> Target:

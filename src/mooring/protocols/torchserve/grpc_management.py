@@ -86,11 +86,11 @@ class TorchServeManagementRpcs:
         """Return a page of the models, by name. Without a limit it is as long as HTTP's; TorchServe's would be empty."""
         limit = request.limit if 0 < request.limit <= MAX_PAGE_SIZE else MAX_PAGE_SIZE
         first = max(request.next_page_token, 0)
-        return to_pretty_json(models_page(self._service, self._administration, limit, first)).decode()
+        return to_pretty_json(await models_page(self._service, self._administration, limit, first)).decode()
 
     async def describe_model(self, request: pb.DescribeModelRequest) -> str:
         """Return the description of one version of a model, or of all with the version "all"."""
-        versions = self._administration.describe(*_to_target(request))
+        versions = await self._administration.describe(*_to_target(request))
         if request.customized and request.model_version != "all":
             metadata = parse_metadata(
                 await self._read_handler_metadata(versions[0].name, versions[0].version)
@@ -130,7 +130,7 @@ class TorchServeManagementRpcs:
 
     async def set_default(self, request: pb.SetDefaultRequest) -> str:
         """Make a version the default."""
-        self._administration.set_default(*_to_target(request))
+        await self._administration.set_default(*_to_target(request))
         return default_text(_to_target(request))
 
     async def unregister_model(self, request: pb.UnregisterModelRequest) -> str:

@@ -1,5 +1,6 @@
 """TorchServe's management API: list, describe, register, scale and unregister models."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -118,21 +119,28 @@ class TorchServeManagement:
 
     def list_models(self, exchange: Exchange, match: Match) -> None:
         """Answer with a page of the models, by name."""
-        models = models_page(self._service, self._administration, *read_page_range(match.query))
-        self._responses.send_json(exchange, models)
+        limit, first = read_page_range(match.query)
+
+        async def list_models() -> None:
+            self._responses.send_json(
+                exchange, await models_page(self._service, self._administration, limit, first)
+            )
+
+        self._answer_tasks.start(exchange, list_models(), self._refusal_sender(exchange, Target("")))
 
     def describe_model(self, exchange: Exchange, match: Match) -> None:
         """Answer with the description of one version of a model, or of all with the version "all"."""
         target = _read_target(match)
-        try:
-            versions = self._administration.describe(target.model, target.version)
-        except ModelNotFound as error:
-            self._responses.send_refusal(exchange, torchserve(error, target))
-            return
-        if bool_parameter(parse_query(match.query), "customized", default=False) and target.version != "all":
-            self._describe_by_handler(exchange, target, versions[0])
-        else:
-            self._responses.send_json(exchange, [version_document(version) for version in versions])
+        customized = bool_parameter(parse_query(match.query), "customized", default=False)
+
+        async def describe() -> None:
+            versions = await self._administration.describe(target.model, target.version)
+            if customized and target.version != "all":
+                self._describe_by_handler(exchange, target, versions[0])
+            else:
+                self._responses.send_json(exchange, [version_document(version) for version in versions])
+
+        self._answer_tasks.start(exchange, describe(), self._refusal_sender(exchange, target))
 
     def _describe_by_handler(self, exchange: Exchange, target: Target, version: ModelDescription) -> None:
         """Answer with the description of a version and the output of its handler's ``describe_handle``."""
@@ -218,12 +226,17 @@ class TorchServeManagement:
     def set_default(self, exchange: Exchange, match: Match) -> None:
         """Make a version the default."""
         target = _read_target(match)
-        try:
-            self._administration.set_default(*target)
-        except ModelNotFound as error:
-            self._responses.send_refusal(exchange, torchserve_default(error, target))
-        else:
+
+        async def set_default() -> None:
+            await self._administration.set_default(*target)
             self._send_status(exchange, default_text(target))
+
+        def refuse(error: MooringError) -> None:
+            missing = isinstance(error, ModelNotFound)
+            refusal = torchserve_default(error, target) if missing else torchserve(error, target)
+            self._responses.send_refusal(exchange, refusal)
+
+        self._answer_tasks.start(exchange, set_default(), refuse)
 
     def _send_status(self, exchange: Exchange, status: str, code: int = 200) -> None:
         self._responses.send_json(exchange, {"status": status}, status=code)
@@ -234,33 +247,36 @@ class TorchServeManagement:
     def describe_api(self, exchange: Exchange, match: Match) -> None:
         """Answer with the OpenAPI document of a registered model."""
         target = _read_target(match)
-        try:
-            self._administration.describe(target.model, target.version)
-        except ModelNotFound as error:
-            self._responses.send_refusal(exchange, torchserve(error, target))
-        else:
+
+        async def describe() -> None:
+            await self._administration.describe(target.model, target.version)
             metadata = loaded_metadata(self._service, target.model, target.version)
             self._responses.send_body(
                 exchange, self._description.model_document(target.model, metadata), JSON
             )
+
+        self._answer_tasks.start(exchange, describe(), self._refusal_sender(exchange, target))
 
 
 def _read_target(match: Match) -> Target:
     return Target(match.params["model_name"], match.params.get("model_version", ""))
 
 
-def models_page(
+async def models_page(
     service: InferenceService, administration: ModelAdministration, limit: int, first: int
 ) -> dict[str, Any]:
     """Return a page of the models' names and URLs: up to ``limit`` from index ``first`` on."""
     names = sorted({state.name for state in service.models() if state.listed})
-    return build_page(
-        "models",
-        names,
-        limit,
-        first,
-        lambda name: {"modelName": name, "modelUrl": administration.describe(name)[0].url},
-    )
+
+    async def find_url(name: str) -> str:
+        try:
+            return (await administration.describe(name))[0].url
+        except ModelNotFound:  # it was unregistered meanwhile
+            return ""
+
+    shown = names[first : first + limit]
+    urls = dict(zip(shown, await asyncio.gather(*map(find_url, shown)), strict=True))
+    return build_page("models", names, limit, first, lambda name: {"modelName": name, "modelUrl": urls[name]})
 
 
 def read_worker_range(query: Mapping[str, str]) -> tuple[int, int]:
