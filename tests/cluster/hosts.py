@@ -244,6 +244,8 @@ class Network:
         host.run("ip", "addr", "add", f"{host.address}/24", "dev", "eth0")
         for device in ("lo", "eth0"):
             host.run("ip", "link", "set", device, "up")
+        # Nothing answers there, but what asks the kernel for its own address gets this host's, as on a real one.
+        host.run("ip", "route", "add", "default", "via", str(self.subnet[254]))
         _run("ip", "link", "set", port, "master", self._bridge)
         _run("ip", "link", "set", port, "up")
         return host
@@ -271,6 +273,7 @@ class Network:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": self.token,
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_memory_monitor_refresh_ms": "0",  # this machine's memory is that of other tests, too
             "RAY_ADDRESS": "",
         }
 

@@ -1,0 +1,82 @@
+"""The controller's actor: one of the cluster, found by its name. Runs in an actor that Ray starts again when it dies.
+
+What it decides is in ``cluster/controller/``; here is its way to the outside.
+"""
+
+import asyncio
+import os
+import time
+
+import msgspec
+
+from mooring import __version__
+from mooring.cluster import messages
+from mooring.cluster.controller.controller import TICK, Controller
+from mooring.cluster.ray.orders import ControllerOrder, NodeFound
+from mooring.cluster.ray.ray_port import RayPort
+from mooring.cluster.records import PROTOCOL, Change, NodeStatus
+from mooring.core.errors import ErrorRecord, MooringError, Unsupported
+from mooring.observability.logs import get_logger
+
+log = get_logger(__name__)
+
+
+class ControllerActor:
+    """The controller as Ray calls it. ``order`` is a ``ControllerOrder`` as JSON; all methods run on one event loop."""
+
+    def __init__(self, order: bytes) -> None:
+        self._order = msgspec.json.decode(order, type=ControllerOrder)
+        self._port = RayPort(self._order, self._take_status)
+        self._controller = make_controller(self._order, self._port)
+        self._started = asyncio.get_running_loop().create_task(self._start())
+        self._work = asyncio.get_running_loop().create_task(self._run())
+        self._stopping = False
+
+    async def order(self) -> bytes:
+        """The ``ControllerOrder`` that it was made with, as JSON."""
+        return msgspec.json.encode(self._order)
+
+    async def report(self, found: bytes) -> None:
+        """Take what a node actor says, a ``NodeFound`` as JSON."""
+        self._port.report(msgspec.json.decode(found, type=NodeFound))
+
+    async def ask(self, change: bytes) -> bytes:
+        """Make a change (as JSON, null for none) and return how the cluster is then: a ``ControllerAnswer``."""
+        try:
+            await asyncio.shield(self._started)
+            wanted = msgspec.json.decode(change, type=Change | None)
+            view = self._controller.view() if wanted is None else await self._controller.handle(wanted)
+            answer = messages.ControllerAnswer(0, view=view)
+        except MooringError as error:
+            answer = messages.ControllerAnswer(0, error=ErrorRecord.of(error))
+        except Exception as error:  # the edge: whoever asks must be told, and Ray's own form of it says nothing
+            log.exception("change not made")
+            answer = messages.ControllerAnswer(0, error=ErrorRecord("ClusterUnavailable", f"the controller failed: {error}"))
+        return msgspec.msgpack.encode(answer)
+
+    async def stop(self, patience: float) -> None:
+        """End all node servers and their actors. The caller then ends this actor."""
+        self._stopping = True
+        await self._port.look()
+        await self._port.stop_nodes(patience)
+
+    def _take_status(self, status: NodeStatus) -> None:
+        self._controller.report(status)
+
+    async def _start(self) -> None:
+        await self._port.look()
+        await self._controller.start()
+        log.info("controller started", cluster=self._order.cluster, epoch=self._controller.epoch)
+
+    async def _run(self) -> None:
+        watching = asyncio.get_running_loop().create_task(self._port.watch())
+        try:
+            await self._started
+            while not self._stopping:
+                await self._controller.tick()
+                if self._controller.superseded:
+                    log.error("another controller has taken over", epoch=self._controller.superseded)
+                    os._exit(1)  # Ray starts it again, and it takes a higher epoch
+                await asyncio.sleep(TICK)
+        finally:
+            watching.cancel()

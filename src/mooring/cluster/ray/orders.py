@@ -1,0 +1,52 @@
+"""What actors and commands of a cluster tell each other when they are made. Runs in actors and commands."""
+
+import msgspec
+
+from mooring.cluster.records import NodeStatus
+
+
+class NodeOrder(msgspec.Struct, frozen=True):
+    """What a node actor is made with. ``settings`` are those of the node server, as TOML."""
+
+    cluster: str
+    controller: str  # the name of its actor
+    protocol: int
+    software: str
+    settings: str
+    cluster_dir: str = ""
+
+
+class NodeFound(msgspec.Struct, frozen=True):
+    """How a node is, as its actor sees it.
+
+    ``status`` is None while no server is attached. ``refused`` says why server, actor and controller cannot work together,
+    ``failed`` why there is no server.
+    """
+
+    actor: str
+    node_id: str
+    software: str
+    pid: int
+    status: NodeStatus | None = None
+    refused: str = ""
+    failed: str = ""
+
+
+class AssignmentTaken(msgspec.Struct, frozen=True):
+    """What became of an assignment: the server has it, has seen the higher ``epoch``, or cannot be reached for a ``reason``."""
+
+    taken: bool = False
+    epoch: int = 0
+    reason: str = ""
+
+
+class ControllerOrder(msgspec.Struct, frozen=True):
+    """What a controller is made with. ``nodes`` chooses nodes: addresses, or LABEL=VALUE; empty is all."""
+
+    cluster: str
+    protocol: int
+    software: str
+    settings: str
+    state: str = ""
+    nodes: list[str] = []
+    cluster_dir: str = ""

@@ -1,0 +1,193 @@
+"""What the controller asks of Ray, done with Ray: nodes, their actors, reservations and the autoscaler. Runs in the controller."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+import ray
+from ray.autoscaler.sdk import request_resources
+from ray.exceptions import RayActorError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from mooring import __version__
+from mooring.cluster.controller.cluster_port import (
+    HigherEpoch,
+    Host,
+    NodeGone,
+    Reservation,
+    ResourceRequest,
+    Resources,
+)
+from mooring.cluster.ray.actor_names import NAMESPACE, ActorHandles, controller_name, node_actor_name
+from mooring.cluster.ray.node_actor import NodeActor
+from mooring.cluster.ray.orders import AssignmentTaken, ControllerOrder, NodeFound, NodeOrder
+from mooring.cluster.ray.ray_nodes import RayNode, choose_nodes, list_nodes
+from mooring.cluster.ray.reservations import Reservations
+from mooring.cluster.records import PROTOCOL, NodeAssignment, NodeStatus
+from mooring.observability.logs import get_logger
+
+log = get_logger(__name__)
+
+# Seconds between two questions to Ray's head about its nodes.
+_LOOK = 0.5
+# Seconds in which a node actor must answer.
+_PATIENCE = 8.0
+
+
+class RayPort:
+    """Implements ``controller.cluster_port.ClusterPort``. ``on_status`` is called with all that nodes report."""
+
+    def __init__(self, order: ControllerOrder, on_status: Callable[[NodeStatus], None]) -> None:
+        self._order = order
+        self._on_status = on_status
+        self._actors = ActorHandles()
+        self._reservations = Reservations(order.cluster)
+        self._nodes: dict[str, RayNode] = {}  # by Ray's id
+        self._found: dict[str, NodeFound] = {}  # by Ray's id
+        self._failed: dict[str, str] = {}  # by Ray's id: why there is no node actor
+        self._asked: tuple[tuple[str, ...], tuple[ResourceRequest, ...]] = ((), ())
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def watch(self) -> None:
+        """Keep what is known of Ray's nodes fresh. Runs for as long as the controller."""
+        while True:
+            with suppress(RayError, ConnectionError, TimeoutError):
+                await self.look()
+            await asyncio.sleep(_LOOK)
+
+    async def look(self) -> None:
+        """Ask Ray for its nodes once."""
+        nodes = choose_nodes(await asyncio.to_thread(list_nodes), self._order.nodes)
+        self._nodes = {each.node_id: each for each in nodes}
+
+    def report(self, found: NodeFound) -> None:
+        """Take what a node actor says."""
+        self._found[found.node_id] = found
+        self._failed.pop(found.node_id, None)
+        if found.status is not None:
+            self._on_status(found.status)
+
+    async def hosts(self) -> Sequence[Host]:
+        """All chosen nodes."""
+        return [self._describe(each) for each in self._nodes.values()]
+
+    def _describe(self, node: RayNode) -> Host:
+        found = self._found.get(node.node_id)
+        return Host(
+            host=node.node_id,
+            node=found.status.node if found is not None and found.status is not None else "",
+            actor=found.actor if found is not None else "",
+            alive=node.alive,
+            total=dict(node.total),
+            free=dict(node.free),
+            labels=dict(node.labels),
+            accelerator_type=node.accelerator_type,
+            refused=found.refused if found is not None else "",
+            failed=self._failed.get(node.node_id) or (found.failed if found is not None else ""),
+        )
+
+    async def start_node(self, host: str) -> None:
+        """Make the node actor there, or find the one that is."""
+        handle = await asyncio.to_thread(self._make_actor, host)
+        task = asyncio.get_running_loop().create_task(self._meet(host, handle))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _make_actor(self, node_id: str) -> Any:
+        order = NodeOrder(
+            cluster=self._order.cluster,
+            controller=controller_name(self._order.cluster),
+            protocol=PROTOCOL,
+            software=__version__,
+            settings=self._order.settings,
+            cluster_dir=self._order.cluster_dir,
+        )
+        return (
+            ray.remote(NodeActor)
+            .options(
+                name=node_actor_name(self._order.cluster, node_id), namespace=NAMESPACE, lifetime="detached",
+                get_if_exists=True, max_restarts=-1, max_task_retries=0, num_cpus=0,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
+            )  # fmt: skip
+            .remote(msgspec.json.encode(order))
+        )
+
+    async def _meet(self, node_id: str, handle: Any) -> None:
+        try:
+            self.report(msgspec.json.decode(await handle.describe.remote(), type=NodeFound))
+        except RayError as error:
+            self._failed[node_id] = _first_line(error)
+            log.warning("node actor not started", host=node_id, reason=self._failed[node_id])
+
+    async def assign(self, node: str, assignment: NodeAssignment) -> None:
+        """Give a node its assignment."""
+        name = self._actor_of(node)
+        try:
+            handle = await self._actors.find(name)
+            data = await asyncio.wait_for(handle.assign.remote(msgspec.json.encode(assignment)), _PATIENCE)
+        except (LookupError, RayActorError) as error:
+            self._actors.forget(name)
+            raise NodeGone(_first_line(error)) from error
+        except TimeoutError:
+            raise NodeGone(f"its actor did not answer in {_PATIENCE:g} s") from None
+        answer = msgspec.json.decode(data, type=AssignmentTaken)
+        if answer.epoch:
+            raise HigherEpoch(answer.epoch)
+        if not answer.taken:
+            raise NodeGone(answer.reason)
+
+    def _actor_of(self, node: str) -> str:
+        """The actor of a node. Of two that a node had one after the other, that on the raylet which lives."""
+        found = [
+            each for each in self._found.values() if each.status is not None and each.status.node == node
+        ]
+        alive = [each for each in found if each.node_id in self._nodes and self._nodes[each.node_id].alive]
+        if not alive:
+            raise NodeGone(f"Ray has no node for '{node}' now")
+        return alive[-1].actor
+
+    async def reserve(self, node: str, model: str, version: str, resources: Resources) -> Reservation:
+        """Hold resources for a replica."""
+        name = self._actor_of(node)
+        node_id = next(each.node_id for each in self._found.values() if each.actor == name)
+        return await self._reservations.reserve(node, node_id, model, version, resources)
+
+    async def release(self, node: str, model: str, version: str) -> None:
+        """Give them back."""
+        await self._reservations.release(node, model, version)
+
+    async def reservations(self) -> Sequence[Reservation]:
+        """All that is held for this cluster."""
+        return await self._reservations.list()
+
+    async def request_nodes(self, keep: Sequence[str], more: Sequence[ResourceRequest]) -> None:
+        """Tell Ray's autoscaler what is needed beside what is reserved."""
+        asked = (tuple(keep), tuple(more))
+        if asked == self._asked:
+            return
+        self._asked = asked
+        bundles = [dict(each.resources) or {"CPU": 1} for each in more]
+        selectors = [dict(each.labels) for each in more]
+        await asyncio.to_thread(request_resources, bundles=bundles, bundle_label_selectors=selectors)
+
+    async def stop_nodes(self, patience: float) -> None:
+        """End all node servers and node actors, and give everything back that is held."""
+        await asyncio.gather(*(self._stop_node(node_id, patience) for node_id in self._nodes))
+        for each in await self._reservations.list():
+            await self._reservations.release(each.node, each.model, each.version)
+
+    async def _stop_node(self, node_id: str, patience: float) -> None:
+        name = node_actor_name(self._order.cluster, node_id)
+        with suppress(LookupError, RayError):
+            handle = await self._actors.find(name)
+            await handle.stop_server.remote(patience)
+            await asyncio.to_thread(ray.kill, handle)
+        self._actors.forget(name)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [each.strip() for each in str(error).splitlines() if each.strip()]
+    named = [each for each in lines if "Error:" in each]
+    return (named or lines or [type(error).__name__])[-1 if named else 0]
