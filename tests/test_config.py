@@ -111,6 +111,7 @@ def test_every_setting_reads_the_same_from_file_environment_and_flag(tmp_path, n
         "max_worker_processes": ("64", 64),
         "scale_to_zero_processes": ("64", 64),
         "scale_to_zero_memory": ("1000000000", 1_000_000_000),
+        "cluster_name": ("other", "other"),
         "model_snapshot": ('{"models": {"m": {"1.0": {"marName": "m.mar"}}}}', None),
         **{f"sequence_{each}_header": ("X-Sequence", "X-Sequence") for each in ("id", "start", "end")},
     }.get(name, (None, None))

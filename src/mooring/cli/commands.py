@@ -16,6 +16,7 @@ _COMMANDS: Mapping[str, str] = {
     "init": "mooring.cli.init:init",
     "archive": "mooring.cli.archive:archive",
     "infer": "mooring.cli.infer:infer",
+    "cluster": "mooring.cli.cluster:cluster",
     "models": "mooring.cli.models:models",
     "doctor": "mooring.cli.doctor:doctor",
     "completion": "mooring.cli.completion:completion",

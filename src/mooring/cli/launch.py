@@ -45,6 +45,12 @@ def launch(
     warnings = list(warnings)
     origins = Origins()
     config = read_config(flags, file, warnings, origins, defaults=defaults)
+    if config.cluster:
+        from mooring.cli.cluster_serve import serve_on_cluster
+
+        for warning in warnings:
+            click.echo(warning, err=True)
+        sys.exit(serve_on_cluster(config, origins))
     from mooring.cli.start_view import StartView
 
     view = StartView(up)

@@ -126,7 +126,7 @@ class RunFolder:
         file.write_text(settings)
         environment = server_environment(os.environ, _environment_of(self._raylet))
         environment["MOORING_NODE_LOG"] = str(self.path / "server.log")
-        started = subprocess.run(
+        started = subprocess.run(  # noqa: S603 - our own command under our own interpreter
             ["/bin/sh", "-c", _DETACH, "sh", sys.executable, "-m", "mooring", "serve", "--config", str(file)],
             start_new_session=True, stdout=subprocess.PIPE, check=True, cwd=self.path, env=environment,
         )  # fmt: skip

@@ -65,6 +65,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "log_level", "log_file", "log_folder", "log_config", "vmargs", "metrics_mode", "metrics_config", "metrics_folder",
         "metric_time_interval", "disable_system_metrics", "server_timing",
     ),
+    "Cluster": ("cluster", "cluster_name", "cluster_nodes", "cluster_state", "cluster_dir"),
     "Start and end": (
         "drain_timeout", "pre_stop_delay", "unregister_model_timeout", "temporary_folder", "enable_envvars_config",
     ),
@@ -89,6 +90,10 @@ _WORDS: Mapping[str, str] = {
     "blacklist_env_vars": "EXPRESSION",
     "forward_headers": "EXPRESSION",
     "trusted_hosts": "HOST",
+    "cluster": "auto|HOST:PORT",
+    "cluster_name": "NAME",
+    "cluster_nodes": "LABEL=VALUE",
+    "cluster_state": "FOLDER",
     "cors_allowed_origin": "ORIGIN",
     "cors_allowed_methods": "METHOD",
     "cors_allowed_headers": "HEADER",

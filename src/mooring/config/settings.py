@@ -171,6 +171,7 @@ Age = Annotated[float, Meta(ge=0)]
 Bytes = Annotated[int, Meta(ge=1)]
 Header = Annotated[str, Meta(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
 RootPath = Annotated[str, Meta(pattern=r"^((/[A-Za-z0-9._~-]+)+/?)?$")]
+ClusterName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$")]
 Count = Annotated[int, Meta(ge=0)]
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 
@@ -758,6 +759,39 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         bool,
         Meta(description="whether reading metrics needs a token, too, where there are any, true or false"),
     ] = False
+
+    cluster: Annotated[
+        str,
+        Meta(
+            description="the Ray cluster on which the models are served: HOST:PORT of its head, or auto for the one that this"
+            " machine belongs to; it needs mooring[ray]. Without it this machine serves alone"
+        ),
+    ] = ""
+    cluster_name: Annotated[
+        ClusterName,
+        Meta(description="the name of what is served there, where one Ray cluster has several Moorings"),
+    ] = "mooring"
+    cluster_nodes: Annotated[
+        Names,
+        Meta(
+            description="which of Ray's nodes serve: LABEL=VALUE, all of which a node must have, or addresses of nodes,"
+            " comma-separated; all by default"
+        ),
+    ] = ()
+    cluster_state: Annotated[
+        str,
+        Meta(
+            description="where the cluster keeps what it is to serve: a folder that every node reaches by this path, or s3://,"
+            " gs:// or az://; by default a folder of the machine that the controller runs on, which is lost with it"
+        ),
+    ] = ""
+    cluster_dir: Annotated[
+        Folder,
+        Meta(
+            description="folder of each node for its server's socket, log and model files; mooring-UID among the temporary files"
+            " by default"
+        ),
+    ] = None
 
     @property
     def shows_errors(self) -> bool:

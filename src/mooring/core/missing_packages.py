@@ -14,6 +14,7 @@ _EXTRAS: Mapping[str, str] = {
     "captum": "torch",
     "cryptography": "tls",
     "onnxruntime": "onnx",
+    "ray": "ray",
     "torch": "torch",
     "transformers": "llm",
 }
@@ -58,6 +59,7 @@ _TITLES: Mapping[str, str] = {
     "captum": "Captum",
     "httpx": "httpx",
     "onnxruntime": "ONNX Runtime",
+    "ray": "Ray",
     "torch": "PyTorch",
 }
 

@@ -9,13 +9,12 @@ import time
 
 import msgspec
 
-from mooring import __version__
 from mooring.cluster import messages
 from mooring.cluster.controller.controller import TICK, Controller
 from mooring.cluster.ray.orders import ControllerOrder, NodeFound
 from mooring.cluster.ray.ray_port import RayPort
-from mooring.cluster.records import PROTOCOL, Change, NodeStatus
-from mooring.core.errors import ErrorRecord, MooringError, Unsupported
+from mooring.cluster.records import Change, NodeStatus
+from mooring.core.errors import ErrorRecord, MooringError
 from mooring.observability.logs import get_logger
 
 log = get_logger(__name__)
@@ -27,7 +26,7 @@ class ControllerActor:
     def __init__(self, order: bytes) -> None:
         self._order = msgspec.json.decode(order, type=ControllerOrder)
         self._port = RayPort(self._order, self._take_status)
-        self._controller = make_controller(self._order, self._port)
+        self._controller = Controller(self._order.cluster, self._port, time.monotonic)
         self._started = asyncio.get_running_loop().create_task(self._start())
         self._work = asyncio.get_running_loop().create_task(self._run())
         self._stopping = False
@@ -35,6 +34,10 @@ class ControllerActor:
     async def order(self) -> bytes:
         """The ``ControllerOrder`` that it was made with, as JSON."""
         return msgspec.json.encode(self._order)
+
+    async def actor_of(self, node: str) -> str:
+        """The name of a node's actor. Raises ``NodeGone``."""
+        return self._port.actor_of(node)
 
     async def report(self, found: bytes) -> None:
         """Take what a node actor says, a ``NodeFound`` as JSON."""
@@ -49,9 +52,13 @@ class ControllerActor:
             answer = messages.ControllerAnswer(0, view=view)
         except MooringError as error:
             answer = messages.ControllerAnswer(0, error=ErrorRecord.of(error))
-        except Exception as error:  # the edge: whoever asks must be told, and Ray's own form of it says nothing
+        except (
+            Exception
+        ) as error:  # the edge: whoever asks must be told, and Ray's own form of it says nothing
             log.exception("change not made")
-            answer = messages.ControllerAnswer(0, error=ErrorRecord("ClusterUnavailable", f"the controller failed: {error}"))
+            answer = messages.ControllerAnswer(
+                0, error=ErrorRecord("ClusterUnavailable", f"the controller failed: {error}")
+            )
         return msgspec.msgpack.encode(answer)
 
     async def stop(self, patience: float) -> None:

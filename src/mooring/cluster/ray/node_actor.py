@@ -215,7 +215,7 @@ class NodeActor:
             self._folder = folder = await asyncio.to_thread(
                 claim_run_folder,
                 directory / self._order.cluster,
-                ray.util.get_node_ip_address(),
+                ray.util.get_node_ip_address(),  # type: ignore[no-untyped-call]
                 int(os.environ.get("RAY_RAYLET_PID", "0")),
                 _LOCK_PATIENCE,
             )
@@ -239,7 +239,7 @@ class NodeActor:
                 self._server = await asyncio.to_thread(folder.start_server, self._settings(folder))
                 log.info("node server started", process=self._server.pid, folder=str(folder.path))
             began = time.monotonic()
-            while self._server.alive and not self._stopping:
+            while self._server.alive and not self._stopping:  # noqa: ASYNC110 - nobody tells when it ends
                 await asyncio.sleep(_LOOK)
             if self._stopping:
                 return
@@ -251,7 +251,9 @@ class NodeActor:
             await asyncio.sleep(_AGAIN[min(failures, len(_AGAIN)) - 1] if failures else 0.0)
 
     def _settings(self, folder: RunFolder) -> str:
-        return f"{self._order.settings}\ncluster_socket = {msgspec.json.encode(str(folder.socket)).decode()}\n"
+        return (
+            f"{self._order.settings}\ncluster_socket = {msgspec.json.encode(str(folder.socket)).decode()}\n"
+        )
 
     @property
     def _node(self) -> str:

@@ -38,7 +38,7 @@ class RayNode(msgspec.Struct, frozen=True):
 
 def list_nodes() -> list[RayNode]:
     """Ask Ray's head for all nodes. This blocks, while the head is away for long."""
-    free = available_resources_per_node()
+    free = available_resources_per_node()  # type: ignore[no-untyped-call]
     return [
         RayNode(
             node_id=each["NodeID"],
@@ -49,7 +49,7 @@ def list_nodes() -> list[RayNode]:
             free=_amounts(free.get(each["NodeID"], {})),
             is_head="node:__internal_head__" in each["Resources"],
         )
-        for each in ray.nodes()
+        for each in ray.nodes()  # type: ignore[no-untyped-call]
     ]
 
 

@@ -18,7 +18,6 @@ from mooring.cluster.controller.cluster_port import (
     NodeGone,
     Reservation,
     ResourceRequest,
-    Resources,
 )
 from mooring.cluster.ray.actor_names import NAMESPACE, ActorHandles, controller_name, node_actor_name
 from mooring.cluster.ray.node_actor import NodeActor
@@ -107,10 +106,15 @@ class RayPort:
         return (
             ray.remote(NodeActor)
             .options(
-                name=node_actor_name(self._order.cluster, node_id), namespace=NAMESPACE, lifetime="detached",
-                get_if_exists=True, max_restarts=-1, max_task_retries=0, num_cpus=0,
+                name=node_actor_name(self._order.cluster, node_id),
+                namespace=NAMESPACE,
+                lifetime="detached",
+                get_if_exists=True,
+                max_restarts=-1,
+                max_task_retries=0,
+                num_cpus=0,
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
-            )  # fmt: skip
+            )
             .remote(msgspec.json.encode(order))
         )
 
@@ -123,7 +127,7 @@ class RayPort:
 
     async def assign(self, node: str, assignment: NodeAssignment) -> None:
         """Give a node its assignment."""
-        name = self._actor_of(node)
+        name = self.actor_of(node)
         try:
             handle = await self._actors.find(name)
             data = await asyncio.wait_for(handle.assign.remote(msgspec.json.encode(assignment)), _PATIENCE)
@@ -138,7 +142,7 @@ class RayPort:
         if not answer.taken:
             raise NodeGone(answer.reason)
 
-    def _actor_of(self, node: str) -> str:
+    def actor_of(self, node: str) -> str:
         """The actor of a node. Of two that a node had one after the other, that on the raylet which lives."""
         found = [
             each for each in self._found.values() if each.status is not None and each.status.node == node
@@ -148,11 +152,11 @@ class RayPort:
             raise NodeGone(f"Ray has no node for '{node}' now")
         return alive[-1].actor
 
-    async def reserve(self, node: str, model: str, version: str, resources: Resources) -> Reservation:
+    async def reserve(self, node: str, model: str, version: str, request: ResourceRequest) -> Reservation:
         """Hold resources for a replica."""
-        name = self._actor_of(node)
+        name = self.actor_of(node)
         node_id = next(each.node_id for each in self._found.values() if each.actor == name)
-        return await self._reservations.reserve(node, node_id, model, version, resources)
+        return await self._reservations.reserve(node, node_id, model, version, request.resources)
 
     async def release(self, node: str, model: str, version: str) -> None:
         """Give them back."""
@@ -160,7 +164,7 @@ class RayPort:
 
     async def reservations(self) -> Sequence[Reservation]:
         """All that is held for this cluster."""
-        return await self._reservations.list()
+        return await self._reservations.find_all()
 
     async def request_nodes(self, keep: Sequence[str], more: Sequence[ResourceRequest]) -> None:
         """Tell Ray's autoscaler what is needed beside what is reserved."""
@@ -175,7 +179,7 @@ class RayPort:
     async def stop_nodes(self, patience: float) -> None:
         """End all node servers and node actors, and give everything back that is held."""
         await asyncio.gather(*(self._stop_node(node_id, patience) for node_id in self._nodes))
-        for each in await self._reservations.list():
+        for each in await self._reservations.find_all():
             await self._reservations.release(each.node, each.model, each.version)
 
     async def _stop_node(self, node_id: str, patience: float) -> None:

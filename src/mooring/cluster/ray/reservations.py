@@ -10,7 +10,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import ray
-from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
+from ray.util.placement_group import (
+    PlacementGroup,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from mooring.cluster.controller.cluster_port import NotReserved, Reservation, Resources
@@ -37,11 +42,15 @@ class Reservations:
         self._cluster = cluster
         self._gpus: dict[str, list[int]] = {}  # by the name of a placement group
 
-    async def reserve(self, node: str, node_id: str, model: str, version: str, resources: Resources) -> Reservation:
+    async def reserve(
+        self, node: str, node_id: str, model: str, version: str, resources: Resources
+    ) -> Reservation:
         """Hold resources on a node; return what there is where that is done already. Raises ``NotReserved``."""
         name = self._name(node, model, version)
         found = (await asyncio.to_thread(self._table)).get(name)
-        if found is not None and (found["state"] not in _HELD or node_id not in found["bundles_to_node_id"].values()):
+        if found is not None and (
+            found["state"] not in _HELD or node_id not in found["bundles_to_node_id"].values()
+        ):
             await self.release(node, model, version)  # of a raylet that is gone
             found = None
         if found is None:
@@ -55,7 +64,7 @@ class Reservations:
         self._gpus.pop(name, None)
         await asyncio.to_thread(self._remove, name)
 
-    async def list(self) -> list[Reservation]:
+    async def find_all(self) -> list[Reservation]:
         """All that is held."""
         found = []
         for name, group in (await asyncio.to_thread(self._table)).items():
@@ -96,7 +105,9 @@ class Reservations:
 
 def _make_group(name: str, node_id: str, resources: Resources) -> None:
     """Make a placement group on a node. Raises ``NotReserved``, and then there is none."""
-    bundle = {key: math.ceil(amount) if key == "memory" else amount for key, amount in resources.items() if amount}
+    bundle = {
+        key: math.ceil(amount) if key == "memory" else amount for key, amount in resources.items() if amount
+    }
     group = placement_group(
         [bundle],
         strategy="STRICT_PACK",
@@ -112,9 +123,10 @@ def _make_group(name: str, node_id: str, resources: Resources) -> None:
 
 def _find_group(name: str) -> PlacementGroup | None:
     try:
-        return ray.util.get_placement_group(name)
+        found: PlacementGroup = ray.util.get_placement_group(name)
     except ValueError:
         return None
+    return found
 
 
 def _make_holder(name: str, gpus: float) -> Any:
@@ -122,8 +134,14 @@ def _make_holder(name: str, gpus: float) -> Any:
     return (
         ray.remote(_GpuHolder)
         .options(
-            name=f"{name}|gpus", namespace=NAMESPACE, lifetime="detached", get_if_exists=True, max_restarts=-1,
-            num_cpus=0, num_gpus=gpus, scheduling_strategy=strategy,
-        )  # fmt: skip
+            name=f"{name}|gpus",
+            namespace=NAMESPACE,
+            lifetime="detached",
+            get_if_exists=True,
+            max_restarts=-1,
+            num_cpus=0,
+            num_gpus=gpus,
+            scheduling_strategy=strategy,
+        )
         .remote()
     )

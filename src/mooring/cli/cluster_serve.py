@@ -1,0 +1,175 @@
+"""``mooring serve --cluster``: has a Ray cluster serve models, and returns when it does."""
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mooring.cli.cluster import joined
+from mooring.config.settings import Config, ConfigError
+from mooring.config.sources.origins import Origins
+
+if TYPE_CHECKING:
+    from mooring.cluster.ray.connection import ControllerHandle
+    from mooring.cluster.records import ClusterView, RegisterVersion, VersionView
+    from mooring.server.start_progress import ModelProgress
+
+_LOOK = 0.25
+# Seconds in which the first node must be there.
+_NODE_PATIENCE = 120.0
+# Seconds that a version must have been PENDING, with nothing else going on, for the command to give up.
+_PENDING_PATIENCE = 5.0
+PENDING_STATUS = 3
+"""The exit status where models wait for room: they will be served as soon as there is some."""
+
+
+def serve_on_cluster(config: Config, origins: Origins) -> int:
+    """Have a cluster serve what the settings name; return the exit status: 0 when all is ready, 1 when something failed, 3 when it must wait."""
+    from mooring.cluster.node_settings import encode_node_settings, open_to_others
+
+    try:
+        settings = encode_node_settings(open_to_others(config, origins))
+    except ConfigError as error:
+        raise click.ClickException(str(error)) from error
+    with tempfile.TemporaryDirectory(prefix="mooring-") as folder, joined(config.cluster):
+        return _serve(config, settings, Path(folder))
+
+
+def _serve(config: Config, settings: str, folder: Path) -> int:
+    from mooring import __version__
+    from mooring.cluster.ray.connection import find_or_make_controller
+    from mooring.cluster.ray.orders import ControllerOrder
+    from mooring.cluster.records import PROTOCOL
+
+    order = ControllerOrder(
+        cluster=config.cluster_name,
+        protocol=PROTOCOL,
+        software=__version__,
+        settings=settings,
+        state=config.cluster_state,
+        nodes=list(config.cluster_nodes),
+        cluster_dir=str(config.cluster_dir or ""),
+    )
+    controller = find_or_make_controller(order)
+    if controller.order != order:
+        click.echo(
+            f"'{config.cluster_name}' runs already, and goes on with the settings that it was started with;"
+            f" mooring cluster stop ends it",
+            err=True,
+        )
+    offers = [_offer(target, folder / str(number)) for number, target in enumerate(config.targets)]
+    view = _wait_for_node(controller)
+    for packed, change in offers:
+        controller.ask(_with_sources(controller, view, packed, change))
+    wanted = [(change.model, change.version) for _, change in offers]
+    return _follow(controller, wanted)
+
+
+def _offer(target: str, folder: Path) -> "tuple[Path, RegisterVersion]":
+    """Pack the files of a target; return the one file that is sent, and the registration. Raises ``MooringError``."""
+    from mooring.cluster.model_files import pack_files
+    from mooring.cluster.records import RegisterVersion
+    from mooring.repository.targets import find_target
+
+    found = find_target(target)
+    folder.mkdir()
+    packed = folder / "packed"
+    files = pack_files(found.place, packed)
+    name = found.name or found.place.stem
+    change = RegisterVersion(name, "1.0", files, make_default=True, replace=True, wait=False)
+    return packed, change
+
+
+def _wait_for_node(controller: "ControllerHandle") -> "ClusterView":
+    """Return the view in which a node is ready. Raises ``ClickException`` where there is none in time."""
+    end = time.monotonic() + _NODE_PATIENCE
+    while True:
+        view = controller.ask()
+        assert view is not None
+        if any(each.state == "READY" for each in view.nodes):
+            return view
+        if time.monotonic() > end:
+            known = "; ".join(f"{each.node} is {each.state} {each.reason}".strip() for each in view.nodes)
+            raise click.ClickException(
+                f"no node is ready after {_NODE_PATIENCE:g} s: {known or 'Ray has none that was chosen'}"
+            )
+        time.sleep(_LOOK)
+
+
+def _with_sources(
+    controller: "ControllerHandle", view: "ClusterView", packed: Path, change: "RegisterVersion"
+) -> "RegisterVersion":
+    """Bring the file to a node, from which the others get it; return the registration that says so."""
+    import msgspec
+
+    node = next(each.node for each in view.nodes if each.state == "READY")
+    controller.send_file(packed, change.files.sha256, node)
+    files = msgspec.structs.replace(change.files, sources=[*change.files.sources, f"node:{node}"])
+    return msgspec.structs.replace(change, files=files)
+
+
+def _follow(controller: "ControllerHandle", wanted: Sequence[tuple[str, str]]) -> int:
+    """Show how far the models are until all are ready, or nothing more happens; return the exit status."""
+    began = time.monotonic()
+    show, finish = _progress_view()
+    pending_since = 0.0
+    while True:
+        view = controller.ask()
+        assert view is not None
+        versions = [each for each in view.versions if (each.model, each.version) in wanted]
+        progress = [_progress(each, time.monotonic() - began) for each in versions]
+        states = {each.state for each in versions}
+        pending_since = (pending_since or time.monotonic()) if "PENDING" in states else 0.0
+        waits = pending_since and time.monotonic() - pending_since > _PENDING_PATIENCE
+        busy = "LOADING" in states or len(versions) < len(wanted)
+        if not busy and (not pending_since or waits):
+            finish(progress)
+            return _print_end(view, versions)
+        show(progress)
+        time.sleep(_LOOK)
+
+
+def _progress(version: "VersionView", seconds: float) -> "ModelProgress":
+    from mooring.server.start_progress import ModelProgress, Step
+
+    steps = {"READY": Step.READY, "FAILED": Step.FAILED, "LOADING": Step.LOADING}
+    step = steps.get(version.state, Step.QUEUED)
+    return ModelProgress(version.model, version.version, step, seconds, version.reason)
+
+
+def _progress_view() -> tuple[Callable[..., object], Callable[..., object]]:
+    """How progress is shown: as a table on a terminal, elsewhere as a line for each step."""
+    from mooring.cli.start_view import StepLines
+
+    if sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb":
+        from mooring.cli.live_table import LiveTable
+
+        table = LiveTable(sys.stdout, None)
+        return table.draw, table.finish
+    lines = StepLines(click.echo)
+    return lines.add, lines.add
+
+
+def _print_end(view: "ClusterView", versions: "Sequence[VersionView]") -> int:
+    failed = [each for each in versions if each.state == "FAILED"]
+    pending = [each for each in versions if each.state == "PENDING"]
+    for each in pending:
+        click.echo(f"{each.model} {each.version} waits for room: {each.reason}", err=True)
+    for each in failed:
+        click.echo(f"{each.model} {each.version} failed: {each.reason}", err=True)
+    if failed:
+        return 1
+    if pending:
+        click.echo("It is served as soon as there is room; mooring cluster models shows when.", err=True)
+        return PENDING_STATUS
+    click.echo(f"'{view.name}' is up. Ask any of its nodes:")
+    for node in view.nodes:
+        if node.state == "READY":
+            click.echo(f"  {node.address}  ({node.node})")
+    click.echo("mooring cluster status shows it, mooring cluster stop ends it.")
+    return 0
