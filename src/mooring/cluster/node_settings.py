@@ -50,7 +50,7 @@ def encode_node_settings(config: Config) -> str:
     for name in _REFUSED:
         if getattr(config, name) != getattr(DEFAULTS, name):
             raise ConfigError(f"{name} is for one machine: leave it out with cluster")
-    return "".join(f"{name} = {_toml(value)}\n" for name, value in _changed(config))
+    return "".join(f"{name} = {_toml(name, value)}\n" for name, value in _changed(config))
 
 
 def _changed(config: Config) -> Iterator[tuple[str, Any]]:
@@ -70,11 +70,11 @@ def _changed(config: Config) -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
-def _toml(value: Any) -> str:
+def _toml(name: str, value: Any) -> str:
     if isinstance(value, Path):
         value = str(value.absolute())
     elif isinstance(value, tuple):
         value = [str(each.absolute()) if isinstance(each, Path) else each for each in value]
     elif not isinstance(value, bool | int | float):
-        value = text_of("", value)
+        value = text_of(name, value)
     return msgspec.json.encode(value).decode()

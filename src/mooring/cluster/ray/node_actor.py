@@ -87,14 +87,17 @@ class NodeActor:
             return msgspec.json.encode(AssignmentTaken(reason=reason))
         answer: asyncio.Future[AssignmentTaken] = asyncio.get_running_loop().create_future()
         self._wanted.append(((wanted.epoch, wanted.generation), answer))
+        before, self._names = self._names, wanted.routing.nodes  # the server may send to them at once
         self._relay.assign(wanted)
         try:
             taken = await asyncio.wait_for(answer, _ASSIGN_PATIENCE)
         except TimeoutError:
             taken = AssignmentTaken(reason=f"the node server did not answer in {_ASSIGN_PATIENCE:g} s")
         if taken.taken:
-            self._assignment, self._names = wanted, wanted.routing.nodes
+            self._assignment = wanted
             self._find_peers()
+        else:
+            self._names = before
         return msgspec.json.encode(taken)
 
     def _find_peers(self) -> None:
@@ -137,12 +140,12 @@ class NodeActor:
 
     async def send(self, node: str, payloads: Sequence[bytes]) -> None:
         """Have another node's actor take messages. Raises if it is not known that it has."""
-        handle = await self._actors.find(self._name_of(node))
-        stream, number = self._outgoing.next(node)
+        stream, number = self._outgoing.next(node)  # first of all: what follows may change the order
         pieces: list[Any] = list(payloads)
-        if sum(map(len, payloads)) > _INLINE:
-            pieces = [await asyncio.to_thread(ray.put, pieces)]
         try:
+            handle = await self._actors.find(self._name_of(node))
+            if sum(map(len, payloads)) > _INLINE:
+                pieces = [await asyncio.to_thread(ray.put, pieces)]
             await handle.deliver.remote(self._node, stream, number, pieces)
         except Exception:
             self._outgoing.break_off(node)
