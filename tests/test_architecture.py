@@ -66,7 +66,7 @@ def modules():
     for path in sorted(ROOT.rglob("*.py")):
         parts = path.relative_to(ROOT.parent).with_suffix("").parts
         name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        if not name.startswith(WORKER_SIDE) and name != "mooring.__main__":
+        if not name.startswith((*WORKER_SIDE, "mooring.cluster.ray")) and name != "mooring.__main__":
             names.append(name)
     return names
 

@@ -92,7 +92,7 @@ _WORDS: Mapping[str, str] = {
     "trusted_hosts": "HOST",
     "cluster": "auto|HOST:PORT",
     "cluster_name": "NAME",
-    "cluster_nodes": "LABEL=VALUE",
+    "cluster_nodes": "LABEL=TEXT",
     "cluster_state": "FOLDER",
     "cors_allowed_origin": "ORIGIN",
     "cors_allowed_methods": "METHOD",

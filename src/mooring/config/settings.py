@@ -774,7 +774,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     cluster_nodes: Annotated[
         Names,
         Meta(
-            description="which of Ray's nodes serve: LABEL=VALUE, all of which a node must have, or addresses of nodes,"
+            description="which of Ray's nodes serve: LABEL=TEXT, all of which a node must have, or addresses of nodes,"
             " comma-separated; all by default"
         ),
     ] = ()

@@ -41,7 +41,7 @@ class AssignmentTaken(msgspec.Struct, frozen=True):
 
 
 class ControllerOrder(msgspec.Struct, frozen=True):
-    """What a controller is made with. ``nodes`` chooses nodes: addresses, or LABEL=VALUE; empty is all."""
+    """What a controller is made with. ``nodes`` chooses nodes: addresses, or LABEL=TEXT; empty is all."""
 
     cluster: str
     protocol: int

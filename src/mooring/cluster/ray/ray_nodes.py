@@ -63,7 +63,7 @@ def _amounts(resources: Mapping[str, float]) -> dict[str, float]:
 
 
 def choose_nodes(nodes: Iterable[RayNode], wanted: Sequence[str]) -> list[RayNode]:
-    """The nodes that ``wanted`` names: those with one of its addresses, if there are any, and all of its LABEL=VALUE.
+    """The nodes that ``wanted`` names: those with one of its addresses, if there are any, and all of its LABEL=TEXT.
 
     >>> node = RayNode("1", "10.0.0.1", True, {"zone": "a"}, {}, {})
     >>> [bool(choose_nodes([node], wanted)) for wanted in ([], ["zone=a"], ["zone=b"], ["10.0.0.1"], ["10.0.0.2", "zone=a"])]
