@@ -38,7 +38,7 @@ DIGITS_FILES := $(addprefix examples/digits/,model.py digits.pt handler.py index
 # Otherwise each of the thousands of processes that tests start compiles every module again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: serve test unit long check docs record-exchanges fuzz soak bench bench-peers bench-cluster overload faults clean pictures install
+.PHONY: serve test unit long check check-types check-rest docs record-exchanges fuzz soak bench bench-peers bench-cluster overload faults clean pictures install
 .DELETE_ON_ERROR:
 
 serve: $(READY) $(DIGITS)
@@ -69,10 +69,16 @@ fuzz: $(INSTALLED) $(DIGITS)
 soak: $(INSTALLED)
 	$(BIN)/python tests/soak/soak.py --requests $(REQUESTS) $(ARGS)
 
+# The types take as long as all the rest, so they are checked beside it.
 check: $(INSTALLED)
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target check-types check-rest
+
+check-types:
+	$(BIN)/mypy
+
+check-rest:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/vulture
 	$(BIN)/deptry src

@@ -1,5 +1,6 @@
 """What every test may rely on: no setting of the machine leaks in, and examples of hypothesis may take their time."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -60,6 +61,17 @@ def pytest_configure(config):
     terminal = config.pluginmanager.getplugin("terminalreporter")
     if config.pluginmanager.hasplugin("dsession") and terminal and config.option.verbose == 0:
         config.pluginmanager.register(Progress(terminal), "mooring-progress")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Collect without looking for garbage: the 14,000 tests all stay, and looking takes a fifth of the time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_xdist_make_scheduler(config, log):

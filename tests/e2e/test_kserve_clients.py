@@ -6,6 +6,7 @@ cannot get it, the tests are skipped: they say so.
 
 import json
 import subprocess
+import sys
 import venv
 from pathlib import Path
 
@@ -22,17 +23,9 @@ def kserve(pytestconfig):
     folder = pytestconfig.cache.mkdir("kserve-" + KSERVE.partition("==")[2])
     python, done = folder / "bin" / "python", folder / "done"
     if not done.exists():
-        venv.create(folder, clear=True, with_pip=True)
-        pip = [
-            python,
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--no-compile",
-            "--disable-pip-version-check",
-            KSERVE,
-        ]
+        venv.create(folder, clear=True)  # the pip here fills it: one of its own takes seconds to put there
+        pip = [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check", "--quiet"]
+        pip += ["install", "--no-compile", KSERVE]
         made = subprocess.run(pip, capture_output=True, text=True, check=False, timeout=500)
         if made.returncode:
             pytest.skip(f"pip cannot get {KSERVE}: {made.stderr[-300:]}")
