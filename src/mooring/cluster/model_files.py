@@ -77,9 +77,17 @@ class ModelFileCache:
         self._sizes = {each: self._measure(each) for each in self._find_hashes()}
 
     def hashes(self) -> list[str]:
-        """The hashes of all files that are here. Their bytes are not looked at."""
+        """The hashes of all files that are here, whoever put them there. Their bytes are not looked at."""
+        found = self._find_hashes()
         with self._lock:
-            return sorted(self._sizes)
+            new = [each for each in found if each not in self._sizes]
+            self._sizes = {each: size for each, size in self._sizes.items() if each in set(found)}
+            self._sizes |= {each: self._measure(each) for each in new}
+        return sorted(found)
+
+    def path_of(self, sha256: str) -> Path:
+        """Where the one file with this hash lies, if it is here."""
+        return self._folder / sha256
 
     def add(
         self, place: Path, *, name: str = "", leave_out: Collection[str] = (), most_bytes: int = 0

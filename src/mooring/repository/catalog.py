@@ -2,7 +2,8 @@
 
 import json
 import uuid
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -26,7 +27,7 @@ from mooring.core.service import Registration
 from mooring.core.tensors import DATATYPES, Parameter, TensorSpec
 from mooring.core.versions import VersionPolicy
 from mooring.repository.archives import remove_folder
-from mooring.repository.fetch import is_remote
+from mooring.repository.fetch import is_remote, url_for_log
 from mooring.repository.layout import (
     find_declaration,
     find_flat_file,
@@ -39,7 +40,7 @@ from mooring.repository.layout import (
 from mooring.repository.mar import check_name, model_name_of
 from mooring.repository.repository_model import VersionChoice, apply_triton_config
 from mooring.repository.spec import Defaults, ModelSpec
-from mooring.repository.store import Store, archives_in, is_archive, several_places
+from mooring.repository.store import Store, archives_in, is_archive, place_in_store, several_places
 from mooring.repository.targets import split_target
 from mooring.repository.triton import parse_version_policy
 from mooring.repository.triton_config import config_from_json
@@ -253,6 +254,27 @@ class Catalog:
             spec, entry=handler or spec.entry, handler_override=handler, manifest=manifest
         ).with_options(own)
 
+    @contextmanager
+    def open_registered(self, registration: Registration) -> Iterator[tuple[ModelSpec, Path]]:
+        """What an operator registers, and where its file or folder lies for as long as the context lasts. Raises as ``read_registration``."""
+        shown = url_for_log(registration.url) if is_remote(registration.url) else registration.url
+        with self._open_source(registration.url) as place:
+            spec = self.read_registration(msgspec.structs.replace(registration, url=shown), place)
+            try:
+                yield spec, place
+            finally:
+                self.release(spec)
+
+    @contextmanager
+    def _open_source(self, url: str) -> Iterator[Path]:
+        if is_remote(url):
+            with self._store.open_fetched(url, self._archives) as archive:
+                yield archive
+            return
+        if not url or self._archives is None or not self._archives.is_dir():
+            raise ModelNotFound(f"no '{url}': there is no model store" if url else "")
+        yield place_in_store(real_path(self._archives), url)
+
     def read_assigned(
         self,
         place: Path,
@@ -272,7 +294,8 @@ class Catalog:
             key.removeprefix(PARAMETER): value for key, value in options.items() if key.startswith(PARAMETER)
         }
         if "worker" in text:
-            return [worker_spec(text["worker"], model, {**parameters, "model": str(place)}, self.defaults)]
+            spec = worker_spec(text["worker"], model, {**parameters, "model": str(place)}, self.defaults)
+            return [msgspec.structs.replace(spec, url=text.get("shown", place.name))]
         if "entry" in text:
             function, module = text.get("function", ""), text.get("module", "")
             url = text.get("shown", place.name)

@@ -181,7 +181,7 @@ class Store:
         """
         if is_remote(archive):
             return self.read_remote(archive, name=name, defaults=defaults, keep_in=store)
-        place = _place_in_store(store, archive)
+        place = place_in_store(store, archive)
         with _told_as_load_failure(archive):
             if place.is_dir():
                 return self._read_folder(find_model_root(real_path(place)), archive, name, place, defaults)
@@ -194,18 +194,15 @@ class Store:
 
         Raises as ``read_archive``.
         """
-        with self._fetched(url) as archive:
-            spec = self._unpack(archive, url_for_log(url), name, defaults)
-            if keep_in is not None:
-                _keep_archive(archive, keep_in)
-            return spec
+        with self.open_fetched(url, keep_in) as archive:
+            return self._unpack(archive, url_for_log(url), name, defaults)
 
     def read_workflow_archive(self, store: Path, url: str, *, name: str = "") -> Workflow:
         """Read a workflow by the name of its archive in the store, or by a URL; as ``read_archive``."""
         if is_remote(url):
             with self._fetched(url) as archive:
                 return self._unpack_workflow(archive, url_for_log(url), name)
-        return self._unpack_workflow(_place_in_store(store, url), url, name)
+        return self._unpack_workflow(place_in_store(store, url), url, name)
 
     def read_from_repository(
         self, repository: Path, name: str, choice: VersionChoice | None = None
@@ -215,7 +212,7 @@ class Store:
         Raises ``SourceRefused`` for a name that leads out, ``ModelNotFound`` where there is no such folder and
         ``ModelLoadFailed`` where nothing of it can be served.
         """
-        place = _place_in_store(repository, name)
+        place = place_in_store(repository, name)
         with _told_as_load_failure(str(place)):
             return read_repository_model(place, defaults=self._defaults, choice=choice)
 
@@ -314,6 +311,14 @@ class Store:
         if folder is None or not spec.url or spec.backend != "handler":
             return ""
         return str(spec.url) if not leads_out(spec.url) and _exists(folder / spec.url) else ""
+
+    @contextmanager
+    def open_fetched(self, url: str, keep_in: Path | None) -> Iterator[Path]:
+        """Fetch an archive for as long as the context lasts; one that was of use is kept in the folder ``keep_in``."""
+        with self._fetched(url) as archive:
+            yield archive
+            if keep_in is not None:
+                _keep_archive(archive, keep_in)
 
     @contextmanager
     def _fetched(self, url: str) -> Iterator[Path]:
@@ -549,7 +554,7 @@ def _existing_folder(folder: Path, what: str) -> Path:
     return real_path(folder)
 
 
-def _place_in_store(store: Path, name: str) -> Path:
+def place_in_store(store: Path, name: str) -> Path:
     """Find something in a store. Its name may not lead out; links are the operator's own, and are followed."""
     if leads_out(name):
         raise SourceRefused(f"'{name}': a relative path is not allowed; name a file of the model store")
