@@ -121,7 +121,8 @@ def test_every_setting_reads_the_same_from_file_environment_and_flag(tmp_path, n
     elif text is None and isinstance(default, int | float):
         text, toml = "70000", 70000
     elif text is None:
-        text = toml = "http://127.0.0.1:9000" if isinstance(default, Address) else "/somewhere"
+        address = isinstance(default, Address) or name in ("second_inference_address", "second_grpc_address")
+        text = toml = "http://127.0.0.1:9000" if address else "/somewhere"
     line = f"{name} = {json.dumps(toml)}"
     if toml is None:
         of_snapshot = '[model_snapshot.models.m."1.0"]\nmarName = "m.mar"'

@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from mooring.config.settings import Config, ConfigError, Secret
+from mooring.config.settings import Address, Config, ConfigError, Secret
 from mooring.tokens import Access, TokenFile, Tokens, tokens_of
 
 BOTH = (Access.MANAGEMENT, Access.INFERENCE)
@@ -180,3 +180,15 @@ def test_without_a_key_file_that_nobody_needs_no_token_is_checked(tmp_path):
         tokens.publish()
     tokens.publish(needed=False)
     assert set(tokens.tokens) == {Access.INFERENCE}
+
+
+def test_where_only_managing_needs_a_token_one_that_nobody_can_read_goes_on_being_needed(tmp_path):
+    config = Config(token_authorization="management", management_address=Address("0.0.0.0", 8085))
+    tokens = tokens_of(config)
+    assert tokens is not None
+    assert tokens.guards(Access.MANAGEMENT)
+    assert not tokens.guards(Access.INFERENCE)
+    tokens.file = tmp_path / "gone" / "key_file.json"
+    tokens.publish(needed=False, kept=True)
+    assert tokens.guards(Access.MANAGEMENT)
+    assert tokens.file is None

@@ -173,11 +173,11 @@ class Tokens(TokenTable):
             tokens[Access.RENEWAL] = Token(_random())
         super().__init__(tokens, generated)
 
-    def publish(self, *, needed: bool = True) -> None:
+    def publish(self, *, needed: bool = True, kept: bool = False) -> None:
         """Write the key file. Only once the addresses are had: a start in vain leaves a running server's file alone.
 
         Raises ``ConfigError`` if it cannot be written. If it is not ``needed``, that is logged, and the tokens that
-        nobody can read are not checked.
+        nobody can read are not checked; with ``kept`` they are, so that nobody does what needs one.
         """
         try:
             self._write(self.tokens)
@@ -189,6 +189,10 @@ class Tokens(TokenTable):
                     " (management_token_file and inference_token_file)"
                 ) from None
             self.file = None
+            if kept:
+                effect = "nothing that needs a generated token can be done"
+                log.warning("there is no key file", reason=why, effect=effect)
+                return
             generated = {*self.renewable, Access.RENEWAL}
             self.replace({kind: token for kind, token in self.tokens.items() if kind not in generated})
             log.warning("there is no key file", reason=why, effect="no token is checked, and none is needed")
@@ -289,7 +293,9 @@ def tokens_of(
             fixed[kind] = checked(secret.text.encode("utf-8", "surrogateescape"), name)
         elif file is not None:
             fixed[kind] = TokenFile(file)
-    wanted = (Access.MANAGEMENT, Access.INFERENCE) if config.generates_tokens else ()
+    wanted: tuple[Access, ...] = (Access.MANAGEMENT, Access.INFERENCE) if config.generates_tokens else ()
+    if config.guards_management_alone:
+        wanted = (Access.MANAGEMENT,)
     generated = tuple(kind for kind in wanted if kind not in fixed)
     if not fixed and not generated:
         return None

@@ -262,3 +262,64 @@ def test_a_management_address_that_others_reach_has_tokens_unless_they_are_turne
     assert "tokens" not in mooring(*start, "--dt").stdout
     assert not server.config.generates_tokens
     assert server.config.insecure
+
+
+@pytest.fixture
+def pod(tmp_path, monkeypatch):
+    """The folder that a pod of KServe's has, at another place."""
+    folder = tmp_path / "pod"
+    (folder / "model-store").mkdir(parents=True)
+    (folder / "config").mkdir()
+    monkeypatch.setattr("mooring.cli.kserve_pod.MODELS", str(folder))
+    monkeypatch.setattr("mooring.cli.torchserve.MODELS", str(folder))
+    return folder
+
+
+def start_in_pod(mooring, pod, text, *flags, **environ):
+    file = pod / "config/config.properties"
+    file.write_text(text)
+    return mooring(
+        "torchserve",
+        "--start",
+        f"--model-store={pod / 'model-store'}",
+        f"--ts-config={file}",
+        *flags,
+        **environ,
+    )
+
+
+def test_a_pod_of_kserves_answers_at_kserves_ports_beside_the_files_addresses(mooring, server, pod):
+    given = "inference_address=http://0.0.0.0:8085\nmanagement_address=http://0.0.0.0:8085\nenable_envvars_config=true\n"
+    done = start_in_pod(mooring, pod, given, TS_SERVICE_ENVELOPE="kservev2", MODEL_LOAD_DELAY="3")
+    assert done.exit_code == 3, done.output
+    config = server.config
+    assert str(config.inference_address) == str(config.management_address) == "http://0.0.0.0:8085"
+    assert str(config.second_inference_address) == "http://0.0.0.0:8080"
+    assert str(config.second_grpc_address) == "http://0.0.0.0:8081"
+    assert config.service_envelope == "kservev2"
+    assert config.token_authorization == "management"
+    assert "MODEL_LOAD_DELAY" in done.stdout
+
+
+def test_a_pod_whose_file_names_no_address_does_not_take_kserves_ports_twice(mooring, server, pod):
+    start_in_pod(mooring, pod, "", "--disable-token-auth", TS_SERVICE_ENVELOPE="{{.Labels.serviceEnvelope}}")
+    config = server.config
+    assert (config.inference_address.port, config.management_address.port) == (8085, 8085)
+    assert config.service_envelope == ""
+    assert config.token_authorization == "off"
+    assert config.insecure
+
+
+def test_a_pods_file_may_be_named_by_kserves_variable(mooring, server, pod):
+    file = pod / "config/config.properties"
+    file.write_text("job_queue_size=10\n")
+    mooring("torchserve", "--start", f"--model-store={pod / 'model-store'}", CONFIG_PATH=str(file))
+    assert server.config.job_queue_size == 10
+
+
+def test_a_start_elsewhere_has_no_second_address(mooring, server, store):
+    mooring(
+        "torchserve", "--foreground", "--model-store", store, TS_SERVICE_ENVELOPE="kserve", CONFIG_PATH="gone"
+    )
+    assert server.config.second_inference_address is None
+    assert server.config.token_authorization == "elsewhere"

@@ -1,36 +1,16 @@
-"""KServe's InferenceRESTClient and InferenceGRPCClient, in a process and an environment of their own.
-
-kserve pins packages that Mooring needs newer, and its protobuf messages have the names of tritonclient's. Where pip
-cannot get it, the tests are skipped: they say so.
-"""
+"""KServe's InferenceRESTClient and InferenceGRPCClient, in a process and an environment of their own."""
 
 import json
 import subprocess
-import sys
-import venv
 from pathlib import Path
 
 import pytest
+from kserve_kit import kserve, one_after_another
 
-KSERVE = "kserve==0.21.0"
+__all__ = ["kserve"]
+
 ASKS = Path(__file__).parent / "kserve_asks.py"
 OUTPUTS = {"total": [12.0, 3.0], "peak": [3.0, 0.5]}
-
-
-@pytest.fixture(scope="module")
-def kserve(pytestconfig):
-    """A Python that has kserve; made once, and kept where pytest keeps what may be lost."""
-    folder = pytestconfig.cache.mkdir("kserve-" + KSERVE.partition("==")[2])
-    python, done = folder / "bin" / "python", folder / "done"
-    if not done.exists():
-        venv.create(folder, clear=True)  # the pip here fills it: one of its own takes seconds to put there
-        pip = [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check", "--quiet"]
-        pip += ["install", "--no-compile", KSERVE]
-        made = subprocess.run(pip, capture_output=True, text=True, check=False, timeout=500)
-        if made.returncode:
-            pytest.skip(f"pip cannot get {KSERVE}: {made.stderr[-300:]}")
-        done.touch()
-    return python
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +24,7 @@ def found(kserve, tensors):
     return json.loads(asked.stdout)
 
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), one_after_another]
 
 
 @pytest.mark.parametrize("way", ["rest", "rpc"])

@@ -50,6 +50,23 @@ async def test_port_0_is_an_address_of_its_own_each_time(mounts_of):
     assert list(mounts) == ["inference_address", "management_address", "metrics_address"]
 
 
+async def test_a_second_address_serves_inference_without_console_and_management(mounts_of):
+    one = address(9100)
+    mounts = mounts_of(inference_address=one, management_address=one, second_inference_address=address(9101))
+    assert list(mounts) == ["inference_address", "second_inference_address", "metrics_address"]
+    second = mounts["second_inference_address"]
+    assert {INFERRED, "/v1/models/{model_name}:predict", "/v2/models/{model_name}/infer"} <= second
+    assert MANAGED not in second
+    console = {each for each in mounts["inference_address"] if each.startswith("/console")}
+    assert console
+    assert not console & second
+
+
+async def test_a_second_address_that_is_the_first_adds_nothing(mounts_of):
+    same = mounts_of(inference_address=address(9100), second_inference_address=address(9100))
+    assert list(same) == ["inference_address", "management_address", "metrics_address"]
+
+
 @pytest.mark.parametrize(
     ("shown", "metrics", "told"),
     [

@@ -46,6 +46,19 @@ def connect(port):
         pass
 
 
+def test_the_second_addresses_are_bound_unless_they_are_the_first(reserved):
+    config = reserved(
+        second_inference_address=Address(HOST, 0), second_grpc_address=Address(HOST, 0)
+    ).listening
+    ports = {config.second_inference_address.port, config.second_grpc_address.port}
+    assert len(ports - {0}) == 2
+    rpc = Address(HOST, 7070)
+    same = Config(
+        grpc_address=rpc, second_grpc_address=rpc, second_inference_address=Address("127.0.0.1", 8080)
+    )
+    assert not [name for name in listener_settings(same) if name.startswith("second")]
+
+
 def test_a_reserved_port_is_known_refuses_clients_and_is_nobody_elses(reserved):
     port = reserved().listening.inference_address.port
     assert port

@@ -16,13 +16,21 @@ if TYPE_CHECKING:
 
 # As child_server.CALLER, which takes a third of this command's own start to import.
 _CALLER = "MOORING_CALLER"
+# As kserve_pod.MODELS, for the same reason.
+_KSERVE_MODELS = "/mnt/models"
+# With these TorchServe's command starts no server.
+_DOES_ELSE = frozenset({"--stop", "--install-aliases", "--help", "-h", "--version", "-v"})
 
 
 class Begun(NamedTuple):
-    """What is there before the flags are read: the process that workers are forked from, and who started this one."""
+    """What is there before the flags are read: the process that workers are forked from, and who started this one.
+
+    ``serves_here`` is whether this process is to become the server: it must not go to the background.
+    """
 
     libraries: "LibraryProcess | None" = None
     caller: "Caller | None" = None
+    serves_here: bool = False
 
 
 def main() -> None:
@@ -37,7 +45,7 @@ def main() -> None:
             )  # until the next import is done: no traceback of ours
         leave_process_one()
         caller = _find_caller()
-        begun = Begun(_start_library_process(), caller)
+        begun = Begun(_start_library_process(), caller, serves_here=True)
     try:
         from mooring.cli.commands import commands
 
@@ -64,11 +72,16 @@ def _run(commands: Callable[[], None]) -> None:
 
 
 def _is_server_start(arguments: Sequence[str]) -> bool:
-    """Return whether these arguments start a server in this process."""
-    foreground = arguments[:1] == ["torchserve"] and "--foreground" in arguments
-    return foreground or (
-        arguments[:1] in (["serve"], ["amdinfer-server"], ["tritonserver"])
-        and not {"--help", "-h"} & {*arguments}
+    """Return whether these arguments start a server in this process.
+
+    TorchServe's go to the background, but in a container that would end with this process: as process 1, and under KServe.
+    """
+    names = {each.partition("=")[0] for each in arguments}
+    if arguments[:1] == ["torchserve"]:
+        in_container = os.getpid() == 1 or any(_KSERVE_MODELS in each for each in arguments)
+        return "--foreground" in names or (in_container and not names & _DOES_ELSE)
+    return arguments[:1] in (["serve"], ["kserve"], ["amdinfer-server"], ["tritonserver"]) and not (
+        {"--help", "-h"} & names
     )
 
 

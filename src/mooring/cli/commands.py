@@ -11,6 +11,7 @@ from mooring.cli.help import WIDTH, CommandGroup
 _COMMANDS: Mapping[str, str] = {
     "serve": "mooring.cli.serve:serve",
     "torchserve": "mooring.cli.torchserve:torchserve",
+    "kserve": "mooring.cli.kserve:kserve",
     "amdinfer-server": "mooring.cli.amdinfer_server:amdinfer_server",
     "tritonserver": "mooring.cli.tritonserver:tritonserver",
     "init": "mooring.cli.init:init",

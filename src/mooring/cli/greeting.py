@@ -68,10 +68,16 @@ def address_facts(config: Config) -> dict[str, str]:
         "grpc": config.grpc_address,
         "management": config.management_address,
         "grpc_management": config.grpc_management_address,
+        **_second_facts(config),
         **({"metrics": config.metrics_address} if config.enable_metrics_api else {}),
         **({"console": console_url(config)} if console_url(config) else {}),
     }
     return {name: str(address) for name, address in facts.items()}
+
+
+def _second_facts(config: Config) -> dict[str, Address]:
+    seconds = {"second_inference": config.second_inference_address, "second_grpc": config.second_grpc_address}
+    return {name: address for name, address in seconds.items() if address is not None}
 
 
 def _print_lines(lines: Sequence[str]) -> None:
@@ -110,8 +116,8 @@ def format_greeting(
 def address_lines(config: Config) -> list[str]:
     """Return a line for each address."""
     return [
-        f"  inference   {config.inference_address}",
-        f"  gRPC        {_grpc_text(config.grpc_address)}",
+        f"  inference   {_both(config.inference_address, config.second_inference_address)}",
+        f"  gRPC        {_grpc_text(_both(config.grpc_address, config.second_grpc_address))}",
         *_management_lines(config),
         *([f"  metrics     {config.metrics_address}"] if config.enable_metrics_api else []),
         *([f"  console     {console_url(config)}"] if console_url(config) else []),
@@ -159,14 +165,19 @@ def _token_lines(config: Config) -> list[str]:
         lines.append("              inference needs none")
     elif keys and config.token_authorization != "on":  # noqa: S105 - a mode, and no password
         demanding = ", ".join(map(str, config.demanding_addresses))
+        kind = " to manage models" if config.guards_management_alone else ""
         lines.append(
-            f"              needed at {demanding or 'no address, since only this machine reaches them'}"
+            f"              needed{kind} at {demanding or 'no address, since only this machine reaches them'}"
         )
     return lines
 
 
-def _grpc_text(address: Address) -> str:
-    """Return an address in the form that gRPC clients take."""
+def _both(address: Address, second: Address | None) -> str:
+    return str(address) if second is None or second == address else f"{address} and {second}"
+
+
+def _grpc_text(address: Address | str) -> str:
+    """Return addresses in the form that gRPC clients take."""
     return str(address).removeprefix("http://").replace("https://", "grpcs://")
 
 
@@ -184,7 +195,8 @@ def _curl_lines(config: Config, example: ExampleRequest) -> list[str]:
     )
     if address.secure and config.client_ca_file is not None:
         where = f"--cert CERTIFICATE --key KEY {where}"
-    guarded = config.demands_tokens(address) or config.inference_token or config.inference_token_file
+    demanded = config.demands_tokens(address) and not config.guards_management_alone
+    guarded = demanded or config.inference_token or config.inference_token_file
     token = ' -H "Authorization: Bearer $TOKEN"' if guarded else ""
     if config.dialect != "v2":  # Triton's and AMD's users know /v2, where a model says what it takes
         return [f"  curl {where}/v2/health/ready", f"  curl {where}{example.metadata_path}{token}"]

@@ -40,10 +40,11 @@ def launch(
     *,
     up: str = "Mooring is up.",
     defaults: Mapping[str, Any] = MappingProxyType({}),
+    origins: Origins | None = None,
 ) -> NoReturn:
     """Serve until the server ends, then exit with its status. A user's mistake is reported in one line, status 1."""
     warnings = list(warnings)
-    origins = Origins()
+    origins = origins or Origins()
     config = read_config(flags, file, warnings, origins, defaults=defaults)
     if config.cluster:
         from mooring.cli.cluster_serve import serve_on_cluster
@@ -115,7 +116,7 @@ def serve_until_stopped(
     ) -> None:
         started(listening, models, example)
         report_ready(sum(each.ready and each.listed for each in models))
-        caller = _begun().caller
+        caller = find_begun().caller
         if caller is not None:
             caller.report_start(listening, models)
 
@@ -179,7 +180,7 @@ def _prepare_server(
     try:
         from mooring.workers.libraries import start_libraries
 
-        libraries = start_libraries(config, _begun().libraries)
+        libraries = start_libraries(config, find_begun().libraries)
         stack.callback(libraries.close)
 
         from mooring.server.startup import Startup
@@ -194,7 +195,7 @@ def _prepare_server(
         gc.enable()
 
 
-def _begun() -> Begun:
+def find_begun() -> Begun:
     """Return what was begun before the command line was read."""
     context = click.get_current_context(silent=True)
     begun = context.find_object(Begun) if context is not None else None

@@ -12,7 +12,15 @@ import msgspec
 from mooring import __version__
 from mooring.cli.background import Ready
 from mooring.cli.background import start as start_in_background
-from mooring.cli.launch import drop_unset, greeting_printer, read_config, serve_until_stopped
+from mooring.cli.kserve_pod import (
+    MODELS,
+    POD_DEFAULTS,
+    explain_envelope,
+    is_mounted,
+    read_pod_variables,
+    wait_for_folder,
+)
+from mooring.cli.launch import drop_unset, find_begun, greeting_printer, read_config, serve_until_stopped
 from mooring.cli.pid_file import AlreadyServing, hold_pid_file, running_process_id
 from mooring.cli.standard_streams import print_line
 from mooring.cli.stopping import stop_server
@@ -31,9 +39,11 @@ _DEFAULT_FILE = "config.properties"
 # How its users choose another address.
 _ADDRESS_KEYS: Mapping[str, str] = {
     "inference_address": "inference_address in config.properties",
+    "second_inference_address": "MOORING_SECOND_INFERENCE_ADDRESS",
     "management_address": "management_address in config.properties",
     "metrics_address": "metrics_address in config.properties",
     "grpc_address": "grpc_inference_port in config.properties",
+    "second_grpc_address": "MOORING_SECOND_GRPC_ADDRESS",
     "grpc_management_address": "grpc_management_port in config.properties",
 }
 _UP = "Model server started."  # the line that scripts wait for
@@ -134,6 +144,7 @@ def torchserve(
     )
     if log_config is not None and not Path(log_config).is_file():
         raise click.ClickException(f"--log-config file not found: {log_config}")
+    in_pod = _wait_for_pod(ts_config, stores.get("model_store"))
     ignored = drop_unset({"--cpp-log-config": cpp_log_config, "--plugins-path": plugins_path})
     warnings = [f"not applicable here: {', '.join(ignored)}"] if ignored else []
     logs = Path(os.environ.get("LOG_LOCATION") or "logs")
@@ -141,9 +152,9 @@ def torchserve(
         _refuse_second()
     origins = Origins("mooring torchserve")
     config = _read_torchserve_config(
-        flags, ts_config, warnings, logs, origins, snapshots=not no_config_snapshots
+        flags, ts_config, warnings, logs, origins, snapshots=not no_config_snapshots, in_pod=in_pod
     )
-    if foreground:
+    if foreground or in_pod or find_begun().serves_here:
         sys.exit(_serve(config, warnings, greeting_printer(_UP), origins))
     where = "" if config.log_config is not None else f"; the log is also in {logs / 'ts_log.log'}"
     print_line(f"Starting in the background{where}", err=True)
@@ -183,8 +194,9 @@ def _read_torchserve_config(
     origins: Origins,
     *,
     snapshots: bool,
+    in_pod: bool,
 ) -> Config:
-    """Return the settings from the flags and a file: the named one, else the last snapshot."""
+    """Return the settings from the flags and a file: the named one, else the last snapshot; ``in_pod`` of a pod of KServe's."""
     snapshot_folder = logs / "config" if snapshots else None
     defaults = {
         **TORCHSERVE_DEFAULTS,
@@ -194,8 +206,14 @@ def _read_torchserve_config(
         "metrics_folder": Path(os.environ.get("METRICS_LOCATION") or "logs"),
         "temporary_folder": _temporary_folder(),
     }
+    if in_pod:
+        defaults |= POD_DEFAULTS
+        warnings += read_pod_variables(os.environ)
+        file_name = file_name or os.environ.get("CONFIG_PATH")
     file = _find_config_file(file_name, snapshot_folder)
     config = read_config(flags, file, warnings, origins, defaults=defaults)
+    if in_pod:
+        warnings += explain_envelope(os.environ, config)
     for name in ("model_store", "workflow_store"):
         folder = getattr(config, name)
         if folder is not None and not folder.is_dir():
@@ -210,6 +228,14 @@ def _read_torchserve_config(
             "--models and load_models are ignored, but for workflows: the models of the snapshot are served"
         )
     return config
+
+
+def _wait_for_pod(*named: str | None) -> bool:
+    """Return whether the models are where KServe mounts them, once that folder is there."""
+    in_pod = any(map(is_mounted, (*named, os.environ.get("TS_CONFIG_FILE"))))
+    if in_pod:
+        wait_for_folder(Path(MODELS))
+    return in_pod
 
 
 def _find_config_file(file_name: str | None, snapshot_folder: Path | None) -> str | None:

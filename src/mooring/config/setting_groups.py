@@ -28,7 +28,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     ),
     "Addresses": (
         "inference_address", "management_address", "metrics_address", "grpc_address", "grpc_management_address",
-        "root_path", "keep_alive_timeout", "frontends", "deal_connections", "console", "enable_metrics_api", "enable_management_api",
+        "second_inference_address", "second_grpc_address", "root_path", "keep_alive_timeout", "frontends", "deal_connections", "console", "enable_metrics_api", "enable_management_api",
         "enable_repository_api", "enable_model_api", "grpc_max_connection_age", "grpc_max_connection_age_grace",
         "grpc_management_max_connection_age", "grpc_management_max_connection_age_grace",
     ),
@@ -125,7 +125,7 @@ def word_of(name: str) -> str:
         return "on|off"
     if choices_of(name):
         return "|".join(filter(None, choices_of(name)))
-    if kind is Address:
+    if kind in (Address, Address | None):
         return "HOST:PORT" if name.startswith("grpc") else "URL"
     if kind in (Folder, Folders):
         return "FILE" if name.endswith(_FILES) else "FOLDER"

@@ -207,6 +207,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Address,
         Meta(description="where predictions are served, http://HOST:PORT, https://HOST:PORT or unix:/path"),
     ] = Address("127.0.0.1", 8080)
+    second_inference_address: Annotated[
+        Address | None,
+        Meta(
+            description="where predictions are served, too, without the console, such as the port that KServe asks, beside"
+            " inference_address; the first process serves it"
+        ),
+    ] = None
     management_address: Annotated[
         Address,
         Meta(description="where models are managed, http://HOST:PORT, https://HOST:PORT or unix:/path"),
@@ -243,6 +250,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     grpc_address: Annotated[Address, Meta(description="where gRPC is served, HOST:PORT or unix:/path")] = (
         Address("127.0.0.1", 7070)
     )
+    second_grpc_address: Annotated[
+        Address | None,
+        Meta(description="where gRPC is served, too, beside grpc_address; the first process serves it"),
+    ] = None
     grpc_management_address: Annotated[
         Address,
         Meta(description="where TorchServe's management is served over gRPC, HOST:PORT or unix:/path"),
@@ -727,10 +738,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="whether anybody may manage models on an address beyond loopback, true or false"),
     ] = False
     token_authorization: Annotated[
-        Literal["off", "on", "elsewhere"],
+        Literal["off", "on", "elsewhere", "management"],
         Meta(
-            description="whether clients need tokens, generated at the start into key_file.json: off, on, or elsewhere,"
-            " which demands them at the addresses that other machines reach and refuses only wrong ones at the others"
+            description="whether clients need tokens, generated at the start into key_file.json: off, on, elsewhere, which"
+            " demands them at the addresses that other machines reach and refuses only wrong ones at the others, or"
+            " management, which does so for managing models alone"
         ),
     ] = "off"  # noqa: S105 - a mode, and no password
     unauthorized_status: Annotated[
@@ -798,19 +810,35 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         """Whether clients are told why a model's own code failed."""
         if self.show_errors is not None:
             return self.show_errors
-        return self.inference_address.loopback and self.grpc_address.loopback
+        return all(address.loopback for address in self.inference_addresses)
+
+    @property
+    def inference_addresses(self) -> list[Address]:
+        """The addresses at which inference is served, over HTTP and gRPC."""
+        found = (
+            self.inference_address,
+            self.second_inference_address,
+            self.grpc_address,
+            self.second_grpc_address,
+        )
+        return [address for address in dict.fromkeys(found) if address is not None]
 
     @property
     def generates_tokens(self) -> bool:
         """Whether the server generates tokens for what has no fixed one."""
         return self.token_authorization != "off"  # noqa: S105 - a mode, and no password
 
+    @property
+    def guards_management_alone(self) -> bool:
+        """Whether the generated tokens are for managing models, and no prediction needs one."""
+        return self.token_authorization == "management"  # noqa: S105 - a mode, and no password
+
     def demands_tokens(self, address: Address) -> bool:
         """Whether calls need the generated tokens at this address; at others only wrong ones are refused.
 
         The address decides and not the peer: behind a proxy on the same machine every peer is on loopback.
         """
-        if self.token_authorization == "elsewhere":  # noqa: S105 - a mode, and no password
+        if self.token_authorization in ("elsewhere", "management"):
             return not address.loopback
         return self.generates_tokens
 
@@ -818,8 +846,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     def demanding_addresses(self) -> list[Address]:
         """The addresses at which calls need the generated tokens."""
         addresses = (
-            self.inference_address,
-            self.grpc_address,
+            *self.inference_addresses,
             self.management_address,
             self.grpc_management_address,
         )

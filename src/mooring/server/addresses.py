@@ -5,6 +5,7 @@ import importlib
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -37,17 +38,18 @@ from mooring.protocols.kserve.shared_memory import SharedMemory
 from mooring.protocols.openapi import ApiDescription
 from mooring.protocols.options_endpoints import options_endpoints
 from mooring.protocols.status import NOT_FOUND
-from mooring.server.reservation import Reservation, manages_separately
+from mooring.server.reservation import Reservation, has_second_grpc, manages_separately
 from mooring.tokens import Access
 from mooring.web.http1 import HttpServer
 
 if TYPE_CHECKING:
-    from mooring.protocols.grpc_server import GrpcServer
+    from mooring.protocols.grpc_server import GrpcServer, Service
 
 log = get_logger(__name__)
 
 _SERVES = {
     "inference_address": "inference is",
+    "second_inference_address": "inference is",
     "management_address": "management is",
     "metrics_address": "metrics are",
 }
@@ -133,6 +135,7 @@ class Addresses:
         memory = self._memory_at(config.inference_address)
         endpoints, self._extensions = inference_endpoints(services, inference.description, memory)
         inference.add(endpoints)
+        self._mount_second(mounts)
         if administrative.console is not None:
             administrative.console.set_check(self._http.gate(inference.address).check(Access.MANAGEMENT))
         management = self._mount_management(mounts) if config.enable_management_api else None
@@ -155,6 +158,20 @@ class Addresses:
                 for each in mounts
             ).refusal
         return mounts
+
+    def _mount_second(self, mounts: list[Mount]) -> None:
+        """The same inference at the second address, without the console: that is read by the rules of the first one."""
+        address = self._config.second_inference_address
+        if address is None:
+            return
+        mount = self._mount_at(mounts, "second_inference_address")
+        if mount is mounts[0]:
+            return
+        services = replace(
+            self._services, administrative=replace(self._administrative, console=None), console=""
+        )
+        endpoints, _ = inference_endpoints(services, mount.description, self._memory_at(address))
+        mount.add(endpoints)
 
     def _mount_management(self, mounts: list[Mount]) -> Mount:
         mount = self._mount_at(mounts, "management_address")
@@ -185,24 +202,31 @@ class Addresses:
         )
         separate = manages_separately(config)
         further = [] if separate or not config.enable_management_api else [management]
-        services = mount.inference_services(
-            self._services.inference,
-            administrative,
-            self._arena,
-            extensions=self._extensions,
-            dialect=self._services.dialect,
-            memory=self._memory_at(address),
-            sequence_headers=sequence_headers(config),
-            faults=self._http.responses.faults,
-            further=further,
-        )
         age = mount.ConnectionAge(config.grpc_max_connection_age, config.grpc_max_connection_age_grace)
-        shared = reuse_port(config, address)
-        server: GrpcServer = mount.grpc_listener(
-            config, self._http, address, services, self._arena, age, reuse_port=shared
-        )
-        self._grpc = server
+
+        def serve_inference(
+            address: Address, further: "Sequence[Service]" = (), *, shared: bool = False
+        ) -> "GrpcServer":
+            services = mount.inference_services(
+                self._services.inference,
+                administrative,
+                self._arena,
+                extensions=self._extensions,
+                dialect=self._services.dialect,
+                memory=self._memory_at(address),
+                sequence_headers=sequence_headers(config),
+                faults=self._http.responses.faults,
+                further=further,
+            )
+            server: GrpcServer = mount.grpc_listener(
+                config, self._http, address, services, self._arena, age, reuse_port=shared
+            )
+            return server
+
+        self._grpc = server = serve_inference(address, further, shared=reuse_port(config, address))
         await self._start_grpc(server, "grpc_address")
+        if config.second_grpc_address is not None and has_second_grpc(config):
+            await self._start_grpc(serve_inference(config.second_grpc_address), "second_grpc_address")
         if separate and config.enable_management_api:
             age = mount.ConnectionAge(
                 config.grpc_management_max_connection_age, config.grpc_management_max_connection_age_grace

@@ -34,6 +34,7 @@ def listener_settings(config: Config) -> Iterator[str]:
     shown: list[Address] = []
     for name, enabled in {
         "inference_address": True,
+        "second_inference_address": config.second_inference_address is not None,
         "management_address": config.enable_management_api,
         "metrics_address": config.enable_metrics_api,
     }.items():
@@ -42,14 +43,25 @@ def listener_settings(config: Config) -> Iterator[str]:
             shown.append(address)
             yield name
     yield "grpc_address"
+    if has_second_grpc(config):
+        yield "second_grpc_address"
     if config.enable_management_api and manages_separately(config):
         yield "grpc_management_address"
 
 
 def manages_separately(config: Config) -> bool:
     """Whether the management over gRPC has an address of its own."""
-    address = config.grpc_address
-    return config.grpc_management_address != address or not (address.path or address.port)
+    return _is_another(config.grpc_management_address, config.grpc_address)
+
+
+def has_second_grpc(config: Config) -> bool:
+    """Whether gRPC has a second address that is not the first once more."""
+    address = config.second_grpc_address
+    return address is not None and _is_another(address, config.grpc_address)
+
+
+def _is_another(address: Address, first: Address) -> bool:
+    return address != first or not (first.path or first.port)
 
 
 class Reservation:

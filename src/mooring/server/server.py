@@ -487,7 +487,8 @@ class Server:
         config, tokens = self._config, self._tokens
         if tokens is not None:
             demanding = config.demanding_addresses
-            tokens.publish(needed=bool(demanding))
+            managing_only = config.guards_management_alone
+            tokens.publish(needed=bool(demanding) and not managing_only, kept=managing_only)
             self._stack.callback(tokens.withdraw)
             needed = [
                 kind.value
@@ -497,7 +498,7 @@ class Server:
             if tokens.tokens:
                 where = str(tokens.file) if tokens.file is not None else "fixed"
                 log.info("tokens are on", needed_for=", ".join(needed) or _NO_CALL, keys=where)
-        for address in {config.inference_address, config.grpc_address}:
+        for address in config.inference_addresses:
             if config.enable_repository_api and not config.guarded(address):
                 log.warning(
                     "models are not managed over this address",

@@ -15,9 +15,11 @@ RENEWAL = 3.0
 
 _ADDRESSES = (
     "inference_address",
+    "second_inference_address",
     "management_address",
     "metrics_address",
     "grpc_address",
+    "second_grpc_address",
     "grpc_management_address",
 )
 
@@ -82,7 +84,8 @@ class Certificates:
 
 def certificates_of(config: Config) -> Certificates | None:
     """Return what the server's addresses need of them, None where none speaks TLS. Raises ``ConfigError``."""
-    secure = [name for name in _ADDRESSES if getattr(config, name).secure]
+    addresses = {name: getattr(config, name) for name in _ADDRESSES}
+    secure = [name for name, address in addresses.items() if address is not None and address.secure]
     pem = {name: getattr(config, name) for name in ("certificate_file", "private_key_file")}
     if secure:
         if not all(pem.values()) and config.keystore is None:

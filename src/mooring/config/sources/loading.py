@@ -141,12 +141,14 @@ def _with_grpc_tls(config: Config) -> Config:
     """Mark gRPC's addresses as secure where ``enable_grpc_ssl`` is set; a unix socket needs no TLS."""
     if not config.enable_grpc_ssl:
         return config
-    grpc, management = config.grpc_address, config.grpc_management_address
-    return msgspec.structs.replace(
-        config,
-        grpc_address=msgspec.structs.replace(grpc, secure=not grpc.path),
-        grpc_management_address=msgspec.structs.replace(management, secure=not management.path),
-    )
+    names = ("grpc_address", "second_grpc_address", "grpc_management_address")
+    addresses = {name: getattr(config, name) for name in names}
+    secured = {
+        name: msgspec.structs.replace(address, secure=not address.path)
+        for name, address in addresses.items()
+        if address is not None
+    }
+    return msgspec.structs.replace(config, **secured)
 
 
 def _with_log_config(config: Config, warn: Callable[[str], object]) -> Config:

@@ -39,6 +39,9 @@ def parse_setting(name: str, value: Any, where: str, *, strict: bool = False) ->
             value = value.strip()
         if kind is Address:
             return Address.parse(msgspec.convert(value, str), getattr(DEFAULTS, name).port)
+        if kind == Address | None:
+            text = msgspec.convert(value, str)
+            return Address.parse(text, 0) if text else None
         if kind == Folder:
             return Path(value) if msgspec.convert(value, str) else None
         if kind == Folders:

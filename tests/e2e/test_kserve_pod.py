@@ -1,0 +1,252 @@
+"""KServe's own command line for TorchServe, as its pods have it: user 1000, no HOME, a read-only root, 64 MB of shared memory.
+
+Every pod has a network of its own, since KServe's ports are fixed. KServe's clients ask, and its ModelServer with a
+transformer in front.
+"""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import psutil
+import pytest
+from e2e_kit import DIGITS, PATIENCE, SAMPLES, SCRIPTS, until
+from kserve_kit import kserve, one_after_another
+from namespace_kit import NEEDS_ROOT, drop_rights, make_home, namespace, remove_home
+from onnx_kit import X3, node, write_model
+from PIL import Image
+
+__all__ = ["kserve"]
+
+pytestmark = [
+    *NEEDS_ROOT,
+    pytest.mark.skipif(shutil.which("ip") is None, reason="there is no ip, which brings up a network, here"),
+    pytest.mark.timeout(600),
+    one_after_another,
+]
+
+USER = 1000
+ASKS = Path(__file__).parent / "kserve_pod_asks.py"
+# ClusterServingRuntime kserve-torchserve, to the letter.
+TORCHSERVE = "torchserve --start --model-store=/mnt/models/model-store --ts-config=/mnt/models/config/config.properties"
+SNAPSHOT = {
+    "name": "startup.cfg",
+    "modelCount": 1,
+    "models": {
+        "digits": {
+            "1.0": {
+                "defaultVersion": True,
+                "marName": "digits.mar",
+                "minWorkers": 1,
+                "maxWorkers": 5,
+                "batchSize": 1,
+                "maxBatchDelay": 5000,
+                "responseTimeout": 120,
+            }
+        }
+    },
+}
+# As KServe's own examples have it.
+PROPERTIES = f"""
+inference_address=http://0.0.0.0:8085
+management_address=http://0.0.0.0:8085
+metrics_address=http://0.0.0.0:8082
+grpc_inference_port=7070
+grpc_management_port=7071
+enable_metrics_api=true
+metrics_format=prometheus
+enable_envvars_config=true
+install_py_dep_per_model=true
+number_of_netty_threads=4
+job_queue_size=10
+load_models=all
+NUM_WORKERS=1
+model_store=/mnt/models/model-store
+model_snapshot={json.dumps(SNAPSHOT)}
+"""
+SEVEN = SAMPLES[7]
+
+
+class Pod:
+    """A command as process 1 with KServe's folder of models, which lies in ``home``; ``models`` None has it come later."""
+
+    def __init__(self, home: Path, command: str, models: Path | None, **environ: str) -> None:
+        self.home = home
+        aliases = [SCRIPTS / "mooring", "torchserve", "--install-aliases", home / "bin"]
+        subprocess.run(aliases, check=True, capture_output=True)
+        path = f"{home / 'bin'}:{SCRIPTS}:/usr/bin:/bin"
+        mounts = ["mount -t tmpfs -o mode=755 tmpfs /mnt"]
+        if models is not None:
+            folder = shlex.quote(str(models))
+            mounts += [f"mkdir /mnt/models\nmount --bind {folder} /mnt/models"]
+            mounts += ["mount -o remount,bind,ro /mnt/models"]
+        around = namespace(home, read_only=True, container=True, further=mounts)
+        self.log_file = home / "pod.log"
+        self.began = time.monotonic()
+        with self.log_file.open("wb") as log:
+            self.process = psutil.Popen(
+                [*around, *drop_rights(USER), *shlex.split(command)], cwd=home, stdout=log, stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL, env={"PATH": path, "TMPDIR": str(home / "tmp"), **environ},
+            )  # fmt: skip
+
+    @property
+    def log(self) -> str:
+        return self.log_file.read_text(errors="replace")
+
+    @property
+    def first(self) -> psutil.Process:
+        """Process 1 of the pod, as it is called outside."""
+        (first,) = self.process.children()
+        return first
+
+    def enter(self, *command: str | Path, mount: bool = False) -> subprocess.CompletedProcess[str]:
+        """Run a command of root's in the pod's network, or with ``mount`` with its files."""
+        into = ["nsenter", f"--target={self.first.pid}", "--net", *(["--mount"] if mount else [])]
+        return subprocess.run(
+            [*into, *command], capture_output=True, text=True, timeout=4 * PATIENCE, check=False
+        )
+
+    def status(self, *curl: str) -> str:
+        """The status of a response."""
+        return self.enter("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", *curl).stdout
+
+    def ready(self) -> "Pod":
+        def is_ready() -> bool:
+            assert self.process.poll() is None, self.log
+            return bool(self.process.children()) and self.status("127.0.0.1:8080/v2/health/ready") == "200"
+
+        try:
+            until(is_ready, within=2 * PATIENCE)
+        except AssertionError:
+            print(self.log)
+            raise
+        print(f"ready after {time.monotonic() - self.began:.1f} s")
+        return self
+
+    def ask(self, python: Path, model: str, values: Sequence[float], *protocols: str) -> dict[str, list]:
+        """What KServe's clients find, at the pod and through a transformer."""
+        asked = self.enter(python, ASKS, model, json.dumps(values), *protocols)
+        assert asked.returncode == 0, f"{asked.stderr[-3000:]}\n{self.log[-3000:]}"
+        return json.loads(asked.stdout.splitlines()[-1])
+
+    def stop(self) -> None:
+        self.first.terminate()
+        assert self.process.wait(PATIENCE) == 0, self.log
+        assert "Traceback" not in self.log, self.log
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            until(lambda: self.process.children() or self.process.poll() is not None)
+            for each in self.process.children():
+                each.kill()
+            self.process.wait(PATIENCE)
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A folder that only its folder for temporary files can be written in."""
+    folder = make_home(USER)
+    os.chown(folder, 0, 0)
+    folder.chmod(0o755)
+    yield folder
+    remove_home(folder)
+
+
+@pytest.fixture
+def storage(home: Path) -> Path:
+    """What the storage initializer downloads for TorchServe's format."""
+    storage = home / "storage"
+    (storage / "config").mkdir(parents=True)
+    (storage / "config/config.properties").write_text(PROPERTIES)
+    (storage / "model-store").mkdir()
+    archiving = [
+        SCRIPTS / "mooring", "archive", "--model-name", "digits", "--version", "1.0", "--model-file", "model.py",
+        "--serialized-file", "digits.pt", "--handler", "handler.py", "--extra-files", "index_to_name.json",
+        "--config-file", "model-config.yaml", "--export-path", storage / "model-store",
+    ]  # fmt: skip
+    subprocess.run(archiving, cwd=DIGITS, check=True, capture_output=True)
+    return storage
+
+
+def pixels() -> list[float]:
+    """A seven, as numbers from 0 to 1."""
+    return [value / 255 for value in Image.open(SEVEN).convert("L").tobytes()]
+
+
+def test_torchserves_command_line_answers_kserves_v1_clients_beside_the_files_addresses(
+    home, storage, kserve
+):
+    pod = Pod(
+        home,
+        TORCHSERVE,
+        storage,
+        TS_SERVICE_ENVELOPE="kserve",
+        PROTOCOL_VERSION="v1",
+        MODEL_LOAD_MAX_TRY="10",
+    )
+    try:
+        pod.ready()
+        family = [pod.first, *pod.first.children(recursive=True)]
+        assert {each.uids().real for each in family} == {USER}
+        found = pod.ask(kserve, "digits", pixels(), "v1")
+        for way in ("v1", "v1 through a transformer"):
+            assert [each["class"] for each in found[way]] == ["7"], found
+        body = json.dumps({"instances": [pixels()]})
+        predicted = pod.enter("curl", "-s", "127.0.0.1:8085/predictions/digits", "--json", body)
+        assert json.loads(predicted.stdout)["predictions"][0]["class"] == "7"
+        assert pod.status("127.0.0.1:8082/metrics") == "200"
+        # Whoever reaches the pod may predict, and not manage.
+        assert pod.status("127.0.0.1:8085/models/digits", "-X", "DELETE") == "400"
+        assert pod.status("127.0.0.1:8080/v2/repository/models/digits/unload", "-X", "POST") == "400"
+        assert pod.status("127.0.0.1:8080/console") == "404"
+        assert "there is no key file" in pod.log
+        assert "MODEL_LOAD_MAX_TRY" in pod.log
+        pod.stop()
+    finally:
+        pod.kill()
+
+
+def test_a_model_image_that_comes_after_the_start_answers_v2_and_grpc(home, storage, kserve):
+    command = f"{TORCHSERVE} --disable-token-auth --enable-model-api"
+    pod = Pod(home, command, None, TS_SERVICE_ENVELOPE="kservev2", PROTOCOL_VERSION="grpc-v2")
+    try:
+        until(lambda: "Waiting for /mnt/models" in pod.log)
+        assert pod.enter("ln", "-s", storage, "/mnt/models", mount=True).returncode == 0
+        pod.ready()
+        found = pod.ask(kserve, "digits", pixels(), "v2", "grpc-v2")
+        assert len(found) == 4
+        for way, outputs in found.items():
+            assert [json.loads(each)["class"] for each in outputs] == ["7"], (way, found)
+        assert pod.status("127.0.0.1:8085/models/digits", "-X", "DELETE") == "200"
+        pod.stop()
+    finally:
+        pod.kill()
+
+
+def test_a_file_of_onnx_answers_under_the_name_of_its_inference_service(home, kserve):
+    (home / "storage/1").mkdir(parents=True)
+    (kind,) = {X3[1]}
+    write_model(
+        home / "storage/1/model.onnx",
+        inputs=(("data", kind, ["N", 4]),),
+        outputs=(("y", kind, ["N", 4]),),
+        nodes=[node("Neg", "data", "y")],
+    )
+    pod = Pod(home, "mooring kserve --model-name=mine --model-dir=/mnt/models", home / "storage")
+    try:
+        pod.ready()
+        found = pod.ask(kserve, "mine", [1.0, 2.0, 3.0, 4.0], "v1", "v2", "grpc-v2")
+        assert len(found) == 6
+        for way, outputs in found.items():
+            numbers = outputs[0] if way.startswith("v1") else outputs
+            assert numbers == [-1.0, -2.0, -3.0, -4.0], way
+        assert pod.status("127.0.0.1:8082/metrics") == "200"
+        assert pod.status("127.0.0.1:8080/v2/repository/models/mine/unload", "-X", "POST") == "401"
+        pod.stop()
+    finally:
+        pod.kill()
