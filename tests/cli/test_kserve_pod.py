@@ -41,12 +41,12 @@ def test_a_link_that_comes_later_is_waited_for_and_the_log_says_so(tmp_path, cap
 
 def test_a_folder_that_never_comes_ends_the_start_and_is_named(tmp_path):
     folder = tmp_path / "models"
-    folder.symlink_to("/proc/0/root/models")
+    folder.symlink_to("/proc/0/models")
     time = Time()
     with pytest.raises(ClickException) as ended:
         wait_for_folder(folder, limit=20, clock=time.clock, sleep=time.sleep)
     text = ended.value.message
-    assert text.startswith(f"{folder} is not there after 20 seconds, and it is a link to /proc/0/root/models")
+    assert text.startswith(f"{folder} is not there after 20 seconds, and it is a link to /proc/0/models")
 
 
 @pytest.mark.parametrize(
