@@ -185,6 +185,7 @@ def model() -> Dashboard:
             Section("Requests", _model_requests()),
             Section("Queue and batches", _model_batches()),
             Section("Workers", _model_workers()),
+            Section("Scaling by queue time", _model_scaling()),
             Section("Only some models have these", _model_rest()),
         ],
     )
@@ -578,6 +579,34 @@ def _model_workers() -> list[Panel]:
             unit="s",
         ),
     ]  # fmt: skip
+
+
+def _model_scaling() -> list[Panel]:
+    changes = f"sum by (direction) (increase(mooring_scaling_events_total{{{VERSIONS}}}[$__rate_interval]))"
+    return [
+        lines(
+            "Queue and its target",
+            "How long 95 of 100 requests waited at most that were answered lately, and how long the oldest waits now; "
+            "of models with a target for that.",
+            Query(gauge("mooring_queue_p95_seconds", VERSIONS, combined="max"), "p95"),
+            Query(gauge("mooring_oldest_wait_seconds", VERSIONS, combined="max"), "oldest"),
+            Query(gauge("mooring_queue_target_seconds", VERSIONS, combined="max"), "target"),
+            unit="s",
+        ),
+        lines(
+            "Workers needed and allowed",
+            "Workers that the target takes, those that there may be, and those that have a request.",
+            Query(gauge("mooring_workers_needed", VERSIONS), "needed"),
+            Query(gauge("mooring_workers_limit", VERSIONS), "limit"),
+            Query(gauge("mooring_workers_busy", VERSIONS), "busy"),
+        ),
+        lines(
+            "Changes of the number of workers",
+            "How often workers were added (up) or removed (down) for the time that requests wait.",
+            Query(changes, "{{direction}}"),
+            bars=True,
+        ),
+    ]
 
 
 def _model_rest() -> list[Panel]:

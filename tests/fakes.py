@@ -193,6 +193,7 @@ class FakeWorkerPool(FakePool):
         self.served = 0
         self.processes = 0
         self.starting = 0
+        self.busy = 0.0
 
     def has_exactly(self, count):
         return len(self.workers) == count

@@ -55,6 +55,23 @@ def test_the_limits_of_version_1_are_read(groups):
     assert cgroups.process_limit(groups.root, groups.own) is None
 
 
+def test_the_memory_that_is_left_is_that_of_the_fullest_group(groups):
+    groups.own.write_text("0::/pods/one\n")
+    groups.put("pods/one/memory.max", "1000\n")
+    groups.put("pods/one/memory.current", "600\n")
+    assert cgroups.memory_left(groups.root, groups.own) == 400
+    groups.put("pods/one/memory.stat", "anon 500\ninactive_file 100\n")  # which the kernel may drop
+    assert cgroups.memory_left(groups.root, groups.own) == 500
+    groups.put("pods/memory.max", "900\n")
+    groups.put("pods/memory.current", "1000\n")
+    assert cgroups.memory_left(groups.root, groups.own) == 0
+    groups.own.write_text("4:memory:/docker/a\n")
+    groups.put("memory/docker/a/memory.limit_in_bytes", "1000\n")
+    groups.put("memory/docker/a/memory.usage_in_bytes", "700\n")
+    assert cgroups.memory_left(groups.root, groups.own) == 300
+    assert cgroups.memory_left(groups.root, groups.own / "missing") > 1 << 20  # the machine's
+
+
 def test_no_quota_in_version_1_is_a_negative_one_and_no_memory_limit_a_huge_one(groups):
     groups.own.write_text("2:cpu:/\n4:memory:/\n")
     groups.put("cpu/cpu.cfs_quota_us", "-1\n")

@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
+
 ROOT = Path("/sys/fs/cgroup")
 OWN = Path("/proc/self/cgroup")
 
@@ -60,6 +62,32 @@ def memory_limit(root: Path = ROOT, own: Path = OWN) -> int | None:
     """Return the bytes of memory that all processes of its groups together may use; None without a limit."""
     limit = _lowest_limit(root, own, "memory", ("memory.max", "memory.limit_in_bytes"))
     return None if limit is None or limit >= _NO_MEMORY_LIMIT else limit
+
+
+def memory_left(root: Path = ROOT, own: Path = OWN) -> int:
+    """Return the bytes of memory that are free, of the machine and of the groups of this process.
+
+    What files have in the page cache counts as free where the kernel may drop it.
+    """
+    left = [psutil.virtual_memory().available]
+    for folder in _group_folders(root, own, "memory"):
+        for limit, used in (
+            ("memory.max", "memory.current"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+        ):
+            texts = [_read_text(folder / name).strip() for name in (limit, used)]
+            if all(text.isdecimal() for text in texts) and int(texts[0]) < _NO_MEMORY_LIMIT:
+                left.append(int(texts[0]) - int(texts[1]) + _inactive_files(folder))
+    return max(min(left), 0)
+
+
+def _inactive_files(folder: Path) -> int:
+    """Return the bytes of a group's page cache that were not used lately."""
+    for line in _read_text(folder / "memory.stat").splitlines():
+        key, _, value = line.partition(" ")
+        if key in ("inactive_file", "total_inactive_file") and value.isdecimal():
+            return int(value)
+    return 0
 
 
 def process_limit(root: Path = ROOT, own: Path = OWN) -> int | None:

@@ -70,7 +70,15 @@ class Lengths(BaseHandler):
 WORDS = "def count(text: str) -> dict:\n    return {'letters': len(text)}\n"
 MODELS = {
     "adder": ("max_batch_size = 8\n[workers]\nmin = 2\nmax = 2\nmax_requests = 40\n", ADDER),
-    "slow": ("queue_size = 4\n", SLOW),
+    "slow": (
+        "queue_size = 4\n[workers]\nmin = 1\nmax = 2\n[scaling]\ntarget_queue_ms = 100\nwindow = 1\n",
+        SLOW,
+    ),
+    # Without a worker between two requests.
+    "rare": (
+        "[workers]\nmin = 0\nmax = 2\n[scaling]\ntarget_queue_ms = 100\nwindow = 0.3\ncool_down = 0.3\n",
+        ADDER,
+    ),
     "faulty": ("", FAULTY),
     "broken": ("", BROKEN),
     "cached": ("response_cache = true\n", ADDER),
@@ -99,6 +107,8 @@ class Load:
         ]
         self._threads = [threading.Thread(target=self._ask, args=each) for each in asked]
         self._threads.append(threading.Thread(target=self._call))
+        rare = ("/v2/models/rare/infer", *tensor(), 2.0)
+        self._threads.append(threading.Thread(target=self._ask, args=rare))
 
     def __enter__(self):
         for thread in self._threads:
@@ -110,10 +120,10 @@ class Load:
         for thread in self._threads:
             thread.join(PATIENCE)
 
-    def _ask(self, path: str, body: bytes, headers: dict[str, str]) -> None:
+    def _ask(self, path: str, body: bytes, headers: dict[str, str], pause: float = 0.05) -> None:
         asked = urllib.request.Request(self._server.url + path, body, headers)
         asked.add_header("Authorization", f"Bearer {self._token}")
-        while not self._stop.wait(0.05):
+        while not self._stop.wait(pause):
             with suppress(OSError), urllib.request.urlopen(asked, timeout=PATIENCE) as answer:
                 answer.read()
 

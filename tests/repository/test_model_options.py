@@ -142,6 +142,12 @@ def test_a_workflows_function_has_the_settings_of_handlers(tmp_path):
             {"min_workers": 2, "max_workers": 4, "max_requests": 9, "memory_limit": 1000},
         ),
         (
+            ("[batching]\nmax_delay_ms = 0\n[workers]\nmin = 0\nmax = 4\n"
+            "[scaling]\ntarget_queue_ms = 80\nwindow = 5\ncool_down = 30"),
+            "maxBatchDelay: 0\nminWorkers: 0\nmaxWorkers: 4\ntargetQueueMs: 80\nscalingWindowInSec: 5\nscalingCoolDownInSec: 30",
+            {"min_workers": 0, "max_workers": 4, "target_queue": 0.08, "scaling_window": 5.0, "cool_down": 30.0},
+        ),
+        (
             "queue_size = 7\njob_ticket = true\nretry = false\n[batching]\nmax_delay_ms = 0",
             "jobQueueSize: 7\nuseJobTicket: true\nretryRequests: false\nmaxBatchDelay: 0",
             {"queue_size": 7, "job_ticket": True, "retry": False},

@@ -110,7 +110,7 @@ class VersionStatus(msgspec.Struct, frozen=True):
     oldest_wait: float = 0.0
     in_flight: int = 0
     queue_p95: float = 0.0
-    busy_workers: int = 0
+    busy_workers: float = 0.0
     requests: int = 0
     behind: bool = False
 

@@ -23,6 +23,9 @@ def model_options(config: Config) -> ModelOptions:
             max_workers=workers,
             max_requests=config.max_requests_per_worker,
             memory_limit=config.worker_memory_limit,
+            target_queue=config.target_queue_ms / 1000,
+            scaling_window=config.scaling_window,
+            cool_down=config.scaling_cool_down,
         ),
         timeouts=Timeouts(
             response_timeout=config.default_response_timeout,

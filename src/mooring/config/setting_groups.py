@@ -53,6 +53,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     ),
     "Workers": (
         "number_of_gpu", "max_worker_processes", "scale_to_zero_processes", "scale_to_zero_memory",
+        "target_queue_ms", "scaling_window", "scaling_cool_down",
         "max_requests_per_worker", "worker_memory_limit", "heartbeat_timeout", "default_startup_timeout",
         "blacklist_env_vars", "initial_worker_port",
     ),

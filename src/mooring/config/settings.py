@@ -522,6 +522,26 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             " zero in the same way; by default half of the memory; 0 is no limit"
         ),
     ] = None
+    target_queue_ms: Annotated[
+        Age,
+        Meta(
+            description="milliseconds that 95 of 100 requests should wait for a worker at most: a model whose range of workers"
+            " leaves a choice gets more while they wait longer, and fewer later on; 0 is no target, and the number stays as it is"
+        ),
+    ] = 0.0
+    scaling_window: Annotated[
+        Seconds,
+        Meta(
+            description="seconds over which waiting and work are measured, where a model has target_queue_ms"
+        ),
+    ] = 10.0
+    scaling_cool_down: Annotated[
+        Seconds,
+        Meta(
+            description="seconds for which fewer workers must have been enough before some are stopped, where a model has"
+            " target_queue_ms"
+        ),
+    ] = 60.0
     default_response_timeout: Annotated[Seconds, Meta(description="seconds a model may take to answer")] = (
         120.0
     )

@@ -11,7 +11,6 @@ import msgspec
 import psutil
 
 from mooring.config.settings import Config
-from mooring.console.percentiles import find_percentiles, subtract_counts
 from mooring.core.service import (
     InferenceService,
     ModelAdministration,
@@ -22,6 +21,7 @@ from mooring.core.service import (
 )
 from mooring.core.turns import take_turns
 from mooring.observability.metrics import Metrics
+from mooring.observability.percentiles import find_percentiles, subtract_counts
 from mooring.observability.statistics import DURATIONS, Counts
 
 # Seconds that percentiles and means are of.

@@ -62,7 +62,9 @@ class Scaling(OptionGroup, frozen=True, kw_only=True):
     """How many worker processes a model has, and when one is replaced by a fresh one.
 
     ``workers_by_default`` says that nobody named their number. A worker is replaced after ``max_requests`` requests, or
-    at ``memory_limit`` bytes of memory.
+    at ``memory_limit`` bytes of memory. With a ``target_queue``, of which 95 of 100 requests should wait for less, there are
+    as many workers between the two numbers as that takes (scaling_rule.py, which says what ``scaling_window`` and
+    ``cool_down`` are).
     """
 
     min_workers: int = 1
@@ -70,6 +72,19 @@ class Scaling(OptionGroup, frozen=True, kw_only=True):
     workers_by_default: bool = True
     max_requests: int = 0
     memory_limit: int = 0
+    target_queue: float = 0.0
+    scaling_window: float = 10.0
+    cool_down: float = 60.0
+
+    @property
+    def scales(self) -> bool:
+        """Whether the number of workers follows the time that requests wait."""
+        return self.target_queue > 0 and self.max_workers > self.min_workers
+
+    @property
+    def first_workers(self) -> int:
+        """How many workers start with the model: one at least where it scales, which tells what the model is."""
+        return max(self.min_workers, 1) if self.scales else self.min_workers
 
 
 class PlacementStrategy(enum.StrEnum):

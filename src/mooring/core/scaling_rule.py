@@ -57,7 +57,7 @@ class ScalingRule:
 
     The wait is that of the oldest request that waits, so that a burst counts before its first answer. What answered
     requests had waited counts, too, once the same number of units has been ready for a whole window: until then it tells of
-    fewer units than there are. Without a request for a ``cool_down`` the last unit goes, where ``least`` is 0.
+    fewer units than there are. A pause in the looks longer than a window begins a cool-down anew. Without a request for a ``cool_down`` the last unit goes, where ``least`` is 0.
     """
 
     def __init__(self) -> None:
@@ -68,34 +68,39 @@ class ScalingRule:
         self._ready = 0
         self._ready_since = 0.0
         self._busy = 0.0  # the mean of a window
+        self._used = 0.0  # when anything was to do last
         self._requests = 0
         # The most units needed, from each of these times on: the numbers fall, so there are few.
         self._maxima: deque[tuple[float, int]] = deque()
 
     def decide(self, now: float, bounds: ScalingBounds, demand: Demand) -> int:
         """Return the number of units to keep up from now on, within the bounds. ``now`` is in seconds of any steady clock."""
-        if self._since is None:
+        if self._since is None or now - self._looked > bounds.window:
             self._since, self._looked, self._requests = now, now, demand.requests
         self._note_demand(now, bounds, demand)
         self.needed = max(self._units_needed(now, bounds, demand), bounds.least)
-        self._requests = demand.requests
         highest = self._note_needed(now, bounds.cool_down)
         wanted = demand.units
         if self.needed > wanted:
             wanted = self.needed
         elif highest < wanted and now - self._since >= bounds.cool_down:
-            wanted, self._since = max(highest, wanted // 2), now
+            fewest = (wanted + 1) // 2 if wanted > 1 else 0
+            wanted, self._since = max(highest, fewest), now
         return min(max(wanted, bounds.least), bounds.most)
 
     def _note_demand(self, now: float, bounds: ScalingBounds, demand: Demand) -> None:
         if demand.ready != self._ready:
             self._ready, self._ready_since = demand.ready, now
+        if demand.waiting or demand.busy or demand.requests > self._requests:
+            self._used = now
         fresh = -math.expm1(-(now - self._looked) / bounds.window)
         self._busy += (demand.busy - self._busy) * fresh
-        self._looked = now
+        if now - self._used >= bounds.window:
+            self._busy = 0.0
+        self._requests, self._looked = demand.requests, now
 
     def _units_needed(self, now: float, bounds: ScalingBounds, demand: Demand) -> int:
-        in_use = bool(demand.waiting or demand.busy or demand.requests > self._requests)
+        in_use = self._used == now
         if not demand.ready:  # nothing is known of what one does
             return max(demand.units, in_use)
         wait = demand.oldest_wait

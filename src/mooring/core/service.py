@@ -390,12 +390,27 @@ class Scaled(msgspec.Struct, frozen=True):
     done: bool = True
 
 
+class QueueScaling(msgspec.Struct, frozen=True):
+    """How the number of workers of a version follows the time that its requests wait. Times are in seconds.
+
+    ``queue_p95`` is the 95th percentile of the time that requests waited which were answered lately, 0.0 where none was.
+    ``needed_workers`` are those that the target takes, ``most_workers`` those that there may be: what the model's range and the room
+    that other models leave allow.
+    """
+
+    target: float
+    queue_p95: float
+    needed_workers: int
+    most_workers: int
+
+
 class VersionLoad(msgspec.Struct, frozen=True):
     """What one version has to do now, over all processes of the server.
 
     ``waiting`` requests have no worker yet, and the oldest of them has waited ``oldest_wait`` seconds (0.0 where none
     waits). A worker has each of the ``in_flight`` ones; of a chain or an ensemble, which has no workers, they are those on
-    their way through it. ``starting_workers`` load the model, or are to be started.
+    their way through it. ``starting_workers`` load the model, or are to be started; ``busy_workers`` work at the moment.
+    ``requests`` counts all that ever went to a worker. ``scaling`` is None where the version has no target for its queue.
     """
 
     name: str
@@ -406,6 +421,9 @@ class VersionLoad(msgspec.Struct, frozen=True):
     ready_workers: int
     wanted_workers: int
     starting_workers: int
+    busy_workers: float = 0.0
+    requests: int = 0
+    scaling: QueueScaling | None = None
 
 
 class ModelAdministration(abc.ABC):

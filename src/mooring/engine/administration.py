@@ -379,7 +379,9 @@ class Administration(ModelAdministration):
         least, most = spec.scaling.min_workers, spec.scaling.max_workers
         try:
             self._engine.check_capacity(spec.count_processes(least))
-            version = await self._engine.deploy_version(spec.with_options(declare(Scaling, min_workers=0)))
+            version = await self._engine.deploy_version(
+                spec.with_options(declare(Scaling, min_workers=0)), suspended=True
+            )
         except (InvalidInput, ModelExists):
             self._catalog.release(spec)
             raise
@@ -522,11 +524,11 @@ class Administration(ModelAdministration):
                 self._catalog.release(old)
         else:
             version = await self._engine.deploy_version(spec)
-            if not version.ready and version.spec.scaling.min_workers:
+            if not version.ready and version.spec.scaling.first_workers:
                 await self._engine.retire_version(
                     spec.name, spec.version
                 )  # a load that failed leaves nothing behind
-        if not version.ready and version.spec.scaling.min_workers:
+        if not version.ready and version.spec.scaling.first_workers:
             self._catalog.release(spec)
             raise _load_failed(version)
 

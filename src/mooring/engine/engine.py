@@ -20,6 +20,7 @@ from mooring.core.service import (
     InferenceService,
     ModelMetadata,
     ModelState,
+    QueueScaling,
     Ticket,
     VersionLoad,
 )
@@ -47,10 +48,12 @@ from mooring.engine.response_cache import CachedAnswers, CachingScheduler, Respo
 from mooring.engine.scale_to_zero import Budget, IdleModels, may_scale_to_zero
 from mooring.engine.scheduler_choice import make_scheduler
 from mooring.engine.sequence_scheduler import SequenceScheduler
+from mooring.engine.worker_scaling import WorkerScaling
 from mooring.hardware import count_cores
 from mooring.ipc.arena import Arena
 from mooring.observability.logs import get_logger
 from mooring.observability.metrics import Metrics
+from mooring.observability.statistics import ModelStatistics
 from mooring.repository.preloads import preload
 from mooring.repository.spec import ModelSpec
 from mooring.workers.capacity import machine_capacity
@@ -75,7 +78,8 @@ class Engine(InferenceService):
     its scheduler; a chain, a workflow or an ensemble has none, and its request becomes a run. To deploy a version is to
     make scheduler and pool and to wait until the first worker has loaded the model. To retire one is to refuse new requests,
     to wait for those in flight, and to end the workers. A timer calls ``_check_all`` every 50 ms: it refuses requests
-    past their deadlines, scales idle models to zero, and looks for frozen processes.
+    past their deadlines, changes the workers of models with a target for their queue, scales idle models to zero, and looks for
+    frozen processes.
 
     ``drain_limit`` is how many seconds a version that is unloaded has to answer what it has accepted. ``frontends`` are
     the other processes that accept connections. ``codecs`` is the number of processes that decode and encode large JSON
@@ -121,6 +125,7 @@ class Engine(InferenceService):
         metrics.read_versions(self._served_versions, self._version_states, self.loads)
         self._frontends = frontends or SingleProcess()
         self._idle_models = IdleModels(self.registry, budget or Budget(), self._frontends.retire)
+        self._scaling = WorkerScaling(self.registry, self, self._frontends.retire)
         self._workers = LocalWorkers(
             arena,
             libraries or Libraries(os.environ),
@@ -292,10 +297,10 @@ class Engine(InferenceService):
 
     def waiting_for(self, version: ModelVersion) -> int:
         """Count the requests that wait for a worker of a version, in all processes."""
-        return self._load_of(version).waiting
+        return self.load_of(version).waiting
 
-    def _load_of(self, version: ModelVersion) -> QueueLoad:
-        """The requests of a version that have a queue, in all processes."""
+    def load_of(self, version: ModelVersion) -> QueueLoad:
+        """The requests of a version that wait and run, in all processes; a version without a queue has none."""
         own = version.scheduler.load if version.scheduler is not None else NO_LOAD
         return own.plus(self._frontends.load(version))
 
@@ -305,14 +310,23 @@ class Engine(InferenceService):
         beside: dict[tuple[str, str], QueueLoad] = {}
         for other in self._unlisted:
             key = other.spec.name, other.spec.version
-            beside[key] = self._load_of(other).plus(beside.get(key, NO_LOAD))
+            beside[key] = self.load_of(other).plus(beside.get(key, NO_LOAD))
         found = []
         for key, version in self._shown_versions().items():
             load = beside.get(key, NO_LOAD)
             if version not in self._unlisted:  # else it is among them
-                load = load.plus(self._load_of(version))
-            found.append(_version_load(version, load, now))
+                load = load.plus(self.load_of(version))
+            found.append(_version_load(version, load, now, self._scaling.describe(version)))
         return found
+
+    def statistics_of(self, version: ModelVersion) -> ModelStatistics:
+        """What was counted of a version, in all processes."""
+        return self._metrics.statistics_for(version.spec.name, version.spec.version)
+
+    def room_for(self, version: ModelVersion) -> int:
+        """How many workers of a version there may be beside those that all others are to have."""
+        left = self._capacity.workers - self._workers_beside(version, granted=True)
+        return max(left // version.spec.count_processes(1), 0)
 
     def _shown_versions(self) -> dict[tuple[str, str], ModelVersion]:
         """Each version of a model. One that is unloaded is there until it has answered, unless another is in its place."""
@@ -334,18 +348,23 @@ class Engine(InferenceService):
             self._workers.template(preload(spec))
 
     async def deploy_version(
-        self, spec: ModelSpec, *, at_startup: bool = False, ends_start: bool = False
+        self,
+        spec: ModelSpec,
+        *,
+        at_startup: bool = False,
+        ends_start: bool = False,
+        suspended: bool = False,
     ) -> ModelVersion:
         """Register a version and start its workers; return when the first of them has loaded it or has failed to.
 
         Raises ``ModelExists``. A version that failed stays, FAILED, and its workers are tried again. With ``ends_start`` the
-        caller ends the start then, and says why.
+        caller ends the start then, and says why. With ``suspended`` it has no workers until ``resize_workers``.
         """
         version = ModelVersion(spec)
         version.loaded_at_startup, version.ends_start = at_startup, ends_start
         self.registry.add_version(version)
         self.readiness.expected.add(spec.name)
-        return await self._start_version(version)
+        return await self._start_version(version, 0 if suspended else None)
 
     async def deploy_workflow(self, spec: ModelSpec) -> None:
         """Register a workflow whose models are deployed. Raises ``ModelExists``."""
@@ -353,7 +372,8 @@ class Engine(InferenceService):
         self.workflows.add_version(version)
         await self._start_version(version)
 
-    async def _start_version(self, version: ModelVersion) -> ModelVersion:
+    async def _start_version(self, version: ModelVersion, workers: int | None = None) -> ModelVersion:
+        """Start a version, with so many ``workers`` where that is not for its options to say."""
         spec = version.spec
         if spec.ensemble is not None:
             statistics = self._metrics.statistics_for(spec.name, spec.version)
@@ -378,8 +398,9 @@ class Engine(InferenceService):
         if refusal:
             version.on_worker_event(ModelLoadFailed(refusal, model=spec.name, version=spec.version))
             return version
-        pool.start(self._idle_models.workers_at_first(spec))
-        if spec.scaling.min_workers:
+        first = self._idle_models.workers_at_first(spec) if workers is None else workers
+        pool.start(first)
+        if first:
             await version.wait_until_settled()
         else:
             version.suspend()
@@ -424,7 +445,11 @@ class Engine(InferenceService):
             )
             return stateful, stateful.pool
         codecs = self._codecs if self._shares_reading else None
-        wake = functools.partial(self._idle_models.wake_version, version) if may_scale_to_zero(spec) else None
+        wake = None
+        if may_scale_to_zero(spec):
+            wake = functools.partial(self._idle_models.wake_version, version)
+        elif spec.scaling.target_queue:
+            wake = functools.partial(self._scaling.wake_version, version)
         scheduler = make_scheduler(
             spec,
             statistics,
@@ -444,15 +469,20 @@ class Engine(InferenceService):
         if refusal:
             raise InvalidInput(refusal)
 
-    def _workers_beside(self, version: ModelVersion | None) -> int:
-        """Count the workers that all other versions are to have."""
-        pools = [
-            each.pool
-            for each in self.registry
+    def _workers_beside(self, version: ModelVersion | None, *, granted: bool = False) -> int:
+        """Count the workers that all other versions are to have.
+
+        Of those whose number follows their queue only the least counts, since they make room for what an operator asks for; with
+        ``granted`` all that they were given counts.
+        """
+        beside = 0
+        for each in self.registry:
             # Those that may be scaled to zero make room for others.
-            if each is not version and not may_scale_to_zero(each.spec)
-        ]
-        return sum(pool.spec.count_processes(pool.wanted) for pool in pools if pool is not None)
+            if each.pool is not None and each is not version and not may_scale_to_zero(each.spec):
+                scaling, wanted = each.spec.scaling, each.pool.wanted
+                kept = wanted if granted or not scaling.scales else min(scaling.min_workers, wanted)
+                beside += each.spec.count_processes(kept)
+        return beside
 
     async def _unload_version(self, version: ModelVersion) -> None:
         """Refuse new requests, wait for those in flight for ``drain_limit`` seconds at most, and end the workers.
@@ -506,7 +536,7 @@ class Engine(InferenceService):
             new.set_worker_range(*workers)
         self._unlisted.add(new)
         try:
-            await self._start_version(new)
+            await self._start_version(new, _workers_after(old, new))
         except asyncio.CancelledError:  # a newer one is to be loaded, or the server ends
             self._begin_unload(new)
             raise
@@ -541,14 +571,21 @@ class Engine(InferenceService):
         the bound of all models, and ``ModelNotFound`` where the version is unloaded meanwhile.
         """
         version.check_not_unloaded()
+        self.check_capacity(least, version)
+        version.resizes += 1
+        try:
+            return await self._resize_pool(version, least, most)
+        finally:
+            version.resizes -= 1
+
+    async def _resize_pool(self, version: ModelVersion, least: int, most: int) -> bool:
         scheduler, pool = version.scheduler, version.pool
         if scheduler is None or pool is None:
             raise Unsupported(f"model '{version.spec.name}' has no workers of its own")
-        self.check_capacity(least, version)
         old_spec = version.spec
         old_count, load_failures = pool.wanted, pool.failures.load_failures
         version.set_worker_range(least, most)
-        epoch, count = version.resize_epoch, min(max(old_count, least), most)
+        epoch, count = version.resize_epoch, min(max(old_count, version.spec.scaling.first_workers), most)
         limit = old_spec.timeouts.startup_timeout + old_spec.timeouts.response_timeout
         if count:
             version.resume()
@@ -606,6 +643,7 @@ class Engine(InferenceService):
         """End every worker and template."""
         self._next_check.cancel()
         self._idle_models.close()
+        self._scaling.close()
         pools = [version.pool for version in self._versions() if version.pool is not None]
         await asyncio.gather(*(pool.stop() for pool in pools))
         await self._codecs.stop()
@@ -615,19 +653,28 @@ class Engine(InferenceService):
         return list(dict.fromkeys([*self.registry, *self._unlisted]))
 
     def _check_all(self) -> None:
-        """Refuse requests past their deadlines, scale idle models to zero, look for frozen processes."""
+        """Refuse requests past their deadlines, change numbers of workers, scale idle models to zero, look for frozen processes."""
         now = time.monotonic()
         for version in self._versions():
             if version.scheduler is not None:
                 version.scheduler.check_deadlines(now)
         self._ensembles.update()
         self._codecs.check_deadlines(now)
+        self._scaling.check(now)
         self._idle_models.check_budget(now)
         if self._heartbeat_clock.step(now):
             self._workers.check(now)
             self._frontends.check(now)
         self._frontends.publish()
         self._next_check = self._loop.call_later(_CHECK_EVERY, self._check_all)
+
+
+def _workers_after(old: ModelVersion, new: ModelVersion) -> int | None:
+    """The number of workers of a version that replaces another, where it follows the queue: as many as that had."""
+    scaling = new.spec.scaling
+    if not scaling.scales or old.pool is None:
+        return None
+    return min(max(old.pool.wanted, scaling.first_workers), scaling.max_workers)
 
 
 def _set_worker_count(version: ModelVersion, pool: WorkerPool, count: int) -> None:
@@ -657,7 +704,9 @@ def codecs_for() -> int:
     return min(count_cores() - 1, MAX_CODECS)
 
 
-def _version_load(version: ModelVersion, load: QueueLoad, now: float) -> VersionLoad:
+def _version_load(
+    version: ModelVersion, load: QueueLoad, now: float, scaling: QueueScaling | None
+) -> VersionLoad:
     pool = version.pool
     return VersionLoad(
         version.spec.name,
@@ -668,4 +717,7 @@ def _version_load(version: ModelVersion, load: QueueLoad, now: float) -> Version
         pool.ready if pool is not None else 0,
         pool.wanted if pool is not None else 0,
         pool.starting if pool is not None else 0,
+        pool.busy if pool is not None else 0.0,
+        pool.served if pool is not None else 0,
+        scaling,
     )

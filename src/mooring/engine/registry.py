@@ -79,6 +79,7 @@ class ModelVersion:
         self.runs: set[Ticket] = set()
         # Counts the calls that set the number of workers: a newer call makes an older one that still waits give up.
         self.resize_epoch = 0
+        self.resizes = 0  # such calls that are under way
         self._read_scaling = spec.scaling  # as it was read, whatever an operator has set since
         self._on_move: Callable[[], None] = _do_nothing
         self._observe_load: Callable[[float], None] = lambda _seconds: None
@@ -224,7 +225,7 @@ class ModelVersion:
         None where nobody has, where there is no worker, or where the model's own configuration has other numbers now.
         """
         now, read = self.spec.scaling, self._read_scaling
-        if not self.resize_epoch or not now.min_workers or spec.scaling != read:
+        if not self.resize_epoch or not now.first_workers or spec.scaling != read:
             return None
         return now.min_workers, now.max_workers
 

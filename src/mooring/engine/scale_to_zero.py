@@ -141,7 +141,7 @@ class IdleModels:
             running = sum(pool.processes for _, pool in self._pools_by_version())
             if running + spec.scaling.min_workers > self._budget.processes:
                 return min(spec.scaling.min_workers, 1)
-        return spec.scaling.min_workers
+        return spec.scaling.first_workers
 
     def wake_version(self, version: ModelVersion) -> None:
         """Start the workers of a version that has requests and no workers."""

@@ -184,6 +184,7 @@ class ModelStatistics:
         "loads",
         "name",
         "restarts",
+        "scalings",
         "sequences",
         "version",
         "workers",
@@ -197,6 +198,8 @@ class ModelStatistics:
         self.labels = version_labels(name, version)  # as they stand on the page of metrics
         self.workers = [0, 0]  # that failed, that were recycled
         self.restarts = [0] * len(RestartReason)
+        # How often workers were removed and added for the time that requests wait; None of a version without a target for it.
+        self.scalings: list[int] | None = None
         self.loads = Histogram(LOADS)  # seconds from the begin of a load until the version was ready
         self.sequences: int | None = None  # that are open; None of a model that keeps no state
         self.last = 0.0  # when the model was called last, in seconds since the epoch

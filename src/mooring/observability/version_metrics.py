@@ -4,7 +4,7 @@ import socket
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from mooring.core.service import VersionLoad
+from mooring.core.service import QueueScaling, VersionLoad
 from mooring.observability.exposition import (
     Family,
     Number,
@@ -52,11 +52,11 @@ class CountedFamily(NamedTuple):
 
 
 class LoadFamily(NamedTuple):
-    """A gauge of what every version has to do now."""
+    """A gauge of what every version has to do now. ``read`` gives None for a version that has none of this."""
 
     family: Family
     template: str
-    read: Callable[[VersionLoad], Number]
+    read: Callable[[VersionLoad], Number | None]
 
 
 def _counter(name: str, text: str, read: _Read, *further: str) -> CountedFamily:
@@ -72,8 +72,16 @@ def _histogram(
     return CountedFamily(Family(name, text, "histogram"), histogram_template(name, bounds), read)
 
 
-def _gauge(name: str, text: str, read: Callable[[VersionLoad], Number], number: str = "%d") -> LoadFamily:
+def _gauge(
+    name: str, text: str, read: Callable[[VersionLoad], Number | None], number: str = "%d"
+) -> LoadFamily:
     return LoadFamily(Family(name, text, "gauge"), sample_template(name, number=number), read)
+
+
+def _scaling_gauge(
+    name: str, text: str, read: Callable[[QueueScaling], Number], number: str = "%d"
+) -> LoadFamily:
+    return _gauge(name, text, lambda load: None if load.scaling is None else read(load.scaling), number)
 
 
 def _read_cache(_: ModelStatistics, counts: Counts) -> tuple[Number, ...] | None:
@@ -110,6 +118,13 @@ COUNTED: tuple[CountedFamily, ...] = (
         "Workers that another one took the place of, by the reason",
         lambda statistics, _: tuple(statistics.restarts),
         *(f'reason="{reason.name.lower()}"' for reason in RestartReason),
+    ),
+    _counter(
+        "mooring_scaling_events_total",
+        "Changes of the number of workers by the time that requests wait, of versions with a target for it",
+        lambda statistics, _: None if statistics.scalings is None else tuple(statistics.scalings),
+        'direction="down"',
+        'direction="up"',
     ),
     _histogram(
         "mooring_request_duration_seconds",
@@ -153,6 +168,29 @@ LOADED: tuple[LoadFamily, ...] = (
     _gauge("mooring_in_flight_requests", "Requests that a worker is working on", lambda load: load.in_flight),
     _gauge("mooring_workers_ready", "Workers that have the model loaded", lambda load: load.ready_workers),
     _gauge("mooring_workers_wanted", "Workers that are kept up", lambda load: load.wanted_workers),
+    _gauge("mooring_workers_busy", "Workers that have a request now", lambda load: load.busy_workers, "%r"),
+    _scaling_gauge(
+        "mooring_queue_target_seconds",
+        "How long 95 of 100 requests should wait at most",
+        lambda scaling: scaling.target,
+        "%r",
+    ),
+    _scaling_gauge(
+        "mooring_queue_p95_seconds",
+        "How long 95 of 100 requests waited at most that were answered lately, of versions with a target for it",
+        lambda scaling: scaling.queue_p95,
+        "%r",
+    ),
+    _scaling_gauge(
+        "mooring_workers_needed",
+        "Workers that the target for the queue takes, whether or not there may be so many",
+        lambda scaling: scaling.needed_workers,
+    ),
+    _scaling_gauge(
+        "mooring_workers_limit",
+        "Workers that there may be: the most of the model's range, or fewer where other models leave no room",
+        lambda scaling: scaling.most_workers,
+    ),
 )
 STATE = Family("mooring_model_state", "1 for the state that a version is in", "gauge")
 SEQUENCES = Family("mooring_sequences", "Sequences that are open, of models that keep state", "gauge")
@@ -231,8 +269,10 @@ class VersionMetrics:
             loads = [(self._labels_of(load.name, load.version), load) for load in self._loads()]
             yield
             for each in families:
+                values = [(labels, each.read(load)) for labels, load in loads]
                 page.add(
-                    each.family, [fill(each.template, labels, (each.read(load),)) for labels, load in loads]
+                    each.family,
+                    [fill(each.template, labels, (value,)) for labels, value in values if value is not None],
                 )
                 yield
             open_sequences = [(labels, self._sequences_of(load)) for labels, load in loads]

@@ -80,6 +80,12 @@ class PlacementTable(Table, frozen=True):
     strategy: PlacementStrategy | None = None
 
 
+class ScalingTable(Table, frozen=True):
+    target_queue_ms: Annotated[float, Meta(ge=0, le=_MAX_SECONDS * 1000)] | None = None
+    window: _Seconds | None = None
+    cool_down: _Seconds | None = None
+
+
 class WaitPolicyTable(Table, frozen=True):
     queue_size: _Count = 0
     timeout: _Wait = 0.0
@@ -177,6 +183,7 @@ class Declaration(Table, frozen=True, kw_only=True):
     decoupled: bool = False
     batching: BatchingTable = BatchingTable()
     workers: WorkersTable = WorkersTable()
+    scaling: ScalingTable = ScalingTable()
     sequences: SequencesTable | None = None
     parameters: dict[str, Parameter] = {}
     labels: Labels = []

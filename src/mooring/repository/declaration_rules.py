@@ -67,6 +67,10 @@ def check_declaration(declared: Declaration, file: object) -> None:
     workers = declared.workers
     if workers.min is not None and workers.max is not None and workers.min > workers.max:
         raise ModelLoadFailed(f"{file}: workers.min is above workers.max")
+    if declared.scaling.target_queue_ms and workers.max is None and declared.placement.max_replicas is None:
+        raise ModelLoadFailed(
+            f"{file}: [scaling] has target_queue_ms, and nothing says how many workers there may be; give [workers] a max"
+        )
     if fault := find_step_fault(declared):
         raise ModelLoadFailed(f"{file}: {fault}")
     names = [stage.name for stage in declared.models]

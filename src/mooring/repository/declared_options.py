@@ -68,7 +68,7 @@ def defaults_to_core_count(declared: Declaration, backend: str) -> bool:
 def option_layers(declared: Declaration) -> list[OptionGroup]:
     """What the configuration declares, but for its sequences: how many there may be depends on the workers in force."""
     batching, workers, policy = declared.batching, declared.workers, declared.queue_policy
-    delay = batching.max_delay_ms
+    delay, target = batching.max_delay_ms, declared.scaling.target_queue_ms
     return [
         declare(
             Batching,
@@ -87,6 +87,9 @@ def option_layers(declared: Declaration) -> list[OptionGroup]:
             workers,
             min_workers=or_undeclared(workers.min),
             max_workers=or_undeclared(workers.max),
+            target_queue=or_undeclared(None if target is None else target / 1000),
+            scaling_window=or_undeclared(declared.scaling.window),
+            cool_down=or_undeclared(declared.scaling.cool_down),
         ),
         placement_layer(declared.placement),
         _declare_table(Timeouts, declared),

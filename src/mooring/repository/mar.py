@@ -289,6 +289,9 @@ def _config_layers(settings: Mapping[str, Any]) -> list[OptionGroup]:
             max_workers=or_undeclared(settings.get("maxWorkers")),
             max_requests=or_undeclared(settings.get("maxRequestsPerWorker")),
             memory_limit=or_undeclared(settings.get("workerMemoryLimit")),
+            target_queue=seconds("targetQueueMs", 1000),
+            scaling_window=seconds("scalingWindowInSec"),
+            cool_down=seconds("scalingCoolDownInSec"),
         ),
         placement_layer(read_placement(settings.get("placement", {}))),
         declare(

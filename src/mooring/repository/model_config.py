@@ -137,6 +137,9 @@ _KEYS: Mapping[str, _Number | _Switch | _Warmups | _Names | _Placements] = {
     "maxConcurrentRequests": _Number(1),
     "maxRequestsPerWorker": _Number(0),
     "workerMemoryLimit": _Number(0),
+    "targetQueueMs": _Number(0, whole=False),
+    "scalingWindowInSec": _Number(1, whole=False),
+    "scalingCoolDownInSec": _Number(1, whole=False),
     "retryRequests": _Switch(),
     "useJobTicket": _Switch(),
     "warmupRequests": _Warmups(),
@@ -198,6 +201,8 @@ def check_server_keys(config: Mapping[str, Any]) -> ServerKeys:
     """Sort the server's keys into usable ones, wrong ones and those without effect."""
     chosen, faults = {}, {}
     for key, kind in _KEYS.items():
+        if key == "minWorkers" and config.get("targetQueueMs"):
+            kind = _Number(0)  # noqa: PLW2901 - the first request starts a worker then
         value = config.get(key)
         if value is None:
             continue

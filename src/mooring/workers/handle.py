@@ -229,6 +229,14 @@ class WorkerHandle:
         return self.state is READY or self.state is BUSY
 
     @property
+    def busy(self) -> float:
+        """The share of it that has work now, from any process: 1 or 0, and for one with a capacity what is taken of that."""
+        if self.capacity:
+            return len(self._outstanding) / self.capacity
+        progress, channel = self.process.progress, self.process.channel
+        return float(self.state is BUSY or (self.state is READY and progress.wanted_by_others(channel)))
+
+    @property
     def room(self) -> int:
         """The number of requests that it takes now."""
         return self.capacity - len(self._outstanding) if self.capacity else _UNBOUNDED_ROOM

@@ -115,6 +115,11 @@ class WorkerPool:
         return self._starting + sum(worker.state is WorkerState.STARTING for worker in self._workers)
 
     @property
+    def busy(self) -> float:
+        """How many workers have work now, of this process or of a frontend; those with a capacity count by what is taken of it."""
+        return sum(worker.busy for worker in self._workers)
+
+    @property
     def wanted(self) -> int:
         """The number of workers that the pool keeps up."""
         return self._wanted

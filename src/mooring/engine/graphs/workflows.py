@@ -114,7 +114,9 @@ class Workflows(WorkflowService):
 
     async def _deploy_model(self, spec: ModelSpec) -> None:
         """Deploy a model and return when all its workers have loaded it. One that fails is unloaded; its files stay."""
-        version = await self._engine.deploy_version(spec.with_options(declare(Scaling, min_workers=0)))
+        version = await self._engine.deploy_version(
+            spec.with_options(declare(Scaling, min_workers=0)), suspended=True
+        )
         try:
             await self._engine.resize_workers(version, spec.scaling.min_workers, spec.scaling.max_workers)
         except MooringError as error:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mooring.console.percentiles import find_percentiles, subtract_counts
+from mooring.observability.percentiles import find_percentiles, subtract_counts
 
 BOUNDS = (0.001, 0.01, 0.1, 1.0)
 
