@@ -135,6 +135,7 @@ def test_explanations_are_declared_in_either_form(model):
         ('max_batch_size = "4"', "max_batch_size must be a whole number, not a string"),
         ("max_batch_size = true", "max_batch_size"),
         ("[workers]\nmin = 3\nmax = 2", "workers.min is above workers.max"),
+        ("[scaling]\ntarget_queue_ms = 100", r"give \[workers\] a max"),
         ("[workers]\nmax = 0", "workers.max"),
         ('[placement]\nnodes = "some"', "placement.nodes"),
         (
