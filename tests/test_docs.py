@@ -26,6 +26,7 @@ from mooring.repository.declaration import (
     EnsembleTable,
     PlacementTable,
     QueuePolicyTable,
+    ScalingTable,
     SequencesTable,
     WorkersTable,
 )
@@ -123,6 +124,7 @@ def test_each_key_of_a_models_configuration_is_documented_and_no_other():
         "batching",
         "workers",
         "placement",
+        "scaling",
         "sequences",
         "queue_policy",
         "ensemble",
@@ -131,6 +133,7 @@ def test_each_key_of_a_models_configuration_is_documented_and_no_other():
         "batching": BatchingTable,
         "workers": WorkersTable,
         "placement": PlacementTable,
+        "scaling": ScalingTable,
         "sequences": SequencesTable,
         "queue_policy": QueuePolicyTable,
         "ensemble": EnsembleTable,
