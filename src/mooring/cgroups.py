@@ -7,8 +7,6 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
-
 ROOT = Path("/sys/fs/cgroup")
 OWN = Path("/proc/self/cgroup")
 
@@ -64,12 +62,12 @@ def memory_limit(root: Path = ROOT, own: Path = OWN) -> int | None:
     return None if limit is None or limit >= _NO_MEMORY_LIMIT else limit
 
 
-def memory_left(root: Path = ROOT, own: Path = OWN) -> int:
-    """Return the bytes of memory that are free, of the machine and of the groups of this process.
+def memory_left(root: Path = ROOT, own: Path = OWN) -> int | None:
+    """Return the bytes of memory that its groups leave this process; None without a limit.
 
     What files have in the page cache counts as free where the kernel may drop it.
     """
-    left = [psutil.virtual_memory().available]
+    left = []
     for folder in _group_folders(root, own, "memory"):
         for limit, used in (
             ("memory.max", "memory.current"),
@@ -78,7 +76,7 @@ def memory_left(root: Path = ROOT, own: Path = OWN) -> int:
             texts = [_read_text(folder / name).strip() for name in (limit, used)]
             if all(text.isdecimal() for text in texts) and int(texts[0]) < _NO_MEMORY_LIMIT:
                 left.append(int(texts[0]) - int(texts[1]) + _inactive_files(folder))
-    return max(min(left), 0)
+    return max(min(left), 0) if left else None
 
 
 def _inactive_files(folder: Path) -> int:

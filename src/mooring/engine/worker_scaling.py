@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
+import psutil
+
 from mooring.cgroups import memory_left
 from mooring.core.scaling_rule import Demand, ScalingBounds, ScalingRule
 from mooring.core.service import QueueScaling
@@ -93,12 +95,12 @@ class WorkerScaling:
         registry: Registry,
         surroundings: Surroundings,
         retire: Callable[[ModelVersion], Coroutine[Any, Any, None]],
-        free_memory: Callable[[], int] = memory_left,
+        free_memory: Callable[[], int] | None = None,
     ) -> None:
         self._registry = registry
         self._surroundings = surroundings
         self._retire = retire
-        self._free_memory = free_memory
+        self._free_memory = free_memory or _free_memory
         self._scaled: dict[ModelVersion, _Scaled] = {}
         self._leaving: dict[ModelVersion, asyncio.Task[None]] = {}
         self._measuring: set[asyncio.Task[None]] = set()
@@ -238,6 +240,12 @@ def _fewest_workers(version: ModelVersion) -> int:
     spec = version.spec
     keeps_one = spec.sequence.enabled or spec.limits.job_ticket
     return max(spec.scaling.min_workers, 1) if keeps_one else spec.scaling.min_workers
+
+
+def _free_memory() -> int:
+    """Bytes of memory that new processes may take, of the machine and of the container."""
+    free, left = int(psutil.virtual_memory().available), memory_left()
+    return free if left is None else min(free, left)
 
 
 async def _measure_worker(pool: WorkerPool, scaled: _Scaled) -> None:
