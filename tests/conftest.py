@@ -12,7 +12,8 @@ from hypothesis import is_hypothesis_test, settings
 from parallel import FileScheduling, Progress
 
 # Two cores shared with others: how long an example takes says nothing about the code.
-settings.register_profile("mooring", deadline=None)
+settings.register_profile("mooring", deadline=None, max_examples=50)
+settings.register_profile("long", deadline=None, max_examples=100)
 settings.register_profile("unit", deadline=None, max_examples=20)
 settings.load_profile("mooring")
 
@@ -58,6 +59,8 @@ def long_run(pytestconfig):
 def pytest_configure(config):
     if config.getoption("--unit"):
         settings.load_profile("unit")
+    elif config.getoption("--long") or config.getoption("--fuzz"):
+        settings.load_profile("long")
     terminal = config.pluginmanager.getplugin("terminalreporter")
     if config.pluginmanager.hasplugin("dsession") and terminal and config.option.verbose == 0:
         config.pluginmanager.register(Progress(terminal), "mooring-progress")

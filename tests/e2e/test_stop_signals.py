@@ -1,5 +1,6 @@
 """Signals that ask a server to stop, whoever in it gets them and whenever they come: nothing that was asked is lost."""
 
+import itertools
 import json
 import os
 import re
@@ -208,15 +209,15 @@ def has_handler(pid: int) -> bool:
 @pytest.mark.skipif(
     not Path("/proc/self/status").exists(), reason="the signals that a process handles are in /proc"
 )
-def test_a_signal_at_any_moment_of_the_start_ends_it_cleanly(tmp_path):
+def test_a_signal_at_any_moment_of_the_start_ends_it_cleanly(tmp_path, long_run):
     pack(tmp_path, "rows", "rows_handler.py")
     words = [sys.executable, "-m", "mooring", "serve", "--model-store", tmp_path, "--models", "rows.mar"]
     words += [f"--{name}-address=http://127.0.0.1:0" for name in ("inference", "management", "metrics")]
     words += ["--grpc-address=127.0.0.1:0", "--grpc-management-address=127.0.0.1:0"]
     words += ["--temporary-folder", tmp_path]
     handled = []
-    for tenths in range(1, 16):
-        number = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)[tenths % 3]
+    numbers = itertools.cycle((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+    for tenths, number in zip(range(1, 16, 1 if long_run else 3), numbers, strict=False):
         process = subprocess.Popen(
             list(map(str, words)), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         )  # fmt: skip
