@@ -15,7 +15,7 @@ from mooring.cluster.records import (
     VersionAssignment,
 )
 from mooring.core.errors import FetchFailed, ModelLoadFailed, Unsupported, WorkersFailed
-from mooring.core.service import ModelState, VersionLoad
+from mooring.core.service import ModelState, QueueScaling, VersionLoad
 
 
 class FakeFiles:
@@ -53,6 +53,7 @@ class FakeModels:
         self.may_load = asyncio.Event()
         self.may_load.set()
         self.defaults = {}
+        self.scales = False
         self.state = "READY"
 
     async def load_assigned(self, model, read):
@@ -78,7 +79,11 @@ class FakeModels:
         self.defaults[model] = version
 
     def loads(self):
-        return [VersionLoad(*key, 3, 0.5, 1, number, number, 0) for key, number in self.loaded.items()]
+        scaling = QueueScaling(0.1, 0.25, 3, 8) if self.scales else None
+        return [
+            VersionLoad(*key, 3, 0.5, 1, number, number, 0, 1.5, 70, scaling)
+            for key, number in self.loaded.items()
+        ]
 
     def states(self):
         ready = self.state == "READY"
@@ -176,8 +181,13 @@ async def test_other_numbers_of_workers_scale(node):
     await node.do(version())
     assert await node.do(version(min_workers=2, max_workers=3)) == ["scale m 1 2 3"]
     (status,) = node.assignments.describe()
-    assert (status.ready_workers, status.wanted_workers, status.max_workers) == (2, 2, 3)
+    # Without a target for its queue nothing makes use of the greater number.
+    assert (status.ready_workers, status.wanted_workers, status.max_workers) == (2, 2, 2)
     assert (status.waiting, status.oldest_wait, status.in_flight) == (3, 0.5, 1)
+    assert (status.busy_workers, status.requests, status.queue_p95) == (1.5, 70, 0.0)
+    node.models.scales = True
+    (status,) = node.assignments.describe()
+    assert (status.wanted_workers, status.max_workers, status.queue_p95) == (2, 8, 0.25)
     assert await node.do(version(max_workers=1)) == ["scale m 1 1 1"]
     node.models.failing["m"] = Unsupported("a chain")
     assert await node.do(version(min_workers=4)) == ["scale m 1 4 4"]

@@ -113,10 +113,12 @@ def test_a_folder_with_versions_is_packed_once_for_each_without_the_others(tmp_p
         (folder / number / "model.py").write_text(f"def infer(inputs):\n    return {{'y': {number}}}\n")
     (folder / "config.toml").write_text(
         "[version_policy]\nspecific = [1, 10]\n[workers]\nmin = 2\nmax = 2\n[placement]\nnodes = 2\n"
+        "[scaling]\ntarget_queue_ms = 80\ncool_down = 5\n"
     )
     changes = pack_models(Config(model_repository=[repository]), sent)
     assert [(each.version, each.make_default) for each in changes] == [("1", False), ("10", True)]
     assert changes[0].placement == {"min_replicas": 2, "max_replicas": 2}
+    assert changes[0].scaling == {"target_queue": 0.08, "scaling_window": 10.0, "cool_down": 5.0}
     for change in changes:
         (spec,) = node.read(change, sent)
         assert (spec.name, spec.version, spec.scaling.min_workers) == ("talker", change.version, 2)

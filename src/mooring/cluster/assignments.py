@@ -174,7 +174,7 @@ class Assignments:
             reason=reason or (failure.reason if failure is not None else ""),
             behind=running is not None and wanted is not None and running.assigned != wanted,
         )
-        return status if load is None else msgspec.structs.replace(status, **_figures_of(load, wanted))
+        return status if load is None else msgspec.structs.replace(status, **_figures_of(load))
 
     def _start(self, model: str) -> None:
         if model not in self._tasks:
@@ -305,12 +305,17 @@ def _differs_in_workers_alone(one: VersionAssignment, other: VersionAssignment) 
     return msgspec.structs.replace(one, files=sources, **changes) == other
 
 
-def _figures_of(load: VersionLoad, wanted: VersionAssignment | None) -> dict[str, float]:
+def _figures_of(load: VersionLoad) -> dict[str, float]:
+    """The numbers of a status. Without a target for its queue a version has as many workers as it ever will."""
+    scaling = load.scaling
     return {
         "ready_workers": load.ready_workers,
         "wanted_workers": load.wanted_workers,
-        "max_workers": (wanted.max_workers if wanted is not None else None) or load.wanted_workers,
+        "max_workers": load.wanted_workers if scaling is None else scaling.most_workers,
         "waiting": load.waiting,
         "oldest_wait": load.oldest_wait,
         "in_flight": load.in_flight,
+        "queue_p95": 0.0 if scaling is None else scaling.queue_p95,
+        "busy_workers": load.busy_workers,
+        "requests": load.requests,
     }

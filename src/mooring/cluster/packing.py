@@ -87,6 +87,7 @@ class ModelPacker:
                     files,
                     options=options,
                     placement=placement_of(spec, everywhere=spec.name in steps),
+                    scaling=scaling_of(spec),
                     make_default=last[spec.name] == spec.version,
                     replace=True,
                     wait=False,
@@ -154,6 +155,15 @@ def placement_of(spec: ModelSpec, *, everywhere: bool = False) -> dict[str, obje
     if placement == Placement():
         return EVERYWHERE if everywhere or spec.ensemble is not None else {}
     return dict(_differences(placement))
+
+
+def scaling_of(spec: ModelSpec) -> dict[str, object]:
+    """How long requests should wait at most, and over which times that is judged, as ``core.options.Scaling`` has it; empty without a target."""
+    scaling = spec.scaling
+    if not scaling.target_queue:
+        return {}
+    names = ("target_queue", "scaling_window", "cool_down")
+    return {name: getattr(scaling, name) for name in names}
 
 
 def _differences(placement: Placement) -> Iterator[tuple[str, object]]:
