@@ -14,7 +14,7 @@ from typing import Protocol
 
 import msgspec
 
-from mooring.cluster.file_sources import FileSources
+from mooring.cluster.file_sources import NODE, FileSources
 from mooring.cluster.model_files import OpenFiles
 from mooring.cluster.records import (
     NodeAssignment,
@@ -246,7 +246,10 @@ class Assignments:
         if key not in self._running:
             self._doing[key] = ReplicaState.FETCHING
             self._on_change()
-        files = await self._sources.open_files(assigned.files)
+        # Nodes that serve the version have its files, whatever has become of those that had them first.
+        serving = self._latest.routing.replicas.get(key[0], {}).get(key[1], [])
+        sources = dict.fromkeys([*assigned.files.sources, *(f"{NODE}{node}" for node in serving)])
+        files = await self._sources.open_files(msgspec.structs.replace(assigned.files, sources=[*sources]))
         try:
             if key not in self._running:
                 self._doing[key] = ReplicaState.LOADING

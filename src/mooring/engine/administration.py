@@ -140,10 +140,11 @@ class Administration(ModelAdministration):
         files: Mapping[str, bytes] | None = None,
         parameters: Mapping[str, Parameter] | None = None,
     ) -> None:
-        self._check_loading()
+        self.check_loading()
         await self._load(model, version, config=config, files=files, parameters=parameters)
 
-    def _check_loading(self) -> None:
+    def check_loading(self) -> None:
+        """Raise ``LoadingDisabled`` where clients may not load and unload models."""
         if not self._loading:
             raise LoadingDisabled(
                 "explicit model load / unload is not allowed: enable_repository_api is off, as with Triton's "
@@ -349,7 +350,7 @@ class Administration(ModelAdministration):
         return self._pinned.get(model, set()) | chosen
 
     async def unload(self, model: str, version: str = "", *, dependents: bool = False) -> None:
-        self._check_loading()
+        self.check_loading()
         await self._unload(model, version, dependents=dependents)
 
     async def _unload(self, model: str, version: str = "", *, dependents: bool = False) -> None:
@@ -464,7 +465,7 @@ class Administration(ModelAdministration):
             task.exception()  # it was logged where it was raised; without ``wait`` no other code retrieves it
 
     async def load_worker(self, worker: str, parameters: Mapping[str, Parameter]) -> str:
-        self._check_loading()
+        self.check_loading()
         worker = worker.lower()
         share = parameters.get("share", True)
         if not isinstance(share, bool):
@@ -488,7 +489,7 @@ class Administration(ModelAdministration):
             return endpoint
 
     async def unload_worker(self, endpoint: str) -> None:
-        self._check_loading()
+        self.check_loading()
         try:
             left = self._endpoints.release_instance(endpoint)
         except KeyError:
