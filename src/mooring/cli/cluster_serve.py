@@ -4,7 +4,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,10 +42,13 @@ def serve_on_cluster(config: Config, origins: Origins) -> int:
 
 def _serve(config: Config, settings: str, folder: Path) -> int:
     from mooring import __version__
+    from mooring.cluster.model_files import ModelFileCache
+    from mooring.cluster.packing import pack_models
     from mooring.cluster.ray.connection import find_or_make_controller
     from mooring.cluster.ray.orders import ControllerOrder
     from mooring.cluster.records import PROTOCOL
 
+    changes = pack_models(config, ModelFileCache(folder))
     order = ControllerOrder(
         cluster=config.cluster_name,
         protocol=PROTOCOL,
@@ -59,30 +62,23 @@ def _serve(config: Config, settings: str, folder: Path) -> int:
     if controller.order != order:
         click.echo(
             f"'{config.cluster_name}' runs already, and goes on with the settings that it was started with;"
-            f" mooring cluster stop ends it",
+            " mooring cluster stop ends it",
             err=True,
         )
-    offers = [_offer(target, folder / str(number)) for number, target in enumerate(config.targets)]
     view = _wait_for_node(controller)
-    for packed, change in offers:
-        controller.ask(_with_sources(controller, view, packed, change))
-    wanted = [(change.model, change.version) for _, change in offers]
-    return _follow(controller, wanted)
+    node = next(each.node for each in view.nodes if each.state == "READY")
+    for change in changes:
+        controller.send_file(folder / change.files.sha256, change.files.sha256, node)
+        controller.ask(_with_source(change, f"node:{node}"))
+    return _follow(controller, {(change.model, change.version) for change in changes})
 
 
-def _offer(target: str, folder: Path) -> "tuple[Path, RegisterVersion]":
-    """Pack the files of a target; return the one file that is sent, and the registration. Raises ``MooringError``."""
-    from mooring.cluster.model_files import pack_files
-    from mooring.cluster.records import RegisterVersion
-    from mooring.repository.targets import find_target
+def _with_source(change: "RegisterVersion", source: str) -> "RegisterVersion":
+    """Return the registration with one more source of its files."""
+    import msgspec
 
-    found = find_target(target)
-    folder.mkdir()
-    packed = folder / "packed"
-    files = pack_files(found.place, packed)
-    name = found.name or found.place.stem
-    change = RegisterVersion(name, "1.0", files, make_default=True, replace=True, wait=False)
-    return packed, change
+    files = msgspec.structs.replace(change.files, sources=[*change.files.sources, source])
+    return msgspec.structs.replace(change, files=files)
 
 
 def _wait_for_node(controller: "ControllerHandle") -> "ClusterView":
@@ -101,19 +97,7 @@ def _wait_for_node(controller: "ControllerHandle") -> "ClusterView":
         time.sleep(_LOOK)
 
 
-def _with_sources(
-    controller: "ControllerHandle", view: "ClusterView", packed: Path, change: "RegisterVersion"
-) -> "RegisterVersion":
-    """Bring the file to a node, from which the others get it; return the registration that says so."""
-    import msgspec
-
-    node = next(each.node for each in view.nodes if each.state == "READY")
-    controller.send_file(packed, change.files.sha256, node)
-    files = msgspec.structs.replace(change.files, sources=[*change.files.sources, f"node:{node}"])
-    return msgspec.structs.replace(change, files=files)
-
-
-def _follow(controller: "ControllerHandle", wanted: Sequence[tuple[str, str]]) -> int:
+def _follow(controller: "ControllerHandle", wanted: Collection[tuple[str, str]]) -> int:
     """Show how far the models are until all are ready, or nothing more happens; return the exit status."""
     began = time.monotonic()
     show, finish = _progress_view()

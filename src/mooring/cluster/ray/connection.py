@@ -99,9 +99,11 @@ class ControllerHandle:
         return answer.view
 
     def send_file(self, path: Path, sha256: str, node: str) -> None:
-        """Bring a model file to a node, in pieces. Raises ``ClusterUnavailable``."""
+        """Bring a model file to a node that lacks it, in pieces. Raises ``ClusterUnavailable``."""
         try:
             actor = find_actor(ray.get(self._actor.actor_of.remote(node), timeout=_ANSWER))
+            if ray.get(actor.has_file.remote(sha256), timeout=_ANSWER):
+                return
             for offset, data, last in pieces_of(path):
                 ray.get(actor.write_file.remote(sha256, offset, data, last=last))
         except (RayError, LookupError) as error:

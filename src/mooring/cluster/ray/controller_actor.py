@@ -14,10 +14,14 @@ from mooring.cluster.controller.controller import TICK, Controller
 from mooring.cluster.ray.orders import ControllerOrder, NodeFound
 from mooring.cluster.ray.ray_port import RayPort
 from mooring.cluster.records import Change, NodeStatus
-from mooring.core.errors import ErrorRecord, MooringError
+from mooring.core.errors import ClusterUnavailable, ErrorRecord, MooringError
 from mooring.observability.logs import get_logger
 
 log = get_logger(__name__)
+
+
+# Seconds until the state is tried to be read again.
+_AGAIN = 2.0
 
 
 class ControllerActor:
@@ -27,9 +31,10 @@ class ControllerActor:
         self._order = msgspec.json.decode(order, type=ControllerOrder)
         self._port = RayPort(self._order, self._take_status)
         self._controller = Controller(self._order.cluster, self._port, time.monotonic)
-        self._started = asyncio.get_running_loop().create_task(self._start())
-        self._work = asyncio.get_running_loop().create_task(self._run())
+        self._started = asyncio.Event()  # or it is known why it cannot start
+        self._failure = ""
         self._stopping = False
+        self._work = asyncio.get_running_loop().create_task(self._run())
 
     async def order(self) -> bytes:
         """The ``ControllerOrder`` that it was made with, as JSON."""
@@ -46,7 +51,9 @@ class ControllerActor:
     async def ask(self, change: bytes) -> bytes:
         """Make a change (as JSON, null for none) and return how the cluster is then: a ``ControllerAnswer``."""
         try:
-            await asyncio.shield(self._started)
+            await self._started.wait()
+            if self._failure:
+                raise ClusterUnavailable(self._failure)
             wanted = msgspec.json.decode(change, type=Change | None)
             view = self._controller.view() if wanted is None else await self._controller.handle(wanted)
             answer = messages.ControllerAnswer(0, view=view)
@@ -70,20 +77,29 @@ class ControllerActor:
     def _take_status(self, status: NodeStatus) -> None:
         self._controller.report(status)
 
-    async def _start(self) -> None:
-        await self._port.look()
-        await self._controller.start()
-        log.info("controller started", cluster=self._order.cluster, epoch=self._controller.epoch)
-
     async def _run(self) -> None:
-        watching = asyncio.get_running_loop().create_task(self._port.watch())
-        try:
-            await self._started
-            while not self._stopping:
-                await self._controller.tick()
-                if self._controller.superseded:
-                    log.error("another controller has taken over", epoch=self._controller.superseded)
-                    os._exit(1)  # Ray starts it again, and it takes a higher epoch
-                await asyncio.sleep(TICK)
-        finally:
-            watching.cancel()
+        self._watching = asyncio.get_running_loop().create_task(self._port.watch())
+        await self._start()
+        while not self._stopping:
+            await self._controller.tick()
+            if self._controller.superseded:
+                log.error("another controller has taken over", epoch=self._controller.superseded)
+                os._exit(1)  # Ray starts it again, and it takes a higher epoch
+            await asyncio.sleep(TICK)
+
+    async def _start(self) -> None:
+        """Take an epoch; try again while the state cannot be read."""
+        while not self._stopping:
+            try:
+                await self._port.look()
+                await self._controller.start()
+            except Exception as error:  # the supervisor: whoever asks must be told why nothing happens
+                self._failure = f"the controller cannot start: {error}"
+                log.exception("controller not started", cluster=self._order.cluster)
+                self._started.set()
+                await asyncio.sleep(_AGAIN)
+                continue
+            self._failure = ""
+            self._started.set()
+            log.info("controller started", cluster=self._order.cluster, epoch=self._controller.epoch)
+            return

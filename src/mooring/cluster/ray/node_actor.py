@@ -122,6 +122,10 @@ class NodeActor:
         """Pass on messages of another node's server. ``payloads`` are bytes, or one reference to a list of them."""
         await self._incoming.take(node, stream, number, payloads)
 
+    async def has_file(self, sha256: str) -> bool:
+        """Whether the node has the model file with this hash."""
+        return await asyncio.to_thread((self._files / sha256).exists)
+
     async def read_file(self, sha256: str, offset: int, size: int) -> bytes:
         """Return a piece of a model file. Raises ``FileNotFoundError``; no bytes are its end."""
         return await asyncio.to_thread(read_piece, self._files, sha256, offset, size)
