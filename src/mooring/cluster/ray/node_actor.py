@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 import ray
@@ -56,6 +57,7 @@ class NodeActor:
     def __init__(self, order: bytes) -> None:
         self._order = msgspec.json.decode(order, type=NodeOrder)
         self._node_id = ray.get_runtime_context().get_node_id()
+        self._address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         self._actors = ActorHandles()
         self._names: dict[str, str] = {}  # of a node -> of its actor
         self._outgoing = OutgoingStreams()
@@ -197,7 +199,8 @@ class NodeActor:
                 answer.set_result(AssignmentTaken(epoch=later, reason=refuse.reason))
 
     def report(self, status: NodeStatus) -> None:
-        """Pass the server's state on to the controller."""
+        """Pass the server's state on to the controller, with the address of this node in it."""
+        status = msgspec.structs.replace(status, address=reach_at(status.address, self._address))
         self._status = status
         self._tell_controller()
         has = (status.epoch, status.generation)
@@ -222,7 +225,7 @@ class NodeActor:
             self._folder = folder = await asyncio.to_thread(
                 claim_run_folder,
                 directory / self._order.cluster,
-                ray.util.get_node_ip_address(),  # type: ignore[no-untyped-call]
+                self._address,
                 int(os.environ.get("RAY_RAYLET_PID", "0")),
                 _LOCK_PATIENCE,
             )
@@ -302,6 +305,18 @@ class NodeActor:
                 await controller.report.remote(msgspec.json.encode(sent))
             return
         self._actors.forget(self._order.controller)  # the next report looks for it again
+
+
+def reach_at(listening: str, address: str) -> str:
+    """Where other machines reach a listener of the node with this address.
+
+    >>> reach_at("http://0.0.0.0:8080", "10.0.0.1"), reach_at("http://10.0.0.7:80", "10.0.0.1")
+    ('http://10.0.0.1:8080', 'http://10.0.0.7:80')
+    """
+    parts = urlsplit(listening)
+    if parts.hostname not in ("0.0.0.0", "::") or parts.port is None:  # noqa: S104 - compared, not bound
+        return listening
+    return f"{parts.scheme}://{f'[{address}]' if ':' in address else address}:{parts.port}"
 
 
 def refuse_order(order: NodeOrder) -> str:
