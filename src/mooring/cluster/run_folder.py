@@ -30,7 +30,6 @@ from mooring import __version__
 
 _LONGEST_SOCKET = 107
 _MOST_SERVERS = 64  # of one machine
-_LOG_LINES = 5
 _LOG_BYTES = 4096
 _LOOK = 0.05
 # Starts its arguments in the background, says which process that is, and ends: so that process has no parent.
@@ -108,8 +107,8 @@ class RunFolder:
         return self.path / "server.sock"
 
     @property
-    def files(self) -> Path:
-        return self.path / "files"
+    def log(self) -> Path:
+        return self.path / "server.log"
 
     def find_server(self) -> ServerProcess | None:
         """The server that was started here last, if it still runs."""
@@ -125,7 +124,7 @@ class RunFolder:
         file.touch(mode=0o600)
         file.write_text(settings)
         environment = server_environment(os.environ, _environment_of(self._raylet))
-        environment["MOORING_NODE_LOG"] = str(self.path / "server.log")
+        environment["MOORING_NODE_LOG"] = str(self.log)
         started = subprocess.run(  # noqa: S603 - our own command under our own interpreter
             ["/bin/sh", "-c", _DETACH, "sh", sys.executable, "-m", "mooring", "serve", "--config", str(file)],
             start_new_session=True, stdout=subprocess.PIPE, check=True, cwd=self.path, env=environment,
@@ -142,14 +141,14 @@ class RunFolder:
         return server
 
     def last_words(self) -> str:
-        """The last lines of the server's log."""
+        """The last line of the server's log, which says why it has ended; empty where there is none."""
         try:
-            with (self.path / "server.log").open("rb") as file:
+            with self.log.open("rb") as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - _LOG_BYTES))
                 lines = file.read().decode(errors="replace").splitlines()
         except OSError:
             return ""
-        return "\n".join(lines[-_LOG_LINES:])
+        return next((each.strip() for each in reversed(lines) if each.strip()), "")
 
 
 def claim_run_folder(cluster_dir: Path, address: str, raylet: int, patience: float) -> RunFolder:

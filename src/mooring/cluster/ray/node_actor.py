@@ -254,7 +254,7 @@ class NodeActor:
             if self._stopping:
                 return
             failures = 0 if time.monotonic() - began > _LONG else failures + 1
-            self._failed = f"the node server has ended: {folder.last_words()}"
+            self._failed = f"the node server has ended: {folder.last_words()} (all of it is in {folder.log})"
             log.error("node server ended", process=self._server.pid, reason=self._failed)
             self._attached, self._server = None, None
             self._tell_controller()
