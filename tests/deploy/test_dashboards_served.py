@@ -393,3 +393,23 @@ def test_metrics_are_not_read_without_the_token(server, authority):
         urllib.request.urlopen(
             f"https://localhost:{server.ports[2]}/metrics", context=context, timeout=PATIENCE
         )
+
+
+def scaling_queries() -> dict[str, str]:
+    """What the autoscalers of deploy/kubernetes ask, without the labels that only a cluster gives."""
+    folder = ROOT / "deploy/kubernetes/overlays"
+    scaled = yaml.safe_load((folder / "keda/scaledobject.yaml").read_text())
+    found = {each["name"]: each["metadata"]["query"] for each in scaled["spec"]["triggers"]}
+    (rule,) = yaml.safe_load((folder / "hpa/prometheus-adapter.yaml").read_text())["rules"]["custom"]
+    found["adapter"] = rule["metricsQuery"]
+    labels = {',namespace="mooring"': "", "<<.LabelMatchers>>": 'job="mooring"', "<<.GroupBy>>": "instance"}
+    for label, value in labels.items():
+        found = {name: query.replace(label, value) for name, query in found.items()}
+    return found
+
+
+@pytest.mark.parametrize("name", ["work-per-worker", "oldest-wait", "adapter"])
+def test_an_autoscaler_gets_one_number_from_its_query(prometheus, name):
+    query = scaling_queries()[name]
+    until(lambda: any(value > 0 for value in prometheus.values(query)), within=10)
+    assert len(prometheus.ask("query", query=query)["result"]) == 1

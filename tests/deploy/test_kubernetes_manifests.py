@@ -24,6 +24,9 @@ from mooring.config.sources.loading import load_config
 FOLDER = Path(__file__).parents[2] / "deploy/kubernetes"
 FILES = sorted(FOLDER.rglob("*.yaml"))
 VALUES = FOLDER / "overlays/hpa/prometheus-adapter.yaml"  # of a Helm chart, no manifest
+PATCH = (
+    FOLDER / "overlays/production/deployment.yaml"
+)  # a part of one, which is validated where it is applied
 KUSTOMIZATIONS = {"Kustomization", "Component"}
 UNTYPED = {*KUSTOMIZATIONS, "ScaledObject", "ServiceMonitor", "RayCluster"}
 # Maps whose keys are the user's.
@@ -61,7 +64,7 @@ def typed_parts(document: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 PARTS = [
     pytest.param(kind, value, id=f"{file.parent.name}-{file.stem}-{kind}")
     for file in FILES
-    if (file != VALUES and file.name != "deployment.yaml") or file.parent.name == "base"
+    if file not in (VALUES, PATCH)
     for document in documents(file)
     for kind, value in typed_parts(document)
 ]
@@ -171,7 +174,7 @@ def test_probes_ask_for_life_and_readiness(container):
 def test_whatever_selects_the_pods_selects_them(pod, container):
     labels = pod["metadata"]["labels"]
     ports = {each["name"] for each in container["ports"]}
-    services = [each for each in documents(FOLDER / "base/service.yaml")]
+    services = documents(FOLDER / "base/service.yaml")
     for service in services:
         assert service["spec"]["selector"] == labels
         assert {each["targetPort"] for each in service["spec"]["ports"]} <= ports
