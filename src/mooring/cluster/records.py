@@ -139,7 +139,8 @@ class NodeStatus(msgspec.Struct, frozen=True):
 class RegisterVersion(msgspec.Struct, frozen=True, tag="register"):
     """Serve a version on the cluster. Without ``wait`` it is answered as soon as the desired state is written.
 
-    ``placement`` is a ``core.options.Placement`` as JSON types. With ``replace`` a version that is there is loaded anew with these files.
+    ``placement`` is a ``core.options.Placement`` as JSON types. With ``replace`` a version that is there is loaded anew with these files. With
+    ``retire_previous``, beside ``make_default``, the version that was the default is served no more once this one has taken its place.
     """
 
     model: str
@@ -152,6 +153,7 @@ class RegisterVersion(msgspec.Struct, frozen=True, tag="register"):
     make_default: bool = False
     replace: bool = False
     wait: bool = True
+    retire_previous: bool = False
 
 
 class UnregisterVersion(msgspec.Struct, frozen=True, tag="unregister"):

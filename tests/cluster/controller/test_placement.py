@@ -71,7 +71,7 @@ def test_every_plan_keeps_to_the_rules(nodes, wanted):
         assert version.count is None or len(placed) <= version.count
         for name in placed:
             assert name in nodes
-            assert name not in version.avoid
+            assert name not in version.avoid or name in version.current
             assert matches(nodes[name], version.request)
     assert all(amount > -1e-6 for held in free.values() for amount in held.values())  # never over capacity
 
@@ -147,6 +147,12 @@ def test_fewer_replicas_leave_the_fullest_nodes_first_and_ready_ones_last():
     other = {Key("k", "1"): wants(1, current=["b"])}
     assert plan_placement(nodes, {M: wants(1, current=["c", "b", "a"]), **other}).nodes[M] == ["c"]
     assert plan_placement(nodes, {M: wants(2, current=["c", "b", "a"]), **other}).nodes[M] == ["a", "c"]
+
+
+def test_a_replica_that_failed_moves_where_it_can_and_stays_where_it_cannot():
+    failed = {"a": "it failed"}
+    assert plan_placement(cluster(a={}, b={}), {M: wants(current=["a"], avoid=failed)}).nodes[M] == ["b"]
+    assert plan_placement(cluster(a={}), {M: wants(current=["a"], avoid=failed)}).nodes[M] == ["a"]
 
 
 def test_every_version_gets_its_first_replica_before_any_gets_its_second():

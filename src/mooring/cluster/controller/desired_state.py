@@ -31,13 +31,14 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What is still to happen with a version that has just been registered.
 
     Once it is READY on all its nodes it becomes the default if ``make_default`` says so, and ``retire`` is the version that is
-    then served no more. ``before`` are the settings that it had, to which it goes back when a node cannot serve the new ones. With
-    ``undo`` it does so now, or is taken away where it had none, and ``undo`` says why.
+    then served no more. ``before`` are the settings that it had: the nodes in ``upgraded`` have the new ones, and the others follow as long
+    as all goes well. With ``undo`` all nodes go back to those before, or the version is taken away where there were none; ``undo`` says why.
     """
 
     make_default: bool = False
     retire: str = ""
     before: VersionSettings | None = None
+    upgraded: list[str] = []
     undo: str = ""
 
 

@@ -38,7 +38,7 @@ class WantedReplicas(msgspec.Struct, frozen=True):
     """How many replicas a version is to have, or one on every node that fits where ``count`` is None.
 
     ``current`` are the nodes that have one now, those first that have it ready. ``avoid`` are nodes that could not load it or
-    reserve for it lately, each with the reason.
+    reserve for it lately, each with the reason: one of those keeps the replica that it has only where no other node takes it.
     """
 
     request: ResourceRequest
@@ -123,8 +123,11 @@ class _Planner:
         self.planned[key] = sorted(stay)
 
     def _may_stay(self, name: str, version: WantedReplicas) -> bool:
+        return name not in version.avoid and self._has_place(name, version)
+
+    def _has_place(self, name: str, version: WantedReplicas) -> bool:
         node = self._nodes.get(name)
-        return node is not None and name not in version.avoid and _matches(node, version.request)
+        return node is not None and _matches(node, version.request)
 
     def add_missing(self, order: Sequence[Key]) -> None:
         """Give each version one replica more, in turns, as long as there is a node for one."""
@@ -140,6 +143,12 @@ class _Planner:
     def _add_one(self, key: Key, version: WantedReplicas) -> bool:
         name = self._choose(key, version)
         if name is None:
+            doubtful = [
+                name for name in version.avoid if name in version.current and self._has_place(name, version)
+            ]
+            if left := sorted(set(doubtful) - {*self.planned[key]}):
+                self.planned[key] = sorted([*self.planned[key], left[0]])
+                return True
             if version.count is not None or not self.planned[key] or self._left_out(key, version):
                 self.missing[key] = self._explain(key, version)
             return False
