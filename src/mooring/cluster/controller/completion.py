@@ -60,7 +60,7 @@ def _is_scaled(key: Key, change: ScaleVersion, state: DesiredState, reconciler: 
         replicas.get(name, ABSENT).done and reconciler.ready_workers(name, key) >= least for name in targets
     )
     placed = version.placement.all_nodes or len(targets) == version.replicas or key in reconciler.plan.missing
-    return ready and placed and {*reconciler.seats.get(key, ())} == {*targets}
+    return ready and placed and {*replicas} == {*targets}
 
 
 def _is_drained(name: str, reconciler: Reconciler, now: float) -> bool:

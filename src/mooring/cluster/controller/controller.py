@@ -39,7 +39,7 @@ class Controller:
     """Decides what every node serves. All its methods run on one event loop.
 
     Call ``start`` first, ``tick`` every ``TICK`` seconds, and ``report`` with everything that nodes say. When ``superseded`` is not 0, a
-    later controller has given orders: this one does nothing more, and its actor ends for good. Were it started anew, it would take the cluster back.
+    later controller has given orders: this one does nothing more, and its process should end.
 
     A change becomes a new desired state, which is written before anything is done. Ticks do it, and a change waits for the tick that finds it done.
     """

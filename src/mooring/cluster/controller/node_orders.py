@@ -5,7 +5,7 @@ overtaken meanwhile is never sent. A node that reports less than it was given, b
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -23,9 +23,10 @@ _LATE = 1.5
 
 
 class _Order(msgspec.Struct):
-    """The order of one node. ``given`` is what it is to have, ``taken`` what it said it has; ``since`` the generation of each version's latest change."""
+    """The order of one node. ``given`` is what it is to have, with its ``versions``, ``taken`` the generation that it has; ``since`` the generation of each version's latest change."""
 
     given: NodeAssignment
+    versions: dict[Key, VersionAssignment]
     since: dict[Key, int]
     taken: int = 0
     taken_at: float = 0.0
@@ -79,19 +80,16 @@ class NodeOrders:
             self._change(node, before, given)
 
     def _change(self, node: str, before: _Order | None, given: NodeAssignment) -> None:
-        had = {} if before is None else {(each.model, each.version): each for each in before.given.versions}
+        had = {} if before is None else before.versions
+        versions = {Key(each.model, each.version): each for each in given.versions}
         since = {
-            Key(each.model, each.version): (
-                before.since[Key(each.model, each.version)]
-                if before is not None and had.get((each.model, each.version)) == each
-                else given.generation
-            )
-            for each in given.versions
+            key: before.since[key] if before is not None and had.get(key) == each else given.generation
+            for key, each in versions.items()
         }
         if before is None:
-            self._orders[node] = _Order(given, since)
+            self._orders[node] = _Order(given, versions, since)
         else:
-            before.given, before.since, before.next_try = given, since, 0.0
+            before.given, before.versions, before.since, before.next_try = given, versions, since, 0.0
 
     def send(self, usable: Mapping[str, Node]) -> None:
         """Begin to send what nodes have not."""
@@ -141,10 +139,10 @@ class NodeOrders:
             and status.generation >= since
         )
 
-    def versions_of(self, node: str) -> Iterable[Key]:
+    def versions_of(self, node: str) -> Mapping[Key, VersionAssignment]:
         """The versions that a node is ordered to have."""
         order = self._orders.get(node)
-        return () if order is None else order.since.keys()
+        return {} if order is None else order.versions
 
     def know_routing(self, nodes: Mapping[str, Node], generation: int | None = None) -> bool:
         """Whether all these nodes have the routing table of this generation, or the latest one."""

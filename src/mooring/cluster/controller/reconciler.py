@@ -138,7 +138,7 @@ class Reconciler:
                 status = node.versions.get(key)
                 if status is not None and status.state is ReplicaState.UNLOADING:
                     continue
-                fresh = self.orders.is_fresh(node, key)
+                fresh = self.orders.is_fresh(node, key) and self._is_ordered(key, state.find(*key), name)
                 replicas.setdefault(key, {})[name] = read_replica(status, fresh=fresh)
         self.replicas = replicas
         for model, version, wanted in state:
@@ -150,6 +150,14 @@ class Reconciler:
                     self._failed.pop((name, key), None)
         for seat in [seat for seat, (until, _) in self._failed.items() if self._clock() >= until]:
             del self._failed[seat]
+
+    def _is_ordered(self, key: Key, version: DesiredVersion | None, node: str) -> bool:
+        """Whether the order that a node has for a version is what is wanted of it now."""
+        order = self.orders.versions_of(node).get(key)
+        if order is None or version is None:
+            return False
+        wanted = self._assign(key, version, node, draining=order.draining)
+        return order == wanted
 
     def _scale(self, state: DesiredState, usable: Mapping[str, Node]) -> DesiredState:
         """Give each version the replicas that its requests need."""
@@ -173,9 +181,9 @@ class Reconciler:
             replicas = self._scaling.decide(self._clock(), key, desired, statuses, held.get(key, 0))
             if replicas != desired.replicas:
                 log.info(
-                    "replicas changed", model=model, version=name, before=version.replicas, after=replicas
+                    "replicas changed", model=model, version=name, before=desired.replicas, after=replicas
                 )
-                state = state.with_version(model, name, structs.replace(version, replicas=replicas))
+                state = state.with_version(model, name, structs.replace(desired, replicas=replicas))
         self._scaling.forget(keys)
         return state
 

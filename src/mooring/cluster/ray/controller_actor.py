@@ -6,14 +6,17 @@ What it decides is in ``cluster/controller/``; here is its way to the outside.
 import asyncio
 import os
 import time
+from pathlib import Path
 
 import msgspec
 
 from mooring.cluster import messages
 from mooring.cluster.controller.controller import TICK, Controller
+from mooring.cluster.controller.state_store import open_state_store
 from mooring.cluster.ray.orders import ControllerOrder, NodeFound
 from mooring.cluster.ray.ray_port import RayPort
 from mooring.cluster.records import Change, NodeStatus
+from mooring.cluster.run_folder import default_cluster_dir
 from mooring.core.errors import ClusterUnavailable, ErrorRecord, MooringError
 from mooring.observability.logs import get_logger
 
@@ -30,7 +33,9 @@ class ControllerActor:
     def __init__(self, order: bytes) -> None:
         self._order = msgspec.json.decode(order, type=ControllerOrder)
         self._port = RayPort(self._order, self._take_status)
-        self._controller = Controller(self._order.cluster, self._port, time.monotonic)
+        folder = Path(self._order.cluster_dir) if self._order.cluster_dir else default_cluster_dir()
+        store = open_state_store(self._order.state or str(folder / "state"), self._order.cluster)
+        self._controller = Controller(self._order.cluster, self._port, store, time.monotonic)
         self._started = asyncio.Event()  # or it is known why it cannot start
         self._failure = ""
         self._stopping = False
