@@ -30,7 +30,6 @@ class BareFileSystem(MemoryFileSystem):
     protocol = "bare"
     store = {}  # noqa: RUF012 - as in its base class
     pseudo_dirs = [""]  # noqa: RUF012
-    cachable = False
 
     def pipe_file(self, path, value, **kwargs):
         assert not kwargs
