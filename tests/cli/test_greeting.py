@@ -32,6 +32,27 @@ def test_it_names_addresses_models_and_lines_to_try():
     ]
 
 
+def test_second_addresses_stand_beside_the_first_unless_they_are_the_same():
+    second = {
+        "second_inference_address": Address("0.0.0.0", 80),
+        "second_grpc_address": Address("0.0.0.0", 81),
+    }
+    assert greeting(**second)[1:3] == [
+        "  inference   http://127.0.0.1:8080 and http://0.0.0.0:80",
+        "  gRPC        127.0.0.1:7070 and 0.0.0.0:81",
+    ]
+    assert greeting(second_grpc_address=Address("127.0.0.1", 7070))[2] == "  gRPC        127.0.0.1:7070"
+
+
+def test_tokens_for_managing_alone_are_in_no_command_to_try(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "key_file.json").touch()
+    lines = greeting(token_authorization="management", inference_address=Address("0.0.0.0", 8080))
+    (needed,) = [line for line in lines if "needed" in line]
+    assert needed.strip() == "needed to manage models at http://0.0.0.0:8080"
+    assert not any("$TOKEN" in line for line in lines)
+
+
 def test_what_was_shown_before_is_left_out():
     assert greeting([BAD, READY], shown=Shown(addresses=True, reasons=True))[:4] == [
         "It is up.",

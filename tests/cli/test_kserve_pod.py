@@ -98,3 +98,9 @@ def test_an_envelope_that_does_not_count_is_named():
 )
 def test_a_start_of_kserves_stays_in_the_foreground(arguments, here):
     assert _is_server_start(arguments.split()) is here
+
+
+def test_process_1_stays_in_the_foreground(monkeypatch):
+    monkeypatch.setattr("os.getpid", lambda: 1)
+    assert _is_server_start(["torchserve", "--start"])
+    assert not _is_server_start(["torchserve", "--stop"])

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from e2e_kit import DIGITS, PATIENCE, SAMPLES, SCRIPTS, until
+from e2e_kit import DIGITS, PATIENCE, ROOT, SAMPLES, SCRIPTS, until
 from kserve_kit import kserve, one_after_another
 from namespace_kit import NEEDS_ROOT, drop_rights, make_home, namespace, remove_home
 from onnx_kit import X3, node, write_model
@@ -247,6 +247,60 @@ def test_a_file_of_onnx_answers_under_the_name_of_its_inference_service(home, ks
             assert numbers == [-1.0, -2.0, -3.0, -4.0], way
         assert pod.status("127.0.0.1:8082/metrics") == "200"
         assert pod.status("127.0.0.1:8080/v2/repository/models/mine/unload", "-X", "POST") == "401"
+        pod.stop()
+    finally:
+        pod.kill()
+
+
+def put_repository(storage: Path) -> None:
+    for name in ("digits_onnx", "scale"):
+        shutil.copytree(ROOT / "examples/repository" / name, storage / name)
+
+
+def put_pytorch_file(storage: Path) -> None:
+    shutil.copytree(ROOT / "examples/repository/digits_pytorch/1", storage / "1")
+
+
+def put_function(storage: Path) -> None:
+    storage.mkdir()
+    (storage / "model.py").write_text("def double(x: float) -> float:\n    return 2 * x\n")
+
+
+@pytest.mark.parametrize(
+    ("put", "flags", "environ", "names"),
+    [
+        (put_repository, "", {"MOORING_DIALECT": "triton"}, ["digits_onnx", "scale"]),
+        (put_pytorch_file, "--model-name=mine", {}, ["mine"]),
+        (put_function, "--model-name=mine", {}, ["mine"]),
+    ],
+)
+def test_what_lies_in_the_folder_is_ready_when_the_pod_is(home, put, flags, environ, names):
+    put(home / "storage")
+    pod = Pod(home, f"mooring kserve {flags} --model-dir=/mnt/models", home / "storage", **environ)
+    try:
+        pod.ready()
+        index = pod.enter("curl", "-s", "-X", "POST", "127.0.0.1:8080/v2/repository/index").stdout
+        assert [each["name"] for each in json.loads(index) if each["state"] == "READY"] == names
+        pod.stop()
+    finally:
+        pod.kill()
+
+
+def test_a_folder_that_never_holds_a_model_ends_the_pod_with_what_is_there(home):
+    (home / "storage").mkdir()
+    (home / "storage/model.joblib").touch()
+    pod = Pod(home, "mooring kserve --model-name=mine", home / "storage")
+    try:
+        assert pod.process.wait(PATIENCE) == 1
+        assert "there is model.joblib; KServe's runtime kserve-sklearnserver serves that" in pod.log
+    finally:
+        pod.kill()
+
+
+def test_a_pod_that_waits_for_its_models_ends_when_it_is_told_to(home):
+    pod = Pod(home, TORCHSERVE, None)
+    try:
+        until(lambda: "Waiting for /mnt/models" in pod.log)
         pod.stop()
     finally:
         pod.kill()

@@ -1,7 +1,7 @@
 """The text that a user sees when the server is up: its addresses, its models, and a command to try."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from shlex import quote
 
@@ -117,7 +117,7 @@ def address_lines(config: Config) -> list[str]:
     """Return a line for each address."""
     return [
         f"  inference   {_both(config.inference_address, config.second_inference_address)}",
-        f"  gRPC        {_grpc_text(_both(config.grpc_address, config.second_grpc_address))}",
+        f"  gRPC        {_both(config.grpc_address, config.second_grpc_address, _grpc_text)}",
         *_management_lines(config),
         *([f"  metrics     {config.metrics_address}"] if config.enable_metrics_api else []),
         *([f"  console     {console_url(config)}"] if console_url(config) else []),
@@ -172,12 +172,13 @@ def _token_lines(config: Config) -> list[str]:
     return lines
 
 
-def _both(address: Address, second: Address | None) -> str:
-    return str(address) if second is None or second == address else f"{address} and {second}"
+def _both(address: Address, second: Address | None, text_of: Callable[[Address], str] = str) -> str:
+    """Return an address, and the second one where it is another."""
+    return " and ".join(map(text_of, dict.fromkeys([address, second or address])))
 
 
-def _grpc_text(address: Address | str) -> str:
-    """Return addresses in the form that gRPC clients take."""
+def _grpc_text(address: Address) -> str:
+    """Return an address in the form that gRPC clients take."""
     return str(address).removeprefix("http://").replace("https://", "grpcs://")
 
 
