@@ -1,4 +1,4 @@
-# The one door: serve, test, unit, long, check, docs, record-exchanges, fuzz, soak, bench, faults. Needs make and Python 3.11 or newer, nothing else.
+# The one door: serve, test, unit, long, check, docs, record-exchanges, fuzz, soak, bench, faults, containers. Needs make and Python 3.11 or newer, nothing else.
 # `make serve` installs what serving needs, `make docs` what the documentation needs; everything else installs the tools of
 # the tests as well, into the same environment.
 
@@ -38,7 +38,7 @@ DIGITS_FILES := $(addprefix examples/digits/,model.py digits.pt handler.py index
 # Otherwise each of the thousands of processes that tests start compiles every module again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: serve test unit long check check-types check-rest docs record-exchanges fuzz soak bench bench-peers bench-cluster overload faults clean pictures install
+.PHONY: serve test unit long check check-types check-rest docs record-exchanges fuzz soak bench bench-peers bench-cluster overload faults containers clean pictures install
 .DELETE_ON_ERROR:
 
 serve: $(READY) $(DIGITS)
@@ -103,6 +103,11 @@ overload: $(INSTALLED)
 # ARGS="--torchserve HOME" compares with the TorchServe of that virtual environment.
 faults: $(INSTALLED)
 	$(BIN)/python tests/faults/fault_suite.py $(ARGS)
+
+# Builds the image, runs it and asks it: minutes, as root, with Debian's buildah and debootstrap. What it built stays in
+# buildah's store, and makes the next run quick; `buildah rmi --all` removes it.
+containers: $(INSTALLED) $(DIGITS)
+	$(BIN)/pytest tests/deploy/test_image.py --containers -s $(ARGS)
 
 # The peers are installed by it where they are not there: some ten gigabytes, and Java for TorchServe.
 bench-peers: $(INSTALLED)

@@ -36,6 +36,11 @@ def pytest_addoption(parser):
         help="run in full what is repeated so often that it takes minutes",
     )
     parser.addoption(
+        "--containers",
+        action="store_true",
+        help="build the image of the server and run it, which takes minutes and needs root, buildah and debootstrap",
+    )
+    parser.addoption(
         "--fuzz",
         type=float,
         default=0.0,

@@ -16,6 +16,7 @@ _COMMANDS: Mapping[str, str] = {
     "tritonserver": "mooring.cli.tritonserver:tritonserver",
     "init": "mooring.cli.init:init",
     "archive": "mooring.cli.archive:archive",
+    "containerize": "mooring.cli.containerize:containerize",
     "infer": "mooring.cli.infer:infer",
     "cluster": "mooring.cli.cluster:cluster",
     "models": "mooring.cli.models:models",
