@@ -4,7 +4,7 @@ A group's limit holds for all groups in it, so every ancestor is read and the lo
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
@@ -58,7 +58,8 @@ def cpu_quota(root: Path = ROOT, own: Path = OWN) -> float:
 
 def memory_limit(root: Path = ROOT, own: Path = OWN) -> int | None:
     """Return the bytes of memory that all processes of its groups together may use; None without a limit."""
-    limit = _lowest_limit(root, own, "memory", ("memory.max", "memory.limit_in_bytes"))
+    # Above memory.high the kernel slows processes down and takes pages from them.
+    limit = _lowest_limit(root, own, "memory", ("memory.max", "memory.high", "memory.limit_in_bytes"))
     return None if limit is None or limit >= _NO_MEMORY_LIMIT else limit
 
 
@@ -113,12 +114,24 @@ def _group_folders(root: Path, own: Path, controller: str) -> Iterator[Path]:
             tops = [root / controllers, root / controller]
         else:
             continue
-        top = next((top for top in tops if (top / path.lstrip("/")).is_dir()), None)
-        if top is None:  # a container sees its own group as the top, under a path of the machine
-            top, path = next((top for top in tops if top.is_dir()), root), ""
-        folder = top / path.lstrip("/")
+        top, folder = _find_folder(tops, path) or (root, root)
         yield folder
         yield from (parent for parent in folder.parents if parent.is_relative_to(top))
+
+
+def _find_folder(tops: Sequence[Path], path: str) -> tuple[Path, Path] | None:
+    """Return the top of the groups that are mounted, and a group's folder in it.
+
+    A container may see its own group as the top, and groups that it has made below that, under a path of the machine: so
+    as much of the end of the path counts as there is.
+    """
+    names = [name for name in path.split("/") if name not in ("", "..")]
+    for start in range(len(names) + 1):
+        for top in tops:
+            folder = top.joinpath(*names[start:])
+            if folder.is_dir():
+                return top, folder
+    return None
 
 
 def _read_text(file: Path) -> str:

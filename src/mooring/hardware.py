@@ -1,15 +1,20 @@
-"""The devices of this machine, found through the operating system without any vendor's library."""
+"""What this process may use: cores, memory, processes, and devices, found without any vendor's library. Runs in any process.
+
+The machine may have more: a container has limits (cgroups.py), which no count of the machine's own shows. So whatever is
+chosen by the cores or the memory that there are asks here.
+"""
 
 import functools
 import math
 import os
+import resource
 import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from mooring.cgroups import cpu_quota
+from mooring.cgroups import cpu_quota, memory_limit, process_limit
 
 CPU = "CPU"
 _AMD = "0x1002"
@@ -33,6 +38,32 @@ def count_cores() -> int:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = cpu_quota()
     return usable if math.isinf(quota) else max(1, min(usable, math.ceil(quota)))
+
+
+def usable_memory() -> int:
+    """Return the bytes of memory that this process and all others of its control groups may use together."""
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = memory_limit()
+    return machine if limit is None else min(machine, limit)
+
+
+def most_processes() -> int | None:
+    """Return how many processes and threads there may be, all others of its groups and its user included; None: any number."""
+    own = resource.getrlimit(resource.RLIMIT_NPROC)[0]
+    limits = [each for each in (process_limit(), own) if each not in (None, resource.RLIM_INFINITY)]
+    return min(limits, default=None)
+
+
+def explain_process_limit() -> str:
+    """Return the end of a sentence for who could start no process or thread; empty where their number has no limit."""
+    most = most_processes()
+    where = "a container's pids limit, TasksMax of systemd, or ulimit -u"
+    return "" if most is None else f"; there may be {most} processes and threads here ({where})"
+
+
+def count_pool_threads() -> int:
+    """Return the most threads of an event loop's pool: as many as asyncio has, but for the cores that may be used."""
+    return min(32, count_cores() + 4)
 
 
 def _find_accelerators(root: Path) -> Iterator[str]:

@@ -1,7 +1,5 @@
 """How many worker processes there may be, and that a refusal says why."""
 
-import resource
-
 import pytest
 
 from mooring.workers import capacity
@@ -12,12 +10,12 @@ from mooring.workers.capacity import Capacity, machine_capacity
 def machine(monkeypatch):
     """A machine of four cores and 64 GB that limits nothing; ``machine`` changes what it is."""
 
-    def change(*, cores=4, memory=64 << 30, pids=None, nproc=resource.RLIM_INFINITY, descriptors=1 << 20):
+    def change(*, cores=4, memory=64 << 30, tasks=None, descriptors=1 << 20):
         monkeypatch.setattr(capacity, "count_cores", lambda: cores)
-        monkeypatch.setattr(capacity, "memory_limit", lambda: memory)
-        monkeypatch.setattr(capacity, "process_limit", lambda: pids)
+        monkeypatch.setattr(capacity, "count_pool_threads", lambda: cores + 4)
+        monkeypatch.setattr(capacity, "usable_memory", lambda: memory)
+        monkeypatch.setattr(capacity, "most_processes", lambda: tasks)
         monkeypatch.setattr(capacity, "highest_limit", lambda: descriptors)
-        monkeypatch.setattr(resource, "getrlimit", lambda _: (nproc, nproc))
         return machine_capacity()
 
     return change
@@ -26,8 +24,9 @@ def machine(monkeypatch):
 def test_the_scarcest_of_what_workers_need_is_the_bound(machine):
     assert machine() == Capacity(1024, "256 for each core")
     assert machine(memory=2 << 30) == Capacity(128, "16 MB of memory for each")
-    assert machine(pids=400) == Capacity(200, "half of the 400 processes that there may be")
-    assert machine(pids=400, nproc=300) == Capacity(150, "half of the 300 processes that there may be")
+    # A worker is a process and a thread; 12 are the server's, 4 those of libraries and 8 those of a pool.
+    assert machine(tasks=400) == Capacity(188, "2 of the 400 processes and threads that there may be")
+    assert machine(tasks=20) == Capacity(0, "2 of the 20 processes and threads that there may be")
     assert machine(descriptors=256) == Capacity(64, "256 file descriptors")
 
 

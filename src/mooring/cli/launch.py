@@ -12,12 +12,14 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn
 import click
 
 from mooring.cli import Begun
+from mooring.cli.memory_defaults import fit_to_memory
 from mooring.cli.pid_file import find_temporary_folder
 from mooring.cli.service_manager import report_ready
 from mooring.config.settings import SETTINGS, Config, ConfigError, is_secret
 from mooring.config.sources.loading import PREFIX, load_config
 from mooring.config.sources.origins import Origins
 from mooring.core.errors import MooringError
+from mooring.hardware import usable_memory
 from mooring.observability.log_output.setup import add_reader, setup_logging
 from mooring.observability.logs import get_logger, truncate_text
 from mooring.observability.recent import RecentRecords
@@ -76,6 +78,7 @@ def read_config(
         )
     except ConfigError as error:
         raise click.ClickException(str(error)) from error
+    config = fit_to_memory(config, usable_memory(), origins, warnings)
     if config.temporary_folder is None:
         find_temporary_folder()
     for name in filter(is_secret, SETTINGS):  # workers run users' code, and inherit the environment

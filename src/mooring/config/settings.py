@@ -645,7 +645,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     arena_size: Annotated[
         Annotated[int, Meta(ge=65_536)],
         Meta(
-            description="bytes of shared memory for large bodies, at least 65536, rounded up to a power of two"
+            description="bytes of shared memory for large bodies, at least 65536, rounded up to a power of two; by default less"
+            " where the server may use less than 2 GiB of memory: an eighth of it, which frontends divide"
         ),
     ] = 268_435_456
     frontends: Annotated[
@@ -675,7 +676,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Meta(
             description="bytes that request bodies of all protocols together may take beyond arena_size in each process"
             " that takes connections, counted as they arrive; further requests are refused (503, RESOURCE_EXHAUSTED);"
-            " 0 is no limit"
+            " 0 is no limit; by default less where the server may use less than 4 GiB of memory: a quarter of it, which"
+            " frontends divide"
         ),
     ] = 1_073_741_824
     response_cache_size: Annotated[

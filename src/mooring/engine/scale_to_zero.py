@@ -11,12 +11,10 @@ from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, 
 from typing import Any
 
 import msgspec
-import psutil
 
-from mooring.cgroups import memory_limit
 from mooring.descriptors import highest_limit
 from mooring.engine.registry import ModelVersion, Registry
-from mooring.hardware import count_cores
+from mooring.hardware import count_cores, usable_memory
 from mooring.observability.logs import get_logger
 from mooring.repository.platforms import runs_user_code
 from mooring.repository.spec import ModelSpec
@@ -45,12 +43,11 @@ class Budget(msgspec.Struct, frozen=True):
 
 def machine_budget(processes: int | None, memory: int | None) -> Budget:
     """The budget of the settings ``scale_to_zero_processes`` and ``scale_to_zero_memory``; None takes the machine's."""
-    available = memory_limit() or psutil.virtual_memory().total
     return Budget(
         min(_PROCESSES_PER_CORE * count_cores(), highest_limit() // _DESCRIPTORS)
         if processes is None
         else processes,
-        available // 2 if memory is None else memory,
+        usable_memory() // 2 if memory is None else memory,
     )
 
 

@@ -9,6 +9,7 @@ import gc
 import socket
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import uvloop
 
@@ -21,6 +22,7 @@ from mooring.frontends.load import load_of
 from mooring.frontends.messages import CONNECTION, GRPC, HTTP, LISTENER, LOAD_EVERY
 from mooring.frontends.service import FrontendService
 from mooring.frontends.settings import FrontendSettings
+from mooring.hardware import count_pool_threads
 from mooring.ipc.arena import Arena
 from mooring.mount.grpc import frontend_services, grpc_listener
 from mooring.mount.listeners import Listeners, by_load, reuse_port
@@ -272,6 +274,7 @@ class FrontendServer:
 async def _run(
     number: int, descriptors: Sequence[int], settings: FrontendSettings, logged: RecordForwarder | None
 ) -> None:
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(count_pool_threads()))
     link, passing, channel, memory = descriptors
     sockets = socket.socket(fileno=link), socket.socket(fileno=passing), socket.socket(fileno=channel)
     server = FrontendServer(number, settings, sockets, memory, logged)

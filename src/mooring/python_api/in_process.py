@@ -24,6 +24,7 @@ from mooring.config.sources.loading import load_config
 from mooring.core.errors import ModelNotFound, MooringError, RequestCancelled, Unsupported
 from mooring.core.requests import INFER, InferenceRequest, InferenceResponse
 from mooring.core.service import LoadContext, MetricValue, ModelMetadata, Outcome, Reply
+from mooring.hardware import count_cores
 from mooring.python_api.settings import to_plain
 from mooring.python_api.targets import check_name, check_servable, name_of
 from mooring.repository.spec import Defaults, ModelSpec
@@ -53,7 +54,7 @@ class InProcessModel:
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
         self._backend: Backend = create_backend(spec.backend)
-        context = LoadContext(worker="in process", threads=max(1, (os.cpu_count() or 1) // 2))
+        context = LoadContext(worker="in process", threads=max(1, count_cores() // 2))
         before = Path.cwd()
         self.metadata: ModelMetadata = _outside_loops(lambda: self._backend.load(spec, context))
         # A handler works in its model's folder, as in TorchServe; None for a model that stays where it is.

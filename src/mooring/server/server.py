@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from mooring.engine.reloading import TargetReloader
 from mooring.engine.scale_to_zero import machine_budget, processes_kept
 from mooring.engine.snapshots import Snapshots
 from mooring.frontends.supervisor import FrontendSupervisor
+from mooring.hardware import count_pool_threads
 from mooring.ipc.arena import Arena
 from mooring.mount.listeners import Listeners
 from mooring.mount.observed_service import observe_service
@@ -106,6 +108,7 @@ def run(
 async def _serve(config: Config, startup: Startup, started: Started, view: ProgressView | None) -> int:
     # First of all: whoever finds an address open may want the server to stop.
     ended = _end_signals()
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(count_pool_threads()))
     async with AsyncExitStack() as stack:
         server = Server(config, stack, startup)
         async with _shown(server, view):

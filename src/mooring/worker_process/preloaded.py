@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mooring.backends.backend import Backend, create_backend
+from mooring.backends.library_threads import limit_library_threads
 from mooring.core.errors import MooringError
 from mooring.core.service import ModelMetadata
 from mooring.ipc.framing import Frames
@@ -48,7 +49,9 @@ def preload_model(load: Load) -> Preloaded | str:
         show_debug()
     try:
         backend = create_backend(load.spec.backend)
+        limit_library_threads(load.context.threads)
         metadata = backend.load(load.spec, load.context)
+        limit_library_threads(load.context.threads)
     except Exception as error:  # each worker will get the same error when it loads the model, and report it
         return f"{LOADING_FAILED}: {error.message if isinstance(error, MooringError) else line_of(error)}"
     if backend.fork_unsafe_reason:

@@ -16,10 +16,12 @@ from pathlib import Path
 from mooring.backends import call_times
 from mooring.backends.backend import Backend, Concurrent, Stepwise, create_backend
 from mooring.backends.call_times import CallTimes
-from mooring.core.errors import DeadlineExceeded, ErrorRecord, ModelFailed
+from mooring.backends.library_threads import limit_library_threads
+from mooring.core.errors import DeadlineExceeded, ErrorRecord, ModelFailed, ModelLoadFailed
 from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.service import JoiningState, MetricValue, Outcome
 from mooring.core.timing import CallSpan
+from mooring.hardware import explain_process_limit
 from mooring.ipc.arena import MappedArena
 from mooring.ipc.messages import (
     Batch,
@@ -339,7 +341,9 @@ class Worker:
                 metadata = self._model.metadata
                 backend.after_fork(message.context)
             else:
+                limit_library_threads(message.context.threads)
                 metadata = backend.load(message.spec, message.context)
+                limit_library_threads(message.context.threads)
             if message.spec.warmup:
                 from mooring.worker_process.warmup import run_warmup  # noqa: PLC0415 - most models have none
 
@@ -357,12 +361,21 @@ class Worker:
             self._joining_untried = joining is not None and joining.state is JoiningState.UNTRIED
             self._rows = 1 if self._joining_untried else spec.batching.max_batch_size
             self._loaded = Loaded(metadata, capacity_of(backend, spec), joining)
-            if not self._loaded.capacity:
-                self._flush_thread.start()
-            channel.send(self._loaded)
-            return True
+            if self._loaded.capacity or (failure := self._start_flush_thread(spec)) is None:
+                channel.send(self._loaded)
+                return True
+            record, lasting = ErrorRecord.of(failure), False
         channel.send(LoadFailed(record, lasting))
         return False
+
+    def _start_flush_thread(self, spec: ModelSpec) -> ModelLoadFailed | None:
+        """Start the thread; return why it cannot be, as where a container may have no more of them."""
+        try:
+            self._flush_thread.start()
+        except RuntimeError as error:
+            text = f"the worker {error}{explain_process_limit()}"
+            return ModelLoadFailed(text, model=spec.name, version=spec.version)
+        return None
 
     def _create_backend(self, spec: ModelSpec) -> Backend:
         if not spec.ranks:

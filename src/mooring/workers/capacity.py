@@ -1,13 +1,9 @@
 """How many worker processes a server may have: what a setting says, or the machine."""
 
-import resource
-
 import msgspec
-import psutil
 
-from mooring.cgroups import memory_limit, process_limit
 from mooring.descriptors import highest_limit
-from mooring.hardware import count_cores
+from mooring.hardware import count_cores, count_pool_threads, most_processes, usable_memory
 
 # What a machine is taken to bear, where nothing is set: far more than anybody needs, and few enough to be started.
 _PER_CORE = 256
@@ -15,6 +11,10 @@ _LEAST = 64
 _MEMORY = 16 << 20  # bytes of the smallest worker
 _DESCRIPTORS = 4  # that the server has open for one
 _OWN_DESCRIPTORS = 256  # for listeners, templates and connections
+# Processes and threads: of a worker, itself and the thread that sends what is late; of the server, its own with its
+# templates and codec processes. Each core may have a thread of a model's library, and there is the event loop's pool.
+_TASKS = 2
+_OWN_TASKS = 12
 
 
 class Capacity(msgspec.Struct, frozen=True):
@@ -44,12 +44,13 @@ def machine_capacity(setting: int = 0) -> Capacity:
     if setting:
         return Capacity(setting, f"max_worker_processes is {setting}")
     found = [(max(_PER_CORE * count_cores(), _LEAST), f"{_PER_CORE} for each core")]
-    memory = memory_limit() or psutil.virtual_memory().total
-    found.append((max(memory // _MEMORY, _LEAST), f"{_MEMORY >> 20} MB of memory for each"))
-    user = resource.getrlimit(resource.RLIMIT_NPROC)[0]
-    processes = [each for each in (process_limit(), user) if each not in (None, resource.RLIM_INFINITY)]
-    if processes:
-        found.append((min(processes) // 2, f"half of the {min(processes)} processes that there may be"))
+    found.append((max(usable_memory() // _MEMORY, _LEAST), f"{_MEMORY >> 20} MB of memory for each"))
+    tasks = most_processes()
+    if tasks is not None:
+        left = tasks - _OWN_TASKS - count_cores() - count_pool_threads()
+        found.append(
+            (max(left // _TASKS, 0), f"{_TASKS} of the {tasks} processes and threads that there may be")
+        )
     # As the server will have it: it raises its limit at the start, doctor does not.
     descriptors = highest_limit()
     found.append((descriptors // _DESCRIPTORS, f"{descriptors} file descriptors"))

@@ -1,6 +1,7 @@
 """Workers as child processes of this machine: starting them from templates, and hearing that one has ended."""
 
 import asyncio
+import errno
 import itertools
 import math
 import os
@@ -17,7 +18,7 @@ import msgspec
 
 from mooring.core.errors import ErrorRecord, ModelLoadFailed
 from mooring.core.service import Joining, JoiningState
-from mooring.hardware import count_cores
+from mooring.hardware import count_cores, explain_process_limit
 from mooring.ipc.arena import Arena, anonymous_file
 from mooring.ipc.messages import Codec, CompleteConfig, Load, Trial
 from mooring.ipc.progress import Progress
@@ -94,7 +95,8 @@ class ForkedProcess:
 
     def on_fork_failed(self, error: int) -> None:
         """The template could not fork it, for want of processes or memory; ``error`` is the ``errno``."""
-        self.fault = f"could not be forked: {os.strerror(error)}"
+        hint = explain_process_limit() if error == errno.EAGAIN else ""
+        self.fault = f"could not be forked: {os.strerror(error)}{hint}"
         self.end(1)
 
     def end(self, status: int) -> None:

@@ -231,15 +231,6 @@ def test_an_unknown_compiler_is_refused_at_load(load):
         load(linear_files(), manifest=MANIFEST, config={"pt2": "nonsense"})
 
 
-def test_threads_are_limited_to_the_workers_share(load):
-    before = torch.get_num_threads()
-    try:
-        load(linear_files(), manifest=MANIFEST)
-        assert torch.get_num_threads() == 1
-    finally:
-        torch.set_num_threads(before)
-
-
 MICRO = """
     import threading
     from ts.handler_utils.micro_batching import MicroBatching

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import sys
 import time
 import traceback
 from collections.abc import AsyncIterator, Sequence
@@ -92,9 +91,7 @@ class HandlerBackend(Backend):
             os.environ.setdefault(f"TS_REQUEST_SEQUENCE_{name}", header)
         os.chdir(model_dir)
         prepare_imports(model_dir, spec.packages, spec.venv)
-        _limit_threads(context.threads)
         self._initialize_handler(spec, context, model_dir)
-        _limit_threads(context.threads)
         return ModelMetadata(
             name=spec.name,
             versions=[spec.version],
@@ -412,16 +409,6 @@ def _create_context(
         model_yaml_config=config,
         sequence_headers=spec.sequence.headers,
     )
-
-
-def _limit_threads(threads: int) -> None:
-    """Limit torch to its share of the cores: by environment before it is imported, by a call afterwards."""
-    if threads < 1:
-        return
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.get_num_threads() != threads:
-        torch.set_num_threads(threads)
 
 
 async def _send_stream(pieces: AsyncIterator[Any], context: Context, rows: int) -> list[Any]:

@@ -60,6 +60,10 @@ class Origins:
         """Note that these addresses follow from host and port."""
         self._describe |= dict.fromkeys(names, self._of_base)
 
+    def note(self, name: str, text: str) -> None:
+        """Note where a setting comes from, as a text for people."""
+        self._describe[name] = lambda _name: text
+
     def note_read_from(self, source: str, name: str) -> None:
         """Note that a setting was read from another one."""
         self._describe[name] = lambda _name: f"{source}: {self.of(source)}"
