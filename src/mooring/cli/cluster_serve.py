@@ -57,6 +57,7 @@ def _serve(config: Config, settings: str, folder: Path) -> int:
         state=config.cluster_state,
         nodes=list(config.cluster_nodes),
         cluster_dir=str(config.cluster_dir or ""),
+        idle_timeout=config.cluster_idle_timeout,
     )
     controller = find_or_make_controller(order)
     if controller.order != order:

@@ -16,7 +16,7 @@ _OF_THE_COMMAND = frozenset(
         "targets", "host", "port", "model_store", "models", "model_repository", "startup_models", "require_models",
         "model_snapshot", "snapshot_folder", "workflow_store", "reload", "keep_going", "exit_on_error",
         "repository_load_existing", "repository_monitoring", "repository_polling", "cluster", "cluster_name", "cluster_nodes",
-        "cluster_state", "cluster_dir", "cluster_socket",
+        "cluster_state", "cluster_dir", "cluster_idle_timeout", "cluster_socket",
     }
 )  # fmt: skip
 # What makes no sense where the files of all models come from the cluster.

@@ -826,6 +826,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             " by default"
         ),
     ] = None
+    cluster_idle_timeout: Annotated[
+        Age,
+        Meta(
+            description="seconds after which a node without a replica is given back to Ray's autoscaler, which may end it then:"
+            " its server answers what it has, and ends; 0 is never, and every node serves whoever asks it"
+        ),
+    ] = 0.0
 
     @property
     def shows_errors(self) -> bool:

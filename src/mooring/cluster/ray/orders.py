@@ -41,7 +41,10 @@ class AssignmentTaken(msgspec.Struct, frozen=True):
 
 
 class ControllerOrder(msgspec.Struct, frozen=True):
-    """What a controller is made with. ``nodes`` chooses nodes: addresses, or LABEL=TEXT; empty is all."""
+    """What a controller is made with. ``nodes`` chooses nodes: addresses, or LABEL=TEXT; empty is all.
+
+    A node without a replica for ``idle_timeout`` seconds may be ended by Ray's autoscaler; 0 is never.
+    """
 
     cluster: str
     protocol: int
@@ -50,3 +53,4 @@ class ControllerOrder(msgspec.Struct, frozen=True):
     state: str = ""
     nodes: list[str] = []
     cluster_dir: str = ""
+    idle_timeout: float = 0.0

@@ -1,6 +1,7 @@
 """What the controller asks of Ray, done with Ray: nodes, their actors, reservations and the autoscaler. Runs in the controller."""
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -12,6 +13,7 @@ from ray.exceptions import RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mooring import __version__
+from mooring.cluster.autoscaled_nodes import IdleNodes, Machine, NodeDemand, total_demand
 from mooring.cluster.controller.cluster_port import (
     HigherEpoch,
     Host,
@@ -33,6 +35,8 @@ log = get_logger(__name__)
 _LOOK = 0.5
 # Seconds in which a node actor must answer.
 _PATIENCE = 8.0
+# Seconds that the server of a node that is given back gets to answer what it has.
+_RELEASE_PATIENCE = 60.0
 
 
 class RayPort:
@@ -46,7 +50,10 @@ class RayPort:
         self._nodes: dict[str, RayNode] = {}  # by Ray's id
         self._found: dict[str, NodeFound] = {}  # by Ray's id
         self._failed: dict[str, str] = {}  # by Ray's id: why there is no node actor
-        self._asked: tuple[tuple[str, ...], tuple[ResourceRequest, ...]] = ((), ())
+        self._asked = NodeDemand()
+        self._idle = IdleNodes(order.idle_timeout)
+        self._keep: frozenset[str] | None = None  # until the controller has said it
+        self._more: Sequence[ResourceRequest] = ()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def watch(self) -> None:
@@ -54,6 +61,7 @@ class RayPort:
         while True:
             with suppress(RayError, ConnectionError, TimeoutError):
                 await self.look()
+                self._release_idle()
             await asyncio.sleep(_LOOK)
 
     async def look(self) -> None:
@@ -62,7 +70,9 @@ class RayPort:
         self._nodes = {each.node_id: each for each in nodes}
 
     def report(self, found: NodeFound) -> None:
-        """Take what a node actor says."""
+        """Take what a node actor says; one that is being ended is not heard any more."""
+        if found.node_id in self._idle.released:
+            return
         self._found[found.node_id] = found
         self._failed.pop(found.node_id, None)
         if found.status is not None:
@@ -78,14 +88,20 @@ class RayPort:
             host=node.node_id,
             node=found.status.node if found is not None and found.status is not None else "",
             actor=found.actor if found is not None else "",
-            alive=node.alive,
+            alive=node.alive and node.node_id not in self._idle.released,
             total=dict(node.total),
             free=dict(node.free),
             labels=dict(node.labels),
             accelerator_type=node.accelerator_type,
             refused=found.refused if found is not None else "",
-            failed=self._failed.get(node.node_id) or (found.failed if found is not None else ""),
+            failed=self._failure_of(node.node_id),
         )
+
+    def _failure_of(self, node_id: str) -> str:
+        if node_id in self._idle.released:
+            return "it has no replica, and Ray's autoscaler may end it"
+        found = self._found.get(node_id)
+        return self._failed.get(node_id) or (found.failed if found is not None else "")
 
     async def start_node(self, host: str) -> None:
         """Make the node actor there, or find the one that is."""
@@ -167,14 +183,37 @@ class RayPort:
         return await self._reservations.find_all()
 
     async def request_nodes(self, keep: Sequence[str], more: Sequence[ResourceRequest]) -> None:
-        """Tell Ray's autoscaler what is needed beside what is reserved."""
-        asked = (tuple(keep), tuple(more))
-        if asked == self._asked:
+        """Tell Ray's autoscaler how large the cluster must be, and let nodes end that are not in use for long."""
+        self._keep, self._more = frozenset(keep), more
+        demand = total_demand(self._machines(), self._keep, more)
+        if demand != self._asked:
+            await asyncio.to_thread(
+                request_resources, bundles=demand.bundles, bundle_label_selectors=demand.labels
+            )
+            self._asked = demand
+
+    def _machines(self) -> list[Machine]:
+        found = []
+        for each in self._nodes.values():
+            told = self._found.get(each.node_id)
+            name = told.status.node if told is not None and told.status is not None else ""
+            if each.alive:
+                found.append(Machine(each.node_id, name, each.is_head, dict(each.total)))
+        return found
+
+    def _release_idle(self) -> None:
+        """End server and actor of nodes that nobody needs, so that Ray takes them for idle."""
+        if self._keep is None:
             return
-        self._asked = asked
-        bundles = [dict(each.resources) or {"CPU": 1} for each in more]
-        selectors = [dict(each.labels) for each in more]
-        await asyncio.to_thread(request_resources, bundles=bundles, bundle_label_selectors=selectors)
+        now = time.monotonic()
+        for node_id in self._idle.look(now, self._machines(), self._keep, wants_more=bool(self._more)):
+            log.info(
+                "node released", host=node_id, reason="it has no replica, and Ray's autoscaler may end it"
+            )
+            self._found.pop(node_id, None)
+            task = asyncio.get_running_loop().create_task(self._stop_node(node_id, _RELEASE_PATIENCE))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def stop_nodes(self, patience: float) -> None:
         """End all node servers and node actors, and give everything back that is held."""
