@@ -41,11 +41,11 @@ class ReplicaScaling:
             return version.replicas if placement.all_nodes else placement.min_replicas
         rule = self._rules.setdefault(key, ScalingRule())
         bounds = ScalingBounds(
-            target=_target_of(version),
+            target=_named(version, "target_queue", _TARGET),
             least=placement.min_replicas,
             most=placement.max_replicas,
-            window=_WINDOW,
-            cool_down=_COOL_DOWN,
+            window=_named(version, "scaling_window", _WINDOW),
+            cool_down=_named(version, "cool_down", _COOL_DOWN),
         )
         demand = measure_demand(version.replicas, statuses.values(), held)
         requests = self._count_requests(key, statuses)
@@ -68,10 +68,10 @@ class ReplicaScaling:
         return self._requests[key]
 
 
-def _target_of(version: DesiredVersion) -> float:
-    """The wait that is aimed at, in seconds."""
-    named = version.settings.scaling.get("target_queue")
-    return float(named) if isinstance(named, int | float) and named > 0 else _TARGET
+def _named(version: DesiredVersion, option: str, usual: float) -> float:
+    """What a registration says of an option of ``core.options.Scaling``, in seconds."""
+    named = version.settings.scaling.get(option)
+    return float(named) if isinstance(named, int | float) and named > 0 else usual
 
 
 def measure_demand(replicas: int, statuses: Iterable[VersionStatus], held: int) -> Demand:
