@@ -55,8 +55,7 @@ class RoutingTable(msgspec.Struct, frozen=True):
 
     ``generation`` grows with every change. ``replicas`` maps a model and version to the nodes that have it ready.
     ``starting`` are versions that have no ready replica yet, but will have one: their requests are held. ``pending`` are those that fit nowhere,
-    each with what is missing. ``policies`` has a model's options that an entry node needs before it knows the model, as JSON of
-    its ``core.options.ModelOptions``.
+    each with what is missing. ``files`` are the hashes of the files of versions: nodes ask anew what a version is when it changes.
     """
 
     generation: int = 0
@@ -65,6 +64,7 @@ class RoutingTable(msgspec.Struct, frozen=True):
     defaults: dict[str, str] = {}
     starting: dict[str, list[str]] = {}
     pending: dict[str, dict[str, str]] = {}
+    files: dict[str, dict[str, str]] = {}
 
 
 class NodeAssignment(msgspec.Struct, frozen=True):

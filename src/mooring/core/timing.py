@@ -125,6 +125,18 @@ class RequestTiming(msgspec.Struct, array_like=True, eq=False):
         self.counted = other.counted
         self.cache, self.waited = other.cache, other.waited
 
+    def shift(self, seconds: float) -> None:
+        """Move all moments by so many seconds: they are of another machine, whose clock began at another time."""
+        for call in self.calls.values():
+            call.arrived, call.left = call.arrived + seconds, call.left + seconds
+            call.begin, call.end = call.begin + seconds, call.end + seconds
+        self.began += seconds
+        self.ended = self.ended and self.ended + seconds
+        self.since = self.since and self.since + seconds
+        self.counted = self.counted if self.counted < 0 else self.counted + seconds
+        for node in self.nodes.values():
+            node.shift(seconds)
+
     def measure(self, now: float) -> Parts:
         """Return the parts until ``now``, or until it ended."""
         now = self.ended or now

@@ -140,7 +140,9 @@ class Engine(InferenceService):
         self.readiness = Readiness(self.registry, self._ensembles, strict=strict_readiness)
         self._codecs = CodecPool(max(1, codecs), arena.slot, self._workers)
         self._shares_reading = codecs > 0
-        self._read_body = BodyReader(self._codecs, arena.slot).read_body
+        self.read_body = BodyReader(self._codecs, arena.slot).read_body
+        # Through which the models of graphs are asked. Of a node of a cluster, what stands before this engine takes its place.
+        self.entry: InferenceService = self
         self._heartbeat_clock = Clock(deadlines.heartbeat)
         self._loop = asyncio.get_running_loop()
         self._next_check = self._loop.call_later(_CHECK_EVERY, self._check_all)
@@ -187,7 +189,7 @@ class Engine(InferenceService):
             self._submit_stage,
             self._declared_inputs,
             version.runs,
-            self._read_body,
+            self.read_body,
         )
 
     def _run_ensemble(
@@ -195,7 +197,7 @@ class Engine(InferenceService):
     ) -> Ticket:
         if not version.ready:
             return refuse_request(request, done, version.not_ready_error())
-        context = EnsembleContext(self.submit, self._read_body, self._codecs, version.runs)
+        context = EnsembleContext(self.entry.submit, self.read_body, self._codecs, version.runs)
         statistics = self._metrics.statistics_for(version.spec.name, version.spec.version)
 
         def run(done: Done) -> Ticket:
@@ -210,7 +212,7 @@ class Engine(InferenceService):
         model = self.registry.models.get(request.model)
         version = model.versions.get(model.default) if model is not None else None
         if version is None or not version.spec.following:
-            return self.submit(request, done)
+            return self.entry.submit(request, done)
         assert version.scheduler is not None
         return admit_request(version.scheduler, request, done)
 
@@ -227,7 +229,14 @@ class Engine(InferenceService):
 
     def _declared_inputs(self, model: str) -> Sequence[TensorSpec]:
         entry = self.registry.models.get(model)
-        return entry.find_version("").metadata.inputs if entry is not None else ()
+        if entry is not None:
+            return entry.find_version("").metadata.inputs
+        if self.entry is self:
+            return ()
+        try:
+            return self.entry.metadata(model).inputs
+        except MooringError:  # it is nowhere, or nobody can tell now: its stage will say so
+            return ()
 
     def healthy(self) -> bool:
         return self.readiness.is_healthy()
@@ -441,7 +450,7 @@ class Engine(InferenceService):
 
         if spec.sequence.enabled:
             stateful = SequenceScheduler(
-                spec, statistics, allocate, version.on_worker_event, make_pool, self._read_body
+                spec, statistics, allocate, version.on_worker_event, make_pool, self.read_body
             )
             return stateful, stateful.pool
         codecs = self._codecs if self._shares_reading else None

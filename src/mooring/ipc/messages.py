@@ -190,6 +190,18 @@ class MessageEncoder:
         raise TypeError(f"{type(value).__name__} cannot be sent to another process")
 
 
+class AttachingEncoder(MessageEncoder):
+    """Leaves every large payload beside the message, wherever it lies: for a receiver that shares no memory with this machine."""
+
+    def _encode_own(self, value: Any) -> Any:
+        if isinstance(value, Buffer) and value.view.nbytes <= LARGE:
+            return value.view
+        if isinstance(value, Buffer):
+            self.attached.append(value.view)
+            return msgspec.msgpack.Ext(_ATTACHED_CODE, (len(self.attached) - 1).to_bytes(4, "little"))
+        return super()._encode_own(value)
+
+
 class MessageDecoder:
     """Decodes frames to messages of these kinds. A payload for which the receiver had no memory is None."""
 
