@@ -66,7 +66,9 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "log_level", "log_file", "log_folder", "log_config", "vmargs", "metrics_mode", "metrics_config", "metrics_folder",
         "metric_time_interval", "disable_system_metrics", "server_timing",
     ),
-    "Cluster": ("cluster", "cluster_name", "cluster_nodes", "cluster_state", "cluster_dir", "cluster_idle_timeout"),
+    "Cluster": (
+        "cluster", "cluster_name", "cluster_nodes", "cluster_state", "cluster_dir", "cluster_idle_timeout", "cluster_socket",
+    ),
     "Start and end": (
         "drain_timeout", "pre_stop_delay", "unregister_model_timeout", "temporary_folder", "enable_envvars_config",
     ),

@@ -833,6 +833,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             " its server answers what it has, and ends; 0 is never, and every node serves whoever asks it"
         ),
     ] = 0.0
+    cluster_socket: Annotated[
+        Folder,
+        Meta(
+            description="where this server listens for its node actor: a server with it is a node of a cluster, and the command"
+            " that serves a cluster gives it to the servers that it starts"
+        ),
+    ] = None
 
     @property
     def shows_errors(self) -> bool:

@@ -181,7 +181,7 @@ class _Caller:
             self._send(CallOutcome(key, ErrorRecord.of(error)))
             return
         self._edges[key] = edge
-        ticket = self._server.engine.submit(call.request, functools.partial(self._done, key))
+        ticket = self._server.engine.entry.submit(call.request, functools.partial(self._done, key))
         if key in self._edges:  # it may have been answered already
             self._tickets[key] = ticket
 
@@ -203,7 +203,7 @@ class _Caller:
 
     def _answer_ready(self, message: AskReady) -> Done:
         try:
-            return Done(message.key, self._server.engine.ready(message.model, message.version))
+            return Done(message.key, self._server.engine.entry.ready(message.model, message.version))
         except ModelNotFound:
             return Done(message.key)
         except MooringError as error:

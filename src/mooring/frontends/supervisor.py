@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from mooring.core.errors import ErrorRecord, MooringError, WorkerDied
 from mooring.core.memory import MemoryUse
-from mooring.core.service import InferenceService, Outcome, Ticket
+from mooring.core.service import InferenceService, ModelMetadata, ModelState, Outcome, Ticket
 from mooring.core.tensors import release
 from mooring.core.timing import RequestTiming
 from mooring.engine.admission import NO_LOAD, NO_OP_TICKET, QueueLoad
@@ -280,8 +280,12 @@ class FrontendSupervisor:
         service = self._service
         if not self.processes or service is None:
             return
-        metadata = [version.metadata for version in self._registry]
-        view = messages.RegistryView(list(service.models()), metadata, service.ready(), service.healthy())
+        states = list(service.models())
+        known = {(each.spec.name, each.spec.version): each.metadata for each in self._registry}
+        metadata = [
+            known.get((state.name, state.version)) or _metadata_elsewhere(service, state) for state in states
+        ]
+        view = messages.RegistryView(states, metadata, service.ready(), service.healthy())
         if view != self._view:
             self._view = view
             self._send_all(view)
@@ -480,6 +484,14 @@ class VersionSharing:
         for frontend in self._frontends.processes:
             if self._number in frontend.served:
                 frontend.send(messages.WorkerDied(self._number, worker.id, record, retry))
+
+
+def _metadata_elsewhere(service: InferenceService, state: ModelState) -> ModelMetadata:
+    """The metadata of a version that another node of the cluster has, as far as they are known here."""
+    try:
+        return service.metadata(state.name, state.version)
+    except MooringError:
+        return ModelMetadata(state.name, [state.version], state.platform)
 
 
 def shareable(spec: ModelSpec) -> bool:

@@ -279,7 +279,7 @@ class Addresses:
         )
         shared = mount.setting == "inference_address" and self._config.frontends > 1
         listener = self._http.listener(
-            address, counted, self._engine.overload_error, shared=shared, not_found=self._not_found
+            address, counted, self._engine.entry.overload_error, shared=shared, not_found=self._not_found
         )
         await self._start(listener, mount.setting)
         if not address.path and not address.port:
@@ -299,7 +299,7 @@ class Addresses:
         ]  # the others are bound by every process for itself
         self._balancer = ConnectionBalancer(self._frontends, listeners, shared=shared, by_load=spread)
         internal = self._http.listener(
-            address, endpoints, self._engine.overload_error, internal=True, not_found=self._not_found
+            address, endpoints, self._engine.entry.overload_error, internal=True, not_found=self._not_found
         )
         with _naming(f"temporary_folder, of which {self._relay_socket} is made"):
             await internal.start_unix(str(self._relay_socket))
@@ -327,7 +327,7 @@ class Addresses:
 
         self._frontends.start(
             current_settings,
-            self._engine,
+            self._engine.entry,
             self._engine.registry,
             run_call=self._grpc.run_call,
             attach=self._balancer.attach,

@@ -60,6 +60,7 @@ from mooring.repository.spec import ModelSpec
 from mooring.repository.workflows import WorkflowCatalog
 from mooring.server.addresses import Addresses
 from mooring.server.examples import example_of
+from mooring.server.node_server import NodeServer
 from mooring.server.start_failure import check_all_loaded, start_failure
 from mooring.server.start_progress import ModelProgress, ProgressView, find_progress
 from mooring.server.startup import Startup
@@ -239,6 +240,7 @@ class Server:
         )
         self._model_calls = ModelCallServer(self.engine, self._administration)
         self._workflows = Workflows(self.engine, WorkflowCatalog(self._store, config, defaults))
+        self.node = self._build_node(config.cluster_socket)
         self._tokens = tokens_of(config, self._frontends.set_tokens)
         self._certificates = certificates_of(config)
         if config.dialect == "amd":
@@ -266,7 +268,7 @@ class Server:
             console=console,
         )
         services = Services(
-            inference=observe_service(self.engine, self._metrics.calls),
+            inference=observe_service(self.engine.entry, self._metrics.calls),
             responses=http.responses,
             cors=http.cors,
             dialect=dialect_for(config),
@@ -285,6 +287,19 @@ class Server:
             self._arena,
             relay_socket,
             self._startup.reservation,
+        )
+
+    def _build_node(self, socket: Path | None) -> NodeServer | None:
+        if socket is None:
+            return None
+        return NodeServer(
+            socket,
+            self._stack,
+            self.engine,
+            self._arena,
+            self._metrics,
+            queue_size=self._config.job_queue_size,
+            find_address=lambda: str(self.addresses.listening.inference_address),
         )
 
     def _build_console(self, http: Listeners, control: ServerControl) -> ConsoleEndpoints:
@@ -356,6 +371,8 @@ class Server:
         inference = await self.addresses.listen()
         self._write_metrics()
         self._follow_files(specs)
+        if self.node is not None:
+            self.node.listen()
         await self.addresses.listen_at(inference)
         # Only a server that has all its addresses writes the key file: it may be that of one that runs already.
         self._log_access_policy()
