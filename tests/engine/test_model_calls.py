@@ -24,6 +24,7 @@ class FakeEngine:
                 for name, each in stages.items()
             }
         )
+        self.entry = self
         self.sent = []
         self.cancelled = []
         self.came = threading.Event()

@@ -6,6 +6,7 @@ import subprocess
 import pytest
 
 from mooring.core.service import VersionLoad
+from mooring.observability.cluster_metrics import ClusterMetrics
 from mooring.observability.metrics import Metrics
 from mooring.observability.records import Record
 from mooring.protocols.amd.metrics import AmdMetrics
@@ -33,6 +34,12 @@ def full_page(names=None):
         statistics.observe_request(0.1, 0.01, ok=True, defaulted=defaulted)
     for kind, value in (("counter", 3.0), ("gauge", 2.5), ("histogram", 7.0)):
         metrics.record_values("m", [Record(f"Handler{kind}", "ms", kind, {"ModelName": "m"}, [value])])
+    cluster = ClusterMetrics()
+    cluster.nodes = lambda: ["b"]
+    for counts in (cluster.sent, cluster.ran, cluster.lost):
+        counts["b"] += 1
+    cluster.ways.observe(0.001)
+    metrics.registry.register(cluster)
     return metrics.render_text(names)
 
 

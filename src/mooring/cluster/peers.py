@@ -257,7 +257,7 @@ class Session:
             arrival = self._arrivals.get(content.transfer)
             if arrival is None:
                 raise ValueError("a part of a message that has not begun")
-            arrival.add(memoryview(content.data))
+            arrival.add(content.data)
             self._deliver_complete(content.transfer)
         else:
             arrival = self._arrivals.pop(content.transfer, None)

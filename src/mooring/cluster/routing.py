@@ -74,8 +74,8 @@ def _route_of(table: RoutingTable, node: str, model: str, version: str) -> Route
 
 
 def draw_two(nodes: Sequence[str], random: Random = _random) -> Sequence[str]:
-    """Draw two of the nodes, or return those that there are."""
-    return nodes if len(nodes) <= 2 else random.sample(nodes, 2)
+    """Draw two of the nodes, or those that there are, in any order: the first of equal ones is not always the same."""
+    return random.sample(nodes, min(len(nodes), 2))
 
 
 def relative_load(load: ReplicaLoad, reported_mine: int, mine: int) -> float:

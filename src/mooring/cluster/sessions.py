@@ -61,7 +61,7 @@ class Alive(msgspec.Struct, array_like=True, tag="alive"):
 class Whole(msgspec.Struct, array_like=True, tag="whole"):
     """A message."""
 
-    data: bytes | memoryview
+    data: memoryview
 
 
 class Begin(msgspec.Struct, array_like=True, tag="begin"):
@@ -75,7 +75,7 @@ class Part(msgspec.Struct, array_like=True, tag="part"):
     """The next bytes of a message that has begun. None reach into the next payload."""
 
     transfer: int
-    data: bytes | memoryview
+    data: memoryview
 
 
 class Abort(msgspec.Struct, array_like=True, tag="abort"):
