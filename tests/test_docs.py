@@ -13,6 +13,7 @@ from mooring.config.settings import Config
 from mooring.config.torchserve_keys import MILLISECONDS, SAME, is_effective, known_keys
 from mooring.core.options import TORCHSERVE_HEADERS
 from mooring.mount.grpc import inference_services, management_service
+from mooring.observability.cluster_metrics import ClusterMetrics
 from mooring.observability.metrics import Metrics
 from mooring.observability.server_metrics import LAG
 from mooring.protocols.amd.metrics import AmdMetrics
@@ -115,6 +116,7 @@ def test_each_metric_is_documented_and_no_other():
     metrics = Metrics()
     AmdMetrics(metrics, lambda: 0)
     TritonMetrics(metrics, list)
+    metrics.registry.register(ClusterMetrics())
     families = [*metrics.registry.collect(), *metrics.versions.families, LAG]
     assert first_cells(guide("metrics")) == {family.name for family in families}
 
