@@ -297,6 +297,7 @@ def test_a_pod_of_kserves_answers_at_kserves_ports_beside_the_files_addresses(mo
     assert str(config.second_inference_address) == "http://0.0.0.0:8080"
     assert str(config.second_grpc_address) == "http://0.0.0.0:8081"
     assert config.service_envelope == "kservev2"
+    assert config.snapshot_folder is None
     assert config.token_authorization == "management"
     assert "MODEL_LOAD_DELAY" in done.stdout
 

@@ -39,6 +39,8 @@ POD_DEFAULTS: Mapping[str, Any] = {
     "second_grpc_address": Address(EVERYWHERE, GRPC_PORT),
     # KServe's clients send no token of TorchServe's; whoever reaches the pod may still not manage its models.
     "token_authorization": "management",
+    # What is served stands in the storage, and a pod starts once.
+    "snapshot_folder": None,
 }
 """What a start of TorchServe's has in a pod in place of its defaults."""
 
