@@ -4,7 +4,9 @@ import math
 import re
 import resource
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from mooring import cgroups, hardware
@@ -145,6 +147,13 @@ def test_memory_is_what_the_machine_has_or_less(monkeypatch, limit, usable):
     monkeypatch.setattr(hardware, "memory_limit", lambda: limit)
     monkeypatch.setattr(hardware.os, "sysconf", {"SC_PHYS_PAGES": 4, "SC_PAGE_SIZE": 1024}.get)
     assert hardware.usable_memory() == usable
+
+
+@pytest.mark.parametrize(("left", "free"), [(None, 5000), (400, 400), (9000, 5000)])
+def test_free_memory_is_what_machine_and_groups_leave(monkeypatch, left, free):
+    monkeypatch.setattr(hardware, "memory_left", lambda: left)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=5000))
+    assert hardware.free_memory() == free
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from mooring.cgroups import cpu_quota, memory_limit, process_limit
+from mooring.cgroups import cpu_quota, memory_left, memory_limit, process_limit
 
 CPU = "CPU"
 _AMD = "0x1002"
@@ -45,6 +45,14 @@ def usable_memory() -> int:
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     limit = memory_limit()
     return machine if limit is None else min(machine, limit)
+
+
+def free_memory() -> int:
+    """Return the bytes of memory that new processes may take, of the machine and of the container."""
+    import psutil  # noqa: PLC0415 - who only counts cores is spared it
+
+    free, left = int(psutil.virtual_memory().available), memory_left()
+    return free if left is None else min(free, left)
 
 
 def most_processes() -> int | None:

@@ -10,13 +10,11 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
-import psutil
-
-from mooring.cgroups import memory_left
 from mooring.core.scaling_rule import Demand, ScalingBounds, ScalingRule
 from mooring.core.service import QueueScaling
 from mooring.engine.admission import QueueLoad
 from mooring.engine.registry import ModelVersion, Registry
+from mooring.hardware import free_memory
 from mooring.observability.logs import get_logger
 from mooring.observability.percentiles import find_percentiles, subtract_counts
 from mooring.observability.statistics import DURATIONS, ModelStatistics
@@ -95,12 +93,12 @@ class WorkerScaling:
         registry: Registry,
         surroundings: Surroundings,
         retire: Callable[[ModelVersion], Coroutine[Any, Any, None]],
-        free_memory: Callable[[], int] | None = None,
+        free_memory: Callable[[], int] = free_memory,
     ) -> None:
         self._registry = registry
         self._surroundings = surroundings
         self._retire = retire
-        self._free_memory = free_memory or _free_memory
+        self._free_memory = free_memory
         self._scaled: dict[ModelVersion, _Scaled] = {}
         self._leaving: dict[ModelVersion, asyncio.Task[None]] = {}
         self._measuring: set[asyncio.Task[None]] = set()
@@ -240,12 +238,6 @@ def _fewest_workers(version: ModelVersion) -> int:
     spec = version.spec
     keeps_one = spec.sequence.enabled or spec.limits.job_ticket
     return max(spec.scaling.min_workers, 1) if keeps_one else spec.scaling.min_workers
-
-
-def _free_memory() -> int:
-    """Bytes of memory that new processes may take, of the machine and of the container."""
-    free, left = int(psutil.virtual_memory().available), memory_left()
-    return free if left is None else min(free, left)
 
 
 async def _measure_worker(pool: WorkerPool, scaled: _Scaled) -> None:
