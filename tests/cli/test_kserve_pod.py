@@ -46,7 +46,19 @@ def test_a_folder_that_never_comes_ends_the_start_and_is_named(tmp_path):
     with pytest.raises(ClickException) as ended:
         wait_for_folder(folder, limit=20, clock=time.clock, sleep=time.sleep)
     text = ended.value.message
-    assert text.startswith(f"{folder} is not there after 20 seconds, and it is a link to /proc/0/models")
+    assert text.startswith(
+        f"{folder} is not there after 20 seconds (it is a link to /proc/0/models, which is not): "
+    )
+
+
+def test_a_folder_that_this_user_may_not_look_at_yet_is_waited_for(tmp_path):
+    class Closed(type(tmp_path)):
+        def is_dir(self):
+            raise PermissionError(13, "Permission denied")
+
+    time = Time()
+    with pytest.raises(ClickException, match=r"after 20 seconds \(Permission denied\)"):
+        wait_for_folder(Closed(tmp_path), limit=20, clock=time.clock, sleep=time.sleep)
 
 
 @pytest.mark.parametrize(

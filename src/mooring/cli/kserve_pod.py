@@ -67,11 +67,11 @@ def wait_for_folder(
     """
     began = clock()
     told = began - _TELL_EVERY
-    while not folder.is_dir():
+    while why := _why_absent(folder):
         waited = clock() - began
         if waited >= limit:
             raise click.ClickException(
-                f"{folder} is not there after {limit:g} seconds{_explain_link(folder)}: mount the models there, or name"
+                f"{folder} is not there after {limit:g} seconds{why}: mount the models there, or name"
                 " another folder"
             )
         if clock() - told >= _TELL_EVERY:
@@ -80,8 +80,15 @@ def wait_for_folder(
         sleep(_LOOK_EVERY)
 
 
-def _explain_link(folder: Path) -> str:
-    return f", and it is a link to {folder.readlink()}, which is not" if folder.is_symlink() else ""
+def _why_absent(folder: Path) -> str:
+    """Return what is known of a folder that is not there, or that this user may not look at; empty where it is there."""
+    try:
+        if folder.is_dir():
+            return ""
+        link = folder.readlink() if folder.is_symlink() else ""
+    except OSError as error:  # such as the root of a process of another user
+        return f" ({error.strerror})"
+    return f" (it is a link to {link}, which is not)" if link else " (nothing lies there)"
 
 
 def read_pod_variables(environ: MutableMapping[str, str]) -> list[str]:
