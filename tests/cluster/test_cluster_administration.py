@@ -21,6 +21,7 @@ from mooring.cluster.records import (
     VersionStatus,
     VersionView,
 )
+from mooring.cluster.remote_requests import ModelQuestion
 from mooring.config.model_options import model_options
 from mooring.config.settings import Config
 from mooring.core.errors import (
@@ -188,12 +189,12 @@ class Cluster:
             self.controller.ask, self.ask_node, self.controller.routing,
         )  # fmt: skip
 
-    async def ask_node(self, node, question):
-        self.questions.append((node, *question.__struct_fields__))
+    async def ask_node(self, node, *question):
+        self.questions.append((node, *question))
         if self.unreachable:
             raise ClusterUnavailable(f"node '{node}' does not answer")
         self.other.versions = set(self.controller.versions)
-        return await LocalReads(self.other, Assigned(self.controller)).answer(question)
+        return await LocalReads(self.other, Assigned(self.controller)).answer(ModelQuestion(1, *question))
 
     def write_archive(self, name="digits", version="1.0"):
         with zipfile.ZipFile(self.store / f"{name}.mar", "w") as archive:

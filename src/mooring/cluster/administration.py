@@ -15,7 +15,7 @@ import msgspec
 
 from mooring.cluster.assignments import Assignments
 from mooring.cluster.model_files import ModelFileCache
-from mooring.cluster.packing import EVERYWHERE, ModelPacker, placement_of
+from mooring.cluster.packing import EVERYWHERE, ModelPacker, placement_of, scaling_of
 from mooring.cluster.records import (
     Change,
     ClusterView,
@@ -27,6 +27,7 @@ from mooring.cluster.records import (
     UnregisterVersion,
     VersionView,
 )
+from mooring.cluster.remote_requests import ModelQuestion
 from mooring.core.errors import (
     ClusterUnavailable,
     FetchFailed,
@@ -64,16 +65,8 @@ T = TypeVar("T")
 Ask = Callable[[Change | None], Awaitable[ClusterView | None]]
 """Asks a change of the controller, or without one how the cluster is. Raises ``MooringError``."""
 
-AskNode = Callable[[str, "ModelQuestion"], Awaitable[bytes]]
-"""Asks another node's server about a version that it has. Raises ``MooringError`` where it has none or does not answer."""
-
-
-class ModelQuestion(msgspec.Struct, frozen=True, array_like=True):
-    """What one node asks another of a version: ``what`` is description, config, usage or options."""
-
-    what: str
-    model: str
-    version: str
+AskNode = Callable[[str, str, str, str], Awaitable[bytes]]
+"""Asks the node of that name what (as ``ModelQuestion`` has it) of a version. Raises ``MooringError`` where it has none or does not answer."""
 
 
 class LocalReads:
@@ -212,7 +205,7 @@ class ClusterAdministration(ModelAdministration):
         reason: MooringError | None = None
         for node in others:
             try:
-                body = await self._ask_node(node, ModelQuestion(what, model, version))
+                body = await self._ask_node(node, what, model, version)
             except MooringError as error:
                 reason = error
             else:
@@ -247,6 +240,7 @@ class ClusterAdministration(ModelAdministration):
             self._with_sources(files),
             options=options,
             placement=placement_of(spec),
+            scaling=scaling_of(spec),
             wait=wait,
         )
         try:
@@ -387,9 +381,13 @@ class ClusterAdministration(ModelAdministration):
         """The options with which a version was registered; none where no node tells."""
         for node in self._routing().replicas.get(model, {}).get(version, []):
             with suppress(MooringError):
-                question = ModelQuestion("options", model, version)
+                question = "options", model, version
                 here = node == self._node
-                body = await (self._reads.answer(question) if here else self._ask_node(node, question))
+                body = await (
+                    self._reads.answer(ModelQuestion(0, *question))
+                    if here
+                    else self._ask_node(node, *question)
+                )
                 return msgspec.msgpack.decode(body, type=dict[str, Parameter])
         return {}
 

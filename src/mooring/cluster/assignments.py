@@ -108,6 +108,7 @@ class Assignments:
         self._failed: dict[Key, _Failure] = {}
         self._doing: dict[Key, ReplicaState] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}  # by model
+        self.was_settled = False  # once, since the start
         self._retries: dict[Key, asyncio.TimerHandle] = {}
 
     @property
@@ -133,6 +134,7 @@ class Assignments:
             del self._failed[key]
         for model in dict.fromkeys(model for model, _ in (*self._wanted, *self._running)):
             self._start(model)
+        self.was_settled = self.was_settled or self.settled
         self._choose_defaults(assignment.routing)
         self._on_change()
 
@@ -201,6 +203,7 @@ class Assignments:
                 self._on_change()
         finally:
             del self._tasks[model]
+        self.was_settled = self.was_settled or self.settled
         self._on_change()
 
     def _next_step(self, model: str) -> tuple[Key, VersionAssignment | None] | None:

@@ -1,17 +1,30 @@
 """The ``InferenceService`` of a node: its own engine first, and other nodes for what they have. Runs in the first process of a node server."""
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import structs
 
 from mooring.cluster.link import ClusterLink
 from mooring.cluster.peers import Peers, Session
 from mooring.cluster.records import NodeAssignment, RoutingTable
-from mooring.cluster.remote_requests import NodeRequests, RemoteNodes, VersionFacts
+from mooring.cluster.remote_requests import (
+    AnswerQuestion,
+    NodeRequests,
+    QuestionAnswer,
+    RemoteNodes,
+    VersionFacts,
+)
 from mooring.cluster.request_placement import RequestPlacement
 from mooring.cluster.routing import ReplicaLoad, Route, Routes
 from mooring.cluster.version_facts import Key, VersionDirectory, facts_of
-from mooring.core.errors import ModelNotFound, ModelNotReady, MooringError, VersionNotFound
+from mooring.core.errors import (
+    ClusterUnavailable,
+    ModelNotFound,
+    ModelNotReady,
+    MooringError,
+    VersionNotFound,
+)
 from mooring.core.requests import InferenceRequest
 from mooring.core.service import Done, InferenceService, ModelMetadata, ModelState, Ticket
 from mooring.engine.admission import refuse_request
@@ -20,6 +33,9 @@ from mooring.engine.engine import Engine
 from mooring.engine.registry import ModelVersion
 from mooring.ipc.arena import Arena
 from mooring.observability.cluster_metrics import ClusterMetrics
+
+# Seconds in which another node answers what a client of a management protocol asks.
+_PATIENCE = 10.0
 
 
 class ClusterService(InferenceService):
@@ -30,12 +46,22 @@ class ClusterService(InferenceService):
     (request_placement.py). What other nodes' versions are is asked when a table names them (version_facts.py). Before the first
     assignment, and for models that no table names, this is the engine.
 
-    ``queue_size`` bounds the held requests of a version that no node has told of yet.
+    ``queue_size`` bounds the held requests of a version that no node has told of yet. ``answer_question`` answers what other nodes
+    ask of versions here. ``is_settled`` tells whether this node has what it was first assigned, as far as it can be had.
     """
 
     def __init__(
-        self, engine: Engine, link: ClusterLink, arena: Arena, metrics: ClusterMetrics, *, queue_size: int
+        self,
+        engine: Engine,
+        link: ClusterLink,
+        arena: Arena,
+        metrics: ClusterMetrics,
+        *,
+        queue_size: int,
+        answer_question: AnswerQuestion,
+        is_settled: Callable[[], bool],
     ) -> None:
+        self._is_settled = is_settled
         self.node = link.node
         self._engine = engine
         self._link = link
@@ -44,7 +70,9 @@ class ClusterService(InferenceService):
         self._nodes = RemoteNodes(metrics)
 
         def serve(session: Session) -> NodeRequests:
-            return NodeRequests(session, engine, metrics, self._find_load_here, self._find_facts_here)
+            return NodeRequests(
+                session, engine, metrics, self._find_load_here, self._find_facts_here, answer_question
+            )
 
         self._peers = Peers(link.send, arena.allocate, serve)
         self._nodes.use(self._peers)
@@ -92,15 +120,56 @@ class ClusterService(InferenceService):
         return self._engine.overload_error(model, version) if route is None or not route.others else None
 
     def ready(self, model: str = "", version: str = "") -> bool:
-        """Whether the model, or this node can answer: it was attached once, is not to be emptied, and what it has is ready."""
+        """Whether the model, or this node can answer.
+
+        A node can that was attached once and is not to be emptied, once it has what it was first assigned. A model that it should have
+        and cannot answer with now must be on another node then. What only other nodes have is theirs: one that dies does not
+        make all others unready.
+        """
         if not model:
-            return self._link.attached_once and not self._draining and self._engine.ready()
+            return (
+                self._link.attached_once
+                and not self._draining
+                and self._engine.readiness.is_open
+                and self._is_settled()
+                and all(
+                    self._can_answer(route) for key, route in self._routes.by_version.items() if not key[1]
+                )
+            )
         route = self._find_route(model, version)
         if route is None:
             return self._engine.ready(model, version)
         if any(not self._nodes.is_avoided(node) for node in route.others):
             return True
         return self._find_here(route) is not None and self._engine.ready(model, route.version)
+
+    def _can_answer(self, route: Route) -> bool:
+        if not route.here or any(not self._nodes.is_avoided(node) for node in route.others):
+            return True
+        version = self._find_version(route.model, route.version)
+        return version is not None and (version.suspended or self._engine.readiness.can_answer(version))
+
+    async def ask_node(self, node: str, what: str, model: str, version: str) -> bytes:
+        """Ask another node about a version that it has (``ModelQuestion``). Raises ``MooringError``."""
+        found: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+        def receive(answer: QuestionAnswer) -> None:
+            if found.done():
+                return
+            if isinstance(answer.found, bytes):
+                found.set_result(answer.found)
+            else:
+                found.set_exception(answer.found.error(model=model, version=version))
+
+        def on_lost() -> None:
+            if not found.done():
+                found.set_exception(ClusterUnavailable(f"node '{node}' does not answer"))
+
+        self._nodes.reach(node).ask(what, model, version, receive, on_lost)
+        try:
+            return await asyncio.wait_for(found, _PATIENCE)
+        except TimeoutError:
+            raise ClusterUnavailable(f"node '{node}' has not answered in {_PATIENCE:g} s") from None
 
     def healthy(self) -> bool:
         return self._engine.healthy()

@@ -6,9 +6,11 @@ left, and moments of timings are moved from one machine's clock to the other's. 
 before it leaves, and its memory is given back when it has left.
 """
 
+import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from typing import Any
 
 import msgspec
 
@@ -64,6 +66,15 @@ class AskVersions(msgspec.Struct, array_like=True, tag="ask"):
     versions: list[tuple[str, str]]
 
 
+class ModelQuestion(msgspec.Struct, array_like=True, tag="question"):
+    """What a client of a management protocol wants to know of a version: ``what`` is description, config, usage or options."""
+
+    key: int
+    what: str
+    model: str
+    version: str
+
+
 class Answer(msgspec.Struct, array_like=True, tag="answer"):
     """An answer, or a piece of one. ``load`` is what the replica has to do now, where it has a queue.
 
@@ -103,8 +114,18 @@ class Versions(msgspec.Struct, array_like=True, tag="versions"):
     facts: list[tuple[str, str, VersionFacts]]
 
 
-ToNode = Run | Withdraw | AskVersions
-ToEntry = Answer | Versions
+class QuestionAnswer(msgspec.Struct, array_like=True, tag="told"):
+    """The answer to a ``ModelQuestion``, as MessagePack of what was asked for."""
+
+    key: int
+    found: bytes | ErrorRecord
+
+
+AnswerQuestion = Callable[[ModelQuestion], Awaitable[bytes]]
+"""Answers a question of another node. Raises ``MooringError``."""
+
+ToNode = Run | Withdraw | AskVersions | ModelQuestion
+ToEntry = Answer | Versions | QuestionAnswer
 
 
 class Attempt:
@@ -172,7 +193,7 @@ class RemoteNode:
         self._on_end = on_end
         self._keys = 0
         self._attempts: dict[int, Attempt] = {}
-        self._questions: dict[int, tuple[Callable[[Versions], None], Callable[[], None]]] = {}
+        self._questions: dict[int, tuple[Callable[[Any], None], Callable[[], None]]] = {}
         self._decode = MessageDecoder(ToEntry).decode
         # By model and version: the last load, how many of mine it had in it, and how many of mine there are now.
         self._loads: dict[tuple[str, str], tuple[ReplicaLoad, int]] = {}
@@ -219,6 +240,19 @@ class RemoteNode:
         self._questions[self._keys] = receive, on_lost
         self.session.send(AskVersions(self._keys, list(versions)))
 
+    def ask(
+        self,
+        what: str,
+        model: str,
+        version: str,
+        receive: Callable[[QuestionAnswer], None],
+        on_lost: Callable[[], None],
+    ) -> None:
+        """Ask a ``ModelQuestion``; ``on_lost`` is called where the node is lost."""
+        self._keys += 1
+        self._questions[self._keys] = receive, on_lost
+        self.session.send(ModelQuestion(self._keys, what, model, version))
+
     def withdraw(self, attempt: Attempt) -> None:
         """Nobody waits for a request any more."""
         if self._forget(attempt):
@@ -228,7 +262,7 @@ class RemoteNode:
 
     def receive(self, head: bytes | bytearray | memoryview, payloads: Sequence[Buffer | None]) -> None:
         message = self._decode(memoryview(head), payloads)
-        if isinstance(message, Versions):
+        if isinstance(message, Versions | QuestionAnswer):
             asked = self._questions.pop(message.key, None)
             if asked is not None:
                 asked[0](message)
@@ -333,7 +367,10 @@ class NodeRequests:
         metrics: ClusterMetrics,
         find_load: Callable[[str, str], ReplicaLoad | None],
         find_facts: Callable[[str, str], VersionFacts | None],
+        answer_question: AnswerQuestion,
     ) -> None:
+        self._answer_question = answer_question
+        self._answering: set[asyncio.Task[None]] = set()
         self._session = session
         self._service = service
         self._metrics = metrics
@@ -346,7 +383,7 @@ class NodeRequests:
     @property
     def busy(self) -> bool:
         """Whether requests of the other node are here."""
-        return bool(self._tickets)
+        return bool(self._tickets or self._answering)
 
     def receive(self, head: bytes | bytearray | memoryview, payloads: Sequence[Buffer | None]) -> None:
         message = self._decode(memoryview(head), payloads)
@@ -358,6 +395,10 @@ class NodeRequests:
                 self._run(message)
         elif isinstance(message, Withdraw):
             self._withdraw(message.key)
+        elif isinstance(message, ModelQuestion):
+            task = asyncio.get_running_loop().create_task(self._tell(message))
+            self._answering.add(task)
+            task.add_done_callback(self._answering.discard)
         else:
             known = [(*each, self._find_facts(*each)) for each in message.versions]
             facts = [(model, version, found) for model, version, found in known if found is not None]
@@ -368,6 +409,19 @@ class NodeRequests:
             log.info("requests of another node given up", node=self._session.node, reason=reason)
         for key in list(self._tickets):
             self._tickets.pop(key).cancel()
+
+    async def _tell(self, question: ModelQuestion) -> None:
+        found: bytes | ErrorRecord
+        try:
+            found = await self._answer_question(question)
+        except MooringError as error:
+            found = ErrorRecord.of(error)
+        except Exception as error:  # the supervisor: whoever waits at the other node must not wait for ever
+            log.exception(
+                "question of another node not answered", node=self._session.node, what=question.what
+            )
+            found = ErrorRecord.of(ModelFailed(f"the question could not be answered: {error}"))
+        self._session.send(QuestionAnswer(question.key, found))
 
     def _run(self, message: Run) -> None:
         request, now = message.request, time.monotonic()

@@ -67,7 +67,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "metric_time_interval", "disable_system_metrics", "server_timing",
     ),
     "Cluster": (
-        "cluster", "cluster_name", "cluster_nodes", "cluster_state", "cluster_dir", "cluster_idle_timeout", "cluster_socket",
+        "cluster", "cluster_name", "cluster_nodes", "cluster_state", "cluster_dir", "cluster_files_size", "cluster_idle_timeout",
+        "cluster_socket",
     ),
     "Start and end": (
         "drain_timeout", "pre_stop_delay", "unregister_model_timeout", "temporary_folder", "enable_envvars_config",

@@ -833,6 +833,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             " its server answers what it has, and ends; 0 is never, and every node serves whoever asks it"
         ),
     ] = 0.0
+    cluster_files_size: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="bytes that model files may take on each node of a cluster, in the folder files of cluster_dir; what no model"
+            " uses goes first; 0 is any number",
+        ),
+    ] = 100 << 30
     cluster_socket: Annotated[
         Folder,
         Meta(

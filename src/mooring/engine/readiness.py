@@ -22,6 +22,11 @@ class Readiness:
         self._ensembles = ensembles
         self._strict = strict
 
+    @property
+    def is_open(self) -> bool:
+        """Whether all addresses accept connections, and the server is not about to stop."""
+        return self.listening and not self.stopping
+
     def is_ready(self) -> bool:
         """Whether the server is ready, as KServe's and Triton's probes ask."""
         models = self._registry.models

@@ -1,18 +1,30 @@
 """What makes a server one of the nodes of a cluster: its connection to the node actor, and the service that knows other nodes."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 from mooring import __version__
+from mooring.cluster.administration import ClusterAdministration, LocalReads
+from mooring.cluster.assignments import Assignments
 from mooring.cluster.cluster_service import ClusterService
+from mooring.cluster.file_sources import FileSources
 from mooring.cluster.link import ClusterLink
-from mooring.cluster.records import NodeStatus, VersionStatus
+from mooring.cluster.model_files import ModelFileCache
+from mooring.cluster.packing import ModelPacker
+from mooring.cluster.records import NodeAssignment, NodeStatus, VersionAssignment
+from mooring.config.settings import Config
+from mooring.core.errors import FetchFailed, MooringError
+from mooring.core.options import Scaling, declare
+from mooring.engine.administration import Administration
 from mooring.engine.engine import Engine
 from mooring.ipc.arena import Arena
 from mooring.observability.cluster_metrics import ClusterMetrics
 from mooring.observability.metrics import Metrics
+from mooring.repository.catalog import Catalog
+from mooring.repository.fetch import Fetcher
+from mooring.repository.spec import ModelSpec
 
 # Seconds between two reports of the state of this node.
 _REPORT_EVERY = 0.5
@@ -21,7 +33,7 @@ _REPORT_EVERY = 0.5
 class NodeServer:
     """Built where ``cluster_socket`` is set. ``stack`` closes it; ``find_address`` tells the address for inference once it listens.
 
-    ``describe_versions`` says how far the versions are that this node is to serve.
+    ``local`` manages the models of this process, and ``catalog`` reads their files.
     """
 
     def __init__(
@@ -32,20 +44,47 @@ class NodeServer:
         arena: Arena,
         metrics: Metrics,
         *,
-        queue_size: int,
+        config: Config,
+        local: Administration,
+        catalog: Catalog,
         find_address: Callable[[], str],
-        describe_versions: Callable[[], Sequence[VersionStatus]] = tuple,
     ) -> None:
         files = socket.with_name("files")
         self.link = ClusterLink(socket, self.describe, files)
+        self._catalog = catalog
+        self._files = ModelFileCache(files, config.cluster_files_size)
+        fetcher = Fetcher(config.allowed_urls)
+        sources = FileSources(self._files, fetcher, self._fetch_file, self.link.node)
+        self._assignments = Assignments(local, sources, self._read_version, self.report_soon)
+        reads = LocalReads(local, self._assignments)
         counts = ClusterMetrics()
         metrics.registry.register(counts)
-        self.service = ClusterService(engine, self.link, arena, counts, queue_size=queue_size)
+        self.service = ClusterService(
+            engine,
+            self.link,
+            arena,
+            counts,
+            queue_size=config.job_queue_size,
+            answer_question=reads.answer,
+            is_settled=lambda: self._assignments.was_settled,
+        )
+        self.administration = ClusterAdministration(
+            local,
+            reads,
+            self.service,
+            catalog,
+            ModelPacker(self._files, fetcher, config.model_store),
+            self._files,
+            self.link.node,
+            self.link.ask,
+            self.service.ask_node,
+            lambda: self._assignments.latest.routing,
+        )
         self._find_address = find_address
-        self._describe_versions = describe_versions
         self._reporting: asyncio.TimerHandle | None = None
         self._epoch = self._generation = 0
-        self.link.on_assignment(lambda taken: self._note(taken.epoch, taken.generation))
+        self.link.on_assignment(self._take_assignment)
+        stack.push_async_callback(self._assignments.close)
         stack.callback(self._close)
 
     def describe(self) -> NodeStatus:
@@ -57,8 +96,9 @@ class NodeServer:
             self._epoch,
             self._generation,
             self.service.ready(),
-            list(self._describe_versions()),
+            self._assignments.describe(),
             {model: dict(counts) for model, counts in self.service.held().items()},
+            self._files.hashes(),
         )
 
     def listen(self) -> None:
@@ -72,9 +112,28 @@ class NodeServer:
             self._reporting.cancel()
             self._reporting = asyncio.get_running_loop().call_later(0, self._report)
 
-    def _note(self, epoch: int, generation: int) -> None:
-        self._epoch, self._generation = epoch, generation
-        self.report_soon()
+    def _take_assignment(self, assignment: NodeAssignment) -> None:
+        self._epoch, self._generation = assignment.epoch, assignment.generation
+        self._assignments.take(assignment)
+
+    def _read_version(self, assigned: VersionAssignment, place: Path) -> list[ModelSpec]:
+        """Read a version as it is assigned, with the workers that an operator has named. Blocks; raises ``MooringError``."""
+        specs = self._catalog.read_assigned(
+            place, assigned.model, assigned.version, assigned.options, assigned.config
+        )
+        least, most = assigned.min_workers, assigned.max_workers
+        if least is None and most is None:
+            return specs
+        return [
+            with_workers(spec, least, most) if spec.name == assigned.model and not spec.stages else spec
+            for spec in specs
+        ]
+
+    async def _fetch_file(self, sha256: str, node: str) -> Path:
+        try:
+            return await self.link.fetch_file(sha256, node)
+        except (OSError, MooringError) as error:
+            raise FetchFailed(f"node '{node}': {error}") from error
 
     def _report(self) -> None:
         if self.link.attached:
@@ -87,3 +146,18 @@ class NodeServer:
             self._reporting = None
         self.service.close()
         self.link.close()
+
+
+def with_workers(spec: ModelSpec, least: int | None, most: int | None) -> ModelSpec:
+    """A version with the numbers of workers that an operator has named; None leaves one as it was, unless it must make way.
+
+    >>> from mooring.core.options import ModelOptions
+    >>> spec = ModelSpec(name="m", version="1", backend="builtin", location="", options=ModelOptions())
+    >>> with_workers(spec, 3, None).scaling.max_workers
+    3
+    """
+    low = least if least is not None else min(spec.scaling.min_workers, most or 0)
+    high = most if most is not None else max(spec.scaling.max_workers, low)
+    return spec.with_options(
+        declare(Scaling, min_workers=low, max_workers=max(high, 1), workers_by_default=False)
+    )

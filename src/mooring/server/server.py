@@ -23,7 +23,7 @@ from mooring.console.settings_in_force import list_settings
 from mooring.core.errors import ModelNotFound
 from mooring.core.example_requests import ExampleRequest
 from mooring.core.memory import BodyMemory
-from mooring.core.service import ModelState
+from mooring.core.service import ModelAdministration, ModelState
 from mooring.descriptors import highest_limit, raise_limit
 from mooring.engine.administration import Administration
 from mooring.engine.control import ServerControl
@@ -238,9 +238,13 @@ class Server:
             on_change=self._changed,
             loading=config.enable_repository_api,
         )
-        self._model_calls = ModelCallServer(self.engine, self._administration)
         self._workflows = Workflows(self.engine, WorkflowCatalog(self._store, config, defaults))
         self.node = self._build_node(config.cluster_socket)
+        # What clients and the code of models change and ask: of a node, the cluster's models.
+        self._models: ModelAdministration = (
+            self._administration if self.node is None else self.node.administration
+        )
+        self._model_calls = ModelCallServer(self.engine, self._models)
         self._tokens = tokens_of(config, self._frontends.set_tokens)
         self._certificates = certificates_of(config)
         if config.dialect == "amd":
@@ -257,7 +261,7 @@ class Server:
         control = ServerControl()
         console = self._build_console(http, control) if config.console else None
         administrative = Administrative(
-            models=self._administration,
+            models=self._models,
             server=control,
             workflows=self._workflows,
             metrics=self._metrics,
@@ -298,7 +302,9 @@ class Server:
             self.engine,
             self._arena,
             self._metrics,
-            queue_size=self._config.job_queue_size,
+            config=self._config,
+            local=self._administration,
+            catalog=self._catalog,
             find_address=lambda: str(self.addresses.listening.inference_address),
         )
 
@@ -307,8 +313,8 @@ class Server:
             version=__version__, started=round(time.time(), 3), frontends=self._config.frontends
         )
         state = LiveState(
-            self.engine,
-            self._administration,
+            self.engine.entry,
+            self._models,
             self._workflows,
             control,
             self._metrics,
@@ -317,8 +323,8 @@ class Server:
         )
         return ConsoleEndpoints(
             http.responses,
-            self.engine,
-            self._administration,
+            self.engine.entry,
+            self._models,
             state,
             self._startup.recent,
             secrets=self._list_secrets,
