@@ -5,6 +5,7 @@ A switch attaches to every server, hands messages from one to another, answers w
 """
 
 import asyncio
+import inspect
 import threading
 from contextlib import contextmanager
 
@@ -27,7 +28,8 @@ class Port:
         await self.switch.carry(self.node, node, messages)
 
     async def ask(self, change):
-        return self.switch.answer(self.node, change)
+        answer = self.switch.answer(self.node, change)
+        return await answer if inspect.isawaitable(answer) else answer
 
     async def fetch_file(self, sha256, node):
         return self.switch.fetch(sha256, node)

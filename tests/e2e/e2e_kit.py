@@ -236,7 +236,11 @@ class Server:
 
     def raw(self, data: bytes, *, head: bool = False) -> Answer:
         """Whatever these bytes are answered with."""
-        with Wire(self.port) as wire:
+        return self.at(self.port, data, head=head)
+
+    def at(self, port: int, data: bytes, *, head: bool = False) -> Answer:
+        """Whatever these bytes are answered with at one of the server's ports."""
+        with Wire(port) as wire:
             wire.send(data)
             return wire.answer(head=head)
 

@@ -141,6 +141,8 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     packages: str = ""  # a folder that the model's code imports from before all others: its own requirements
     # The dotted name by which a function's file is imported from ``location``; empty where it is imported by itself.
     module: str = ""
+    # The GPUs that its workers have to themselves, as a cluster has reserved them; empty where nobody has reserved any.
+    gpus: list[int] = []
     venv: str = ""  # the virtual environment that those packages are in, where they are in one
     manifest: dict[str, Any] = {}
     config: dict[str, Any] = {}  # model-config.yaml, as the handler sees it

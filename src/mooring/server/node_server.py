@@ -5,6 +5,8 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import msgspec
+
 from mooring import __version__
 from mooring.cluster.administration import ClusterAdministration, LocalReads
 from mooring.cluster.assignments import Assignments
@@ -16,7 +18,7 @@ from mooring.cluster.packing import ModelPacker
 from mooring.cluster.records import NodeAssignment, NodeStatus, VersionAssignment
 from mooring.config.settings import Config
 from mooring.core.errors import FetchFailed, MooringError
-from mooring.core.options import Scaling, declare
+from mooring.core.options import RuntimeOptions, Scaling, declare
 from mooring.engine.administration import Administration
 from mooring.engine.engine import Engine
 from mooring.ipc.arena import Arena
@@ -121,6 +123,10 @@ class NodeServer:
         specs = self._catalog.read_assigned(
             place, assigned.model, assigned.version, assigned.options, assigned.config
         )
+        if assigned.gpus:
+            # Loaded once before the fork it would be on a GPU that no fork can use.
+            alone = declare(RuntimeOptions, preload=False)
+            specs = [msgspec.structs.replace(spec, gpus=assigned.gpus).with_options(alone) for spec in specs]
         least, most = assigned.min_workers, assigned.max_workers
         if least is None and most is None:
             return specs

@@ -60,6 +60,7 @@ from mooring.worker_process.stepwise import StepServing
 _FLUSH_DELAY = 0.003
 # Rounds (of _FLUSH_DELAY each) without a batch before the flush thread sleeps until it is woken.
 _MAX_IDLE_ROUNDS = 100
+_GPUS = "CUDA_VISIBLE_DEVICES"
 
 
 class BatchInProgress:
@@ -326,6 +327,8 @@ class Worker:
             channel.send(self._loaded)
             return True
         set_process_title(*_title_of(message.spec, self._role))
+        if message.spec.gpus:  # before anything asks which there are
+            os.environ[_GPUS] = visible_gpus(message.spec.gpus, os.environ.get(_GPUS))
         try:
             if self._model is not None:
                 backend = self._model.backend
@@ -499,6 +502,19 @@ class Worker:
 def _title_of(spec: ModelSpec, role: Sequence[str]) -> Sequence[str]:
     """Return the words of the title of a process that runs this model in this role."""
     return ("codec",) if spec.backend == "codec" else (*role, spec.name, spec.version)
+
+
+def visible_gpus(reserved: Sequence[int], there: str | None) -> str:
+    """The GPUs that a model sees of those that the server may use: by their own names, else by their place among these.
+
+    >>> visible_gpus([1, 2], None), visible_gpus([5], "4,5"), visible_gpus([1], "GPU-a,GPU-b")
+    ('1,2', '5', 'GPU-b')
+    """
+    names = there.split(",") if there else []
+    return ",".join(
+        names[number] if str(number) not in names and number < len(names) else str(number)
+        for number in reserved
+    )
 
 
 def capacity_of(backend: Backend, spec: ModelSpec) -> int:

@@ -464,6 +464,7 @@ class WorkerPool:
             context = LoadContext(
                 worker=worker.id,
                 threads=self._threads,
+                gpu=worker.place % len(self.spec.gpus) if self.spec.gpus else None,
                 debug=shows_debug(),
                 call_socket=self._local.call_socket if calls_models(self.spec.backend) else "",
                 place=worker.place,
