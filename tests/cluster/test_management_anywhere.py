@@ -209,6 +209,14 @@ def test_a_node_serves_what_was_registered_whatever_became_of_its_files(cluster)
     assert a.manage("DELETE", "/models/kept").code == 200
 
 
+def test_a_workflow_is_refused_with_a_reason(cluster):
+    _, a, *_ = cluster
+    answer = a.manage("POST", "/workflows?url=flow.war")
+    assert (answer.code, answer.json()["message"]) == (
+        501, "a cluster serves no workflows; serve the models of its nodes, and chains of them",
+    )  # fmt: skip
+
+
 def test_both_nodes_are_ready_all_along(cluster):
     _, a, b, *_ = cluster
     for node in (a, b):

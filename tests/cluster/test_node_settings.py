@@ -41,6 +41,14 @@ def test_what_names_models_and_the_cluster_stays_with_the_command():
     assert encode_node_settings(config) == ""
 
 
+def test_nodes_load_from_the_operators_folders_when_clients_ask_and_not_at_their_start(tmp_path):
+    folders = {"model_store": "store", "model_repository": ["one", "two"]}
+    config = read_again(encode_node_settings(load_config(folders, {})), tmp_path)
+    assert config.model_store == Path.cwd() / "store"
+    assert config.model_repository == (Path.cwd() / "one", Path.cwd() / "two")
+    assert not config.repository_load_existing
+
+
 @pytest.mark.parametrize(
     ("secret", "hint"),
     [

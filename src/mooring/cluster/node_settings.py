@@ -13,7 +13,7 @@ from mooring.config.sources.origins import DEFAULT, Origins
 # What the command itself does: which models the cluster serves, and which cluster that is.
 _OF_THE_COMMAND = frozenset(
     {
-        "targets", "host", "port", "model_store", "models", "model_repository", "startup_models", "require_models",
+        "targets", "host", "port", "models", "startup_models", "require_models",
         "model_snapshot", "snapshot_folder", "workflow_store", "reload", "keep_going", "exit_on_error",
         "repository_load_existing", "repository_monitoring", "repository_polling", "cluster", "cluster_name", "cluster_nodes",
         "cluster_state", "cluster_dir", "cluster_idle_timeout", "cluster_socket",
@@ -50,7 +50,9 @@ def encode_node_settings(config: Config) -> str:
     for name in _REFUSED:
         if getattr(config, name) != getattr(DEFAULTS, name):
             raise ConfigError(f"{name} is for one machine: leave it out with cluster")
-    return "".join(f"{name} = {_toml(name, value)}\n" for name, value in _changed(config))
+    found = "".join(f"{name} = {_toml(name, value)}\n" for name, value in _changed(config))
+    # Clients load from them, at nodes that have them. What the cluster serves comes from the controller alone.
+    return found + ("repository_load_existing = false\n" if config.model_repository else "")
 
 
 def _changed(config: Config) -> Iterator[tuple[str, Any]]:

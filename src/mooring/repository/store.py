@@ -113,7 +113,9 @@ class Store:
             self._find_of_snapshot(config.model_store, config.model_snapshot, found)
         elif config.models:
             self._find_in_store(config.model_store, config.models, found)
-        folders = [_existing_folder(each, "model repository") for each in config.model_repository]
+        # A node of a cluster has what it is assigned; its operator's folders may be on other nodes.
+        named = config.model_repository if config.cluster_socket is None else ()
+        folders = [_existing_folder(each, "model repository") for each in named]
         repositories = list(dict.fromkeys(folders))  # one that was named twice is one
         if config.repository_load_existing:
             self._find_in_repositories(repositories, config.startup_models, found)

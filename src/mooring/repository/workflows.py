@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 
 from mooring.config.settings import Config
-from mooring.core.errors import ModelLoadFailed, ModelNotFound, MooringError
+from mooring.core.errors import ModelLoadFailed, ModelNotFound, MooringError, Unsupported
 from mooring.core.options import (
     Batching,
     ModelLimits,
@@ -53,13 +53,18 @@ class WorkflowCatalog:
         self._models = config.model_store
         self._stores = [store for store in (config.workflow_store, config.model_store) if store is not None]
         self._defaults = defaults
+        self._in_cluster = config.cluster_socket is not None
 
     def read_workflow(self, registration: WorkflowRegistration) -> ResolvedWorkflow:
         """Read a workflow and unpack everything that it needs.
 
         Raises ``ModelNotFound`` where there is no such archive, ``SourceRefused``, ``FetchFailed`` or, for what is
-        wrong with it or with a model that it names, ``ModelLoadFailed``.
+        wrong with it or with a model that it names, ``ModelLoadFailed``; ``Unsupported`` on a node of a cluster.
         """
+        if self._in_cluster:
+            raise Unsupported(
+                "a cluster serves no workflows; serve the models of its nodes, and chains of them"
+            )
         folder = self._store_of(registration.url)
         if not registration.url or (
             not is_remote(registration.url) and (folder is None or not folder.is_dir())
