@@ -11,10 +11,21 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "cluster"))
 
 from switch import Switch, table_of
 
-from mooring.cluster.records import NodeAssignment, ReplicaState, VersionStatus
+from mooring.cluster.records import (
+    ModelFiles,
+    NodeAssignment,
+    ReplicaState,
+    VersionAssignment,
+)
+from mooring.config.model_options import model_options
+from mooring.config.settings import Config
+from mooring.engine.administration import Administration
 from mooring.engine.engine import Engine
 from mooring.ipc.arena import Arena
 from mooring.observability.metrics import Metrics
+from mooring.repository.catalog import Catalog
+from mooring.repository.spec import Defaults
+from mooring.repository.store import Store
 from mooring.server.node_server import NodeServer
 
 
@@ -22,6 +33,10 @@ from mooring.server.node_server import NodeServer
 async def node(tmp_path):
     async with AsyncExitStack() as stack:
         arena, metrics = Arena(65_536), Metrics(system=False)
+        config = Config(cluster_socket=tmp_path / "server.sock")
+        defaults = Defaults(options=model_options(config))
+        (tmp_path / "unpacked").mkdir()
+        catalog = Catalog(Store(tmp_path / "unpacked", defaults), config, tmp_path / "uploads", defaults)
         engine = Engine(arena, metrics)
         stack.push_async_callback(engine.close)
         node = NodeServer(
@@ -30,9 +45,10 @@ async def node(tmp_path):
             engine,
             arena,
             metrics,
-            queue_size=10,
+            config=config,
+            local=Administration(engine, catalog, metrics),
+            catalog=catalog,
             find_address=lambda: "here:8080",
-            describe_versions=lambda: [VersionStatus("m", "1", ReplicaState.LOADING)],
         )
         node.listen()
         yield node
@@ -50,12 +66,13 @@ async def test_a_node_reports_what_it_has_and_at_once_when_it_was_assigned_somet
     (name,) = await asyncio.wait_for(switch.attached(), 5)
     port = switch.ports[name]
     status = port.attachments[0].status
-    assert (status.node, status.address, status.versions[0].model) == (node.link.node, "here:8080", "m")
-    assert node.service.ready()
+    assert (status.node, status.address, status.versions) == (node.link.node, "here:8080", [])
+    assert not node.service.ready()  # it has not been told what it is to have
     before = asyncio.get_running_loop().time()
     port.relay.assign(NodeAssignment(3, 7, [], table_of({})))
     await until(lambda: port.reports and port.reports[-1].epoch == 3)
     assert asyncio.get_running_loop().time() - before < 0.4
+    assert node.service.ready()
     assert port.reports[-1].generation == 7
     count = len(port.reports)
     await until(lambda: len(port.reports) > count)  # and twice a second without a reason
@@ -67,4 +84,19 @@ async def test_a_node_that_is_to_be_emptied_is_not_ready(node, tmp_path):
     (name,) = await asyncio.wait_for(switch.attached(), 5)
     switch.ports[name].relay.assign(NodeAssignment(1, 1, [], table_of({}), draining=True))
     await until(lambda: not node.service.ready())
+    switch.close()
+
+
+async def test_a_version_whose_files_cannot_be_had_is_failed_with_the_reason_and_the_node_is_ready(
+    node, tmp_path
+):
+    switch = Switch([tmp_path / "server.sock"])
+    (name,) = await asyncio.wait_for(switch.attached(), 5)
+    port = switch.ports[name]
+    files = ModelFiles("0" * 64, "m.onnx", 1, sources=["node:gone"])
+    port.relay.assign(NodeAssignment(1, 1, [VersionAssignment("m", "1", files)], table_of({})))
+    await until(lambda: port.reports and port.reports[-1].versions)
+    await until(lambda: port.reports[-1].versions[0].state is ReplicaState.FAILED)
+    assert "'node:gone'" in port.reports[-1].versions[0].reason
+    assert node.service.ready()
     switch.close()

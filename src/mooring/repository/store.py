@@ -113,8 +113,8 @@ class Store:
             self._find_of_snapshot(config.model_store, config.model_snapshot, found)
         elif config.models:
             self._find_in_store(config.model_store, config.models, found)
-        # A node of a cluster has what it is assigned; its operator's folders may be on other nodes.
-        named = config.model_repository if config.cluster_socket is None else ()
+        # An operator's folders may be on other nodes of a cluster.
+        named = [each for each in config.model_repository if config.cluster_socket is None or each.is_dir()]
         folders = [_existing_folder(each, "model repository") for each in named]
         repositories = list(dict.fromkeys(folders))  # one that was named twice is one
         if config.repository_load_existing:
