@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "e2e"))
 
-from e2e_kit import Server, request
+from e2e_kit import Server, request, until
 from switch import running_switch
 
 from mooring.cluster.controller.cluster_port import Host, NodeGone, Reservation
@@ -111,11 +111,20 @@ class Node:
         self.folder = folder / label
         self.folder.mkdir()
         self.socket = self.folder / "server.sock"
+        self.label = label
         (self.folder / "settings.toml").write_text(settings)
-        self.server = Server(
+        self.server = self._start()
+
+    def _start(self):
+        return Server(
             self.folder, f"--config={self.folder / 'settings.toml'}", f"--cluster-socket={self.socket}",
-            environ={"NODE": label},
+            environ={"NODE": self.label},
         )  # fmt: skip
+
+    def restart(self):
+        """Start it again, as its actor would once it has died."""
+        self.server = self._start()
+        until(lambda: "Mooring is up." in self.server.log)
 
     @property
     def name(self):
@@ -146,7 +155,7 @@ def running_cluster(folder, labels, settings=""):
     with ExitStack() as stack:
         nodes = {label: Node(folder / "nodes", label, settings) for label in labels}
         for node in nodes.values():
-            stack.callback(node.server.kill)
+            stack.callback(lambda node=node: node.server.kill())
         for node in nodes.values():
             node.server.started()
         switch, call = stack.enter_context(running_switch([node.socket for node in nodes.values()]))

@@ -4,8 +4,10 @@ import json
 import threading
 import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import tritonclient.grpc
 from controlled_nodes import running_cluster
 from e2e_kit import until
 
@@ -74,6 +76,17 @@ def test_what_is_registered_at_one_node_is_served_described_and_unregistered_at_
     until(lambda: a.ask("POST", "/predictions/said", b"x").code == 404)
     assert a.manage("GET", "/models/said").code == b.manage("GET", "/models/said").code == 404
     assert a.manage("DELETE", "/models/said").code == 404
+
+
+def test_of_nodes_that_register_the_same_at_once_one_does_and_the_other_is_told(cluster):
+    folder, a, b, *_ = cluster
+    write_archive(folder, "twice")
+    with ThreadPoolExecutor(4) as threads:
+        register = "/models?url=twice.mar&initial_workers=1&synchronous=true"
+        answers = list(threads.map(lambda node: node.manage("POST", register), (a, b, a, b)))
+    assert sorted(each.code for each in answers) == [200, 409, 409, 409]
+    assert text_of(a, "twice") == text_of(b, "twice") == "one"
+    assert a.manage("DELETE", "/models/twice").code == 200
 
 
 def test_workers_are_scaled_from_any_node(cluster):
@@ -207,6 +220,83 @@ def test_a_node_serves_what_was_registered_whatever_became_of_its_files(cluster)
     assert text_of(other, "kept") == "right"
     assert len(other.manage("GET", "/models/kept").json()[0]["workers"]) == 1
     assert a.manage("DELETE", "/models/kept").code == 200
+
+
+def test_a_file_comes_from_a_node_that_serves_it_where_the_one_that_had_it_first_has_it_no_more(cluster):
+    folder, a, b, controlled, call = cluster
+    write_archive(folder, "moved", text="right")
+    assert a.manage("POST", "/models?url=moved.mar&initial_workers=1&synchronous=true").code == 200
+    (version,) = [each for each in call(controlled.ask, None).versions if each.model == "moved"]
+    serving = next(node for node in (a, b) if node.name == version.replicas[0].node)
+    if serving is a:
+        assert a.manage("DELETE", "/models/moved").code == 200
+        assert b.manage("POST", "/models?url=moved.mar&initial_workers=1&synchronous=true").code == 200
+        (version,) = [each for each in call(controlled.ask, None).versions if each.model == "moved"]
+    first, serving = (a, b) if version.replicas[0].node == b.name else (b, a)
+    for file in first.files.iterdir():  # as if evicted
+        if file.is_file():
+            file.unlink()
+    call(controlled.ask, ScaleVersion("moved", "1.0", min_replicas=2, max_replicas=2))
+    assert text_of(first, "moved") == "right"
+    assert serving.manage("DELETE", "/models/moved").code == 200
+
+
+def test_an_ensemble_is_served_wherever_its_steps_are(cluster):
+    folder, a, b, *_ = cluster
+    tensors = '[[inputs]]\nname = "x"\ndatatype = "FP32"\nshape = [1]\n[[outputs]]\nname = "y"\ndatatype = "FP32"\nshape = [1]\n'
+    step = folder / "repository" / "step"
+    (step / "1").mkdir(parents=True)
+    (step / "1" / "model.py").write_text("def infer(inputs):\n    return {'y': inputs['x'] + 1}\n")
+    (step / "config.toml").write_text(tensors)
+    whole = folder / "repository" / "whole"
+    (whole / "1").mkdir(parents=True)
+    (whole / "config.pbtxt").write_text(
+        'platform: "ensemble"\ninput { name: "x" data_type: TYPE_FP32 dims: 1 }\n'
+        'output { name: "y" data_type: TYPE_FP32 dims: 1 }\n'
+        'ensemble_scheduling { step { model_name: "step" model_version: -1\n'
+        'input_map { key: "x" value: "x" } output_map { key: "y" value: "y" } } }\n'
+    )
+    loaded = a.ask("POST", "/v2/repository/models/whole/load")
+    assert loaded.code == 200, loaded
+    body = json.dumps({"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [1]}]}).encode()
+    for node in (a, b):
+        answer = node.ask("POST", "/v2/models/whole/infer", body)
+        assert answer.json().get("outputs", answer)[0]["data"] == [2.0]
+    gone = b.ask("POST", "/v2/repository/models/whole/unload", b'{"parameters": {"unload_dependents": true}}')
+    assert gone.code == 200
+    until(lambda: a.ask("GET", "/v2/models/step/ready").code != 200)
+
+
+def test_management_over_grpc_acts_on_the_cluster_too(cluster):
+    folder, a, b, *_ = cluster
+    write_model(folder, "called")
+    clients = [tritonclient.grpc.InferenceServerClient(node.server.grpc) for node in (a, b)]
+    clients[0].load_model("called")
+    until(lambda: clients[1].is_model_ready("called"))
+    for client in clients:
+        assert client.get_model_config("called").config.name == "called"
+        assert [
+            each.name for each in client.get_model_repository_index().models if each.state == "READY"
+        ] == ["called"]
+        assert client.get_inference_statistics("called").model_stats[0].version == "1"
+    clients[1].unload_model("called")
+    until(lambda: not clients[0].is_model_ready("called"))
+    for client in clients:
+        client.close()
+
+
+def test_a_node_that_starts_again_has_its_files_and_serves_what_it_did(cluster):
+    folder, a, b, controlled, call = cluster
+    write_archive(folder, "stays", text="right")
+    assert a.manage("POST", "/models?url=stays.mar&initial_workers=1&synchronous=true").code == 200
+    call(controlled.ask, ScaleVersion("stays", "1.0", min_replicas=2, max_replicas=2))
+    b.server.kill()
+    b.restart()
+    until(lambda: b.ask("GET", "/v2/health/ready").code == 200)
+    until(lambda: "model ready" in b.server.log)
+    assert "model file fetched" not in b.server.log
+    assert text_of(b, "stays") == "right"
+    assert a.manage("DELETE", "/models/stays").code == 200
 
 
 def test_a_workflow_is_refused_with_a_reason(cluster):
