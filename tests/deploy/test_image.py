@@ -134,7 +134,7 @@ def test_a_server_is_asked_over_rest_and_grpc_and_drains(image, containers, tmp_
 
 
 def test_torchserves_own_command_line_runs_as_it_is(image, containers, tmp_path):
-    """As KServe gives it to the entry point of the image, with a file of settings in TorchServe's form."""
+    """As KServe gives it to the entry point of the image: process 1 of a container goes to no background."""
     port = free_row(5)
     store = tmp_path / "model-store"
     store.mkdir(mode=0o755)
@@ -151,7 +151,6 @@ load_models=all
     words = [
         "torchserve",
         "--start",
-        "--foreground",
         "--ts-config=/mnt/config.properties",
         "--model-store=/mnt",
         "--disable-token-auth",

@@ -2,6 +2,7 @@
 
 import math
 import secrets
+import subprocess
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -89,10 +90,10 @@ def group() -> Iterator:
 
 
 class Limited(Server):
-    """A server in control groups."""
+    """A server with a command around it, which puts it into control groups."""
 
-    def __init__(self, group: ControlGroup, folder: Path, *arguments: str | Path) -> None:
-        self.PROGRAM = (*group.around(), *Server.PROGRAM)
+    def __init__(self, around: Sequence[str], folder: Path, *arguments: str | Path) -> None:
+        self.PROGRAM = (*around, *Server.PROGRAM)
         super().__init__(folder, *arguments)
 
 
@@ -107,7 +108,13 @@ def test_it_keeps_within_its_cores_its_memory_and_its_processes(group, tmp_path)
     (tmp_path / "code.py").write_text(CODE)
     write_model(tmp_path / "same.onnx")
     server = Limited(
-        limited, tmp_path, "code.py:threads", "code.py:length", "same.onnx", "--max-request-size", "100000000"
+        limited.around(),
+        tmp_path,
+        "code.py:threads",
+        "code.py:length",
+        "same.onnx",
+        "--max-request-size",
+        "100000000",
     )
     try:
         server.started()
@@ -130,11 +137,55 @@ def test_it_keeps_within_its_cores_its_memory_and_its_processes(group, tmp_path)
         server.kill()
 
 
+def test_groups_of_version_2_and_little_shared_memory_are_heeded_as_well(tmp_path):
+    """The groups are files of the test's own, shown in their place; Docker's 64 MB of /dev/shm hold no body."""
+    shown = tmp_path / "groups"
+    for file, text in {
+        "cpu.max": "90000 100000",
+        "memory.max": str(600 * MB),
+        "pids.max": "80",
+        "pod/cpu.max": "max 100000",
+        "pod/memory.max": "max",
+        "pod/pids.max": "max",
+    }.items():
+        (shown / file).parent.mkdir(parents=True, exist_ok=True)
+        (shown / file).write_text(f"{text}\n")
+    own = tmp_path / "cgroup"
+    own.write_text("0::/pod\n")
+    (tmp_path / "code.py").write_text(CODE)
+    steps = [
+        "mount --make-rprivate /",
+        f"mount --bind {shown} {GROUPS}",
+        "mount -t tmpfs -o size=64m tmpfs /dev/shm",
+        f"mount --bind {own} /proc/$$/cgroup",
+        'exec "$@"',
+    ]
+    around = ("unshare", "--mount", "sh", "-ec", "\n".join(steps), "sh")
+    tried = subprocess.run([*around, "cat", "/proc/self/cgroup"], capture_output=True, text=True, check=False)
+    if tried.stdout != own.read_text():
+        pytest.skip(f"nothing can be mounted in the place of control groups: {tried.stderr.strip()}")
+    server = Limited(around, tmp_path, "code.py:threads", "code.py:length", "--max-request-size", "100000000")
+    try:
+        server.started()
+        assert server.predict("threads", '{"n": 0}', "Content-Type: application/json").json() == [1, 1]
+        metrics = ask_at(server.ports[2], "GET", "/metrics").body.decode()
+        assert f"mooring_arena_size_bytes {float(64 * MB)}" in metrics
+        assert server.predict("length", b"x" * (80 * MB)).json() == 80 * MB
+        refused = ask_at(server.ports[1], "PUT", "/models/threads?min_worker=40&synchronous=true")
+        assert "2 of the 80 processes and threads that there may be" in refused.body.decode()
+        assert server.stop() == 0
+        assert not server.faults()
+    finally:
+        server.kill()
+
+
 def test_where_no_more_processes_can_be_started_the_reason_is_told(group, tmp_path):
     """The user says that there is room for more than there is."""
     limited = group(cores=4, memory=2000 * MB, tasks=30)
     (tmp_path / "code.py").write_text("def same(x: float) -> float:\n    return x\n")
-    server = Limited(limited, tmp_path, "code.py", "--workers", "60", "--max-worker-processes", "100")
+    server = Limited(
+        limited.around(), tmp_path, "code.py", "--workers", "60", "--max-worker-processes", "100"
+    )
     try:
         until(lambda: "there may be 30 processes and threads here" in server.log, within=PATIENCE)
     finally:
