@@ -126,7 +126,11 @@ def find_controller(cluster: str) -> ControllerHandle:
 
 
 def find_or_make_controller(order: ControllerOrder) -> ControllerHandle:
-    """Find the controller, or make it on the node of Ray's head, where it is started again when it dies."""
+    """Find the controller, or make it on the node of Ray's head.
+
+    Where nobody says where the desired state is kept, it is on that machine, and the controller runs nowhere else: with an empty
+    state it could do nothing.
+    """
     head = next((each.node_id for each in list_nodes() if each.is_head and each.alive), None)
     actor = (
         ray.remote(ControllerActor)
@@ -138,7 +142,9 @@ def find_or_make_controller(order: ControllerOrder) -> ControllerHandle:
             max_restarts=-1,
             max_task_retries=0,
             num_cpus=0,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(head, soft=True) if head else "DEFAULT",
+            scheduling_strategy=NodeAffinitySchedulingStrategy(head, soft=bool(order.state))
+            if head
+            else "DEFAULT",
         )
         .remote(msgspec.json.encode(order))
     )

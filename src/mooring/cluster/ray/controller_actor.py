@@ -4,11 +4,11 @@ What it decides is in ``cluster/controller/``; here is its way to the outside.
 """
 
 import asyncio
-import os
 import time
 from pathlib import Path
 
 import msgspec
+import ray
 
 from mooring.cluster import messages
 from mooring.cluster.controller.controller import TICK, Controller
@@ -33,9 +33,7 @@ class ControllerActor:
     def __init__(self, order: bytes) -> None:
         self._order = msgspec.json.decode(order, type=ControllerOrder)
         self._port = RayPort(self._order, self._take_status)
-        folder = Path(self._order.cluster_dir) if self._order.cluster_dir else default_cluster_dir()
-        store = open_state_store(self._order.state or str(folder / "state"), self._order.cluster)
-        self._controller = Controller(self._order.cluster, self._port, store, time.monotonic)
+        self._controller: Controller | None = None
         self._started = asyncio.Event()  # or it is known why it cannot start
         self._failure = ""
         self._stopping = False
@@ -57,16 +55,14 @@ class ControllerActor:
         """Make a change (as JSON, null for none) and return how the cluster is then: a ``ControllerAnswer``."""
         try:
             await self._started.wait()
-            if self._failure:
+            if self._controller is None:
                 raise ClusterUnavailable(self._failure)
             wanted = msgspec.json.decode(change, type=Change | None)
             view = self._controller.view() if wanted is None else await self._controller.handle(wanted)
             answer = messages.ControllerAnswer(0, view=view)
         except MooringError as error:
             answer = messages.ControllerAnswer(0, error=ErrorRecord.of(error))
-        except (
-            Exception
-        ) as error:  # the edge: whoever asks must be told, and Ray's own form of it says nothing
+        except Exception as error:  # the edge: who asks must be told, and Ray's own form says nothing
             log.exception("change not made")
             answer = messages.ControllerAnswer(
                 0, error=ErrorRecord("ClusterUnavailable", f"the controller failed: {error}")
@@ -80,31 +76,38 @@ class ControllerActor:
         await self._port.stop_nodes(patience)
 
     def _take_status(self, status: NodeStatus) -> None:
-        self._controller.report(status)
+        if self._controller is not None:
+            self._controller.report(status)
 
     async def _run(self) -> None:
         self._watching = asyncio.get_running_loop().create_task(self._port.watch())
-        await self._start()
+        controller = self._controller = await self._start()
+        log.info("controller started", cluster=self._order.cluster, epoch=controller.epoch)
         while not self._stopping:
-            await self._controller.tick()
-            if self._controller.superseded:
-                log.error("another controller has taken over", epoch=self._controller.superseded)
-                os._exit(1)  # Ray starts it again, and it takes a higher epoch
+            await controller.tick()
+            if controller.superseded:
+                log.error("another controller has taken over", epoch=controller.superseded)
+                # For good: started again, this one would take the cluster back.
+                await asyncio.to_thread(ray.kill, ray.get_runtime_context().current_actor)
             await asyncio.sleep(TICK)
 
-    async def _start(self) -> None:
-        """Take an epoch; try again while the state cannot be read."""
-        while not self._stopping:
+    async def _start(self) -> Controller:
+        """Return a controller that has taken an epoch; try again while the state cannot be read."""
+        while True:
             try:
                 await self._port.look()
-                await self._controller.start()
+                store = open_state_store(self._order.state or self._default_state(), self._order.cluster)
+                controller = Controller(self._order.cluster, self._port, store, time.monotonic)
+                await controller.start()
             except Exception as error:  # the supervisor: whoever asks must be told why nothing happens
                 self._failure = f"the controller cannot start: {error}"
                 log.exception("controller not started", cluster=self._order.cluster)
                 self._started.set()
                 await asyncio.sleep(_AGAIN)
                 continue
-            self._failure = ""
             self._started.set()
-            log.info("controller started", cluster=self._order.cluster, epoch=self._controller.epoch)
-            return
+            return controller
+
+    def _default_state(self) -> str:
+        """Where the desired state is kept if nobody says it: on the machine that the controller runs on."""
+        return str(Path(self._order.cluster_dir or default_cluster_dir(), "state"))
