@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import ray
+from ray._private.services import canonicalize_bootstrap_address_or_die
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -29,32 +30,24 @@ _END = 10.0  # seconds that actors get to end, beyond the patience that requests
 @contextmanager
 def join_ray(address: str) -> Iterator[None]:
     """Be a driver of the Ray cluster at ``address``: HOST:PORT of its head, or auto. Raises ``ClusterUnavailable``."""
-    _check_head(address)
     try:
+        found = canonicalize_bootstrap_address_or_die(address)
+        host, _, port = found.rpartition(":")
+        # Ray itself tries for minutes where nobody listens.
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT).close()
         ray.init(
-            address=address,
+            address=found,
             namespace=NAMESPACE,
             log_to_driver=False,
             configure_logging=False,
             logging_level=logging.ERROR,
         )
-    except (ConnectionError, RuntimeError, RayError) as error:
+    except (OSError, ValueError, RuntimeError, RayError) as error:
         raise ClusterUnavailable(_explain(address, error)) from error
     try:
         yield
     finally:
         ray.shutdown()
-
-
-def _check_head(address: str) -> None:
-    """Raise ``ClusterUnavailable`` where nobody listens at the head's address: Ray itself tries for a minute."""
-    host, _, port = address.rpartition(":")
-    if not host or "://" in address or not port.isdigit():
-        return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), _CONNECT).close()
-    except OSError as error:
-        raise ClusterUnavailable(_explain(address, error)) from error
 
 
 def _explain(address: str, error: Exception) -> str:
