@@ -67,6 +67,9 @@ def test_what_is_registered_at_one_node_is_served_described_and_unregistered_at_
         assert (one["modelName"], one["modelVersion"], one["modelUrl"]) == ("said", "1.0", "said.mar")
         assert (one["batchSize"], one["minWorkers"], len(one["workers"])) == (2, 1, 1)
     assert described[0]["workers"][0]["pid"] == described[1]["workers"][0]["pid"]
+    for node in (a, b):
+        page = node.ask("GET", "/console/api/models/said/versions/1.0").json()
+        assert page["description"]["name"] == "said"
     assert b.manage("GET", "/models").json()["models"] == [{"modelName": "said", "modelUrl": "said.mar"}]
     again = b.manage("POST", "/models?url=said.mar")
     assert again.code == 409

@@ -33,7 +33,7 @@ from mooring.repository.spec import Warmup, WarmupInput
 from mooring.worker_process import worker as worker_module
 from mooring.worker_process.channel import Channel
 from mooring.worker_process.model_logging import running
-from mooring.worker_process.worker import BatchInProgress, Worker
+from mooring.worker_process.worker import BatchInProgress, Worker, visible_gpus
 
 _codec = Codec()
 UNTRIED = Joining(JoiningState.UNTRIED, "nobody knows", "file-1")
@@ -175,6 +175,14 @@ def test_a_model_that_does_not_load_is_told_with_whether_it_ever_will(bench, err
     assert isinstance(failure, LoadFailed)
     assert (failure.error.kind, failure.error.message, failure.lasting) == (kind, text, lasting)
     assert bench.backend.calls == []
+
+
+def test_a_model_sees_the_gpus_that_are_reserved_for_it_before_it_is_loaded(bench, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b,GPU-c")
+    bench.run(bench.load(gpus=[2, 0]))
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-c,GPU-a"
+    assert visible_gpus([1, 2], None) == "1,2"
+    assert visible_gpus([5], "4,5") == "5"
 
 
 def test_a_model_is_loaded_once_whoever_asks_again(bench):

@@ -299,8 +299,8 @@ class Assignments:
 
     def _choose_defaults(self, routing: RoutingTable) -> None:
         """Have requests that name no version answered by the cluster's default one, where it runs here."""
-        for model, version in routing.defaults.items():
-            if (model, version) in self._running:
+        for model, version in self._running:
+            if routing.defaults.get(model) == version:
                 with suppress(ModelNotFound):  # it was unloaded meanwhile
                     self._models.choose_default(model, version)
 

@@ -21,7 +21,7 @@ from mooring.console.endpoints import ConsoleEndpoints
 from mooring.console.live_state import LiveState, ServerFacts, addresses_of
 from mooring.console.settings_in_force import list_settings
 from mooring.core.errors import ModelNotFound
-from mooring.core.example_requests import ExampleRequest
+from mooring.core.example_requests import ExampleRequest, example_request
 from mooring.core.memory import BodyMemory
 from mooring.core.service import ModelAdministration, ModelState
 from mooring.descriptors import highest_limit, raise_limit
@@ -329,9 +329,16 @@ class Server:
             self._startup.recent,
             secrets=self._list_secrets,
             settings=lambda: list_settings(self.addresses.listening, self._startup.origins.of),
-            find_example=lambda name, version: example_of(self.engine.registry.find_version(name, version)),
+            find_example=self._find_example,
             rules=rules_of(self._config),
         )
+
+    def _find_example(self, name: str, version: str) -> ExampleRequest:
+        """Find a request for a version of this server or, by what it says of itself, of another node."""
+        try:
+            return example_of(self.engine.registry.find_version(name, version))
+        except ModelNotFound:
+            return example_request(self.engine.entry.metadata(name, version))
 
     def _list_secrets(self) -> list[str]:
         """List the texts that no page may show."""
