@@ -174,3 +174,6 @@ def test_a_link_that_leads_nowhere_is_named(mooring, project):
     done = mooring("containerize", "app.py:double", "-o", "image")
     assert done.exit_code == 1
     assert "data/gone" in done.stderr
+    assert "FROM" not in Path("image/Dockerfile").read_text()
+    Path("data/gone").unlink()
+    assert mooring("containerize", "app.py:double", "-o", "image").exit_code == 0

@@ -48,3 +48,10 @@ def test_a_start_asks_for_the_memory_that_there_is(mooring, server, monkeypatch)
     monkeypatch.setattr(launch, "usable_memory", lambda: 512 * MB)
     mooring("serve", "--max-body-memory", "1000")
     assert (server.config.arena_size, server.config.max_body_memory) == (64 * MB, 1000)
+
+
+def test_a_command_that_sends_its_settings_elsewhere_sends_none_of_its_own_memory(monkeypatch):
+    """As for the nodes of a cluster, each of which has memory of its own."""
+    monkeypatch.setattr(launch, "usable_memory", lambda: 512 * MB)
+    config = launch.read_config({}, None, [], Origins())
+    assert (config.arena_size, config.max_body_memory) == (DEFAULTS.arena_size, DEFAULTS.max_body_memory)

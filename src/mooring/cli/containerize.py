@@ -85,6 +85,8 @@ def write_image_folder(targets: Sequence[str], output: Path, base: str) -> _Cont
     with tempfile.TemporaryDirectory(prefix="mooring-containerize-") as unpacked:
         specs = _read_models(targets, Path(unpacked))
         output.mkdir(parents=True, exist_ok=True)
+        dockerfile = output / "Dockerfile"
+        dockerfile.write_text(f"{_MARK}, which has failed before its end.\n")
         models = output / _MODELS
         if models.exists():
             shutil.rmtree(models)
@@ -95,7 +97,7 @@ def write_image_folder(targets: Sequence[str], output: Path, base: str) -> _Cont
         for spec in specs:
             _add_requirements(contents, spec, models)
     contents.folder = _working_folder(contents, found)
-    (output / "Dockerfile").write_text(_dockerfile(contents, targets, base))
+    dockerfile.write_text(_dockerfile(contents, targets, base))
     return contents
 
 

@@ -78,7 +78,6 @@ def read_config(
         )
     except ConfigError as error:
         raise click.ClickException(str(error)) from error
-    config = fit_to_memory(config, usable_memory(), origins, warnings)
     if config.temporary_folder is None:
         find_temporary_folder()
     for name in filter(is_secret, SETTINGS):  # workers run users' code, and inherit the environment
@@ -103,8 +102,10 @@ def serve_until_stopped(
     entered once the addresses are bound: what it writes is not written by a start that cannot have them. ``view`` shows how
     far the start is; ``started`` shows that it is done.
     """
+    warnings = [*warnings]
+    config = fit_to_memory(config, usable_memory(), origins, warnings)
     try:
-        warnings = [*warnings, *setup_logging(config)]
+        warnings += setup_logging(config)
     except ConfigError as error:
         raise click.ClickException(str(error)) from error
     recent = RecentRecords()
