@@ -134,6 +134,7 @@ class Session:
     def take_packet(self, packet: sessions.Packet) -> None:
         """Take a packet and all that waited for it. Raises ``ValueError`` for one that makes no sense."""
         self._heard()
+        self._peers.watch(self)
         self._confirm(packet.received)
         if packet.number != self._expected:
             if packet.number > self._expected:

@@ -431,8 +431,13 @@ class RequestPlacement:
         waiting.append(each)
 
     def _finish(self, each: ClusterRequest, outcome: Outcome) -> None:
-        done, each.done = each.done, None
+        """Pass the outcome of a request to its caller; whoever gave it has nothing of the request any more."""
         each.ticket = None
+        self._give_up(each, outcome)
+
+    def _give_up(self, each: ClusterRequest, outcome: Outcome) -> None:
+        """Pass an outcome to the caller, and withdraw the request from whoever has it."""
+        done, each.done = each.done, None
         self._end(each)
         if done is not None:
             done(outcome)
@@ -457,7 +462,7 @@ class RequestPlacement:
             if each.node != self._cluster.node:  # the engine sees its own
                 model, version = each.key
                 text = f"model '{model}' did not answer in time"
-                self._finish(each, DeadlineExceeded(text, model=model, version=version))
+                self._give_up(each, DeadlineExceeded(text, model=model, version=version))
         self._refuse_impatient(now)
         self.place_held()
         busy = self._on_tick()
@@ -472,7 +477,7 @@ class RequestPlacement:
             model, version = key
             for each in [each for each in self._held.get(key, ()) if now - each.held_since > _PATIENCE]:
                 text = f"no node that has model '{model}' version '{version}' is reached now"
-                self._finish(each, ClusterUnavailable(text, model=model, version=version))
+                self._give_up(each, ClusterUnavailable(text, model=model, version=version))
 
 
 def _sequence_lost(sequence: Sequence) -> SequenceLost:
