@@ -22,7 +22,10 @@ pytestmark = pytest.mark.processes
 
 JSON = "content-type: application/json"
 ONE = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [1.0]}]}).encode()
-EVERYWHERE = {"twins": ["b", "c"], "where": ["b"], "count": ["b"], "mirror": ["b"], "rows": ["b"], "sums": ["b", "c"], "alone": ["a"], "told": ["b"]}  # fmt: skip
+EVERYWHERE = {"twins": ["b", "c"], "where": ["b"], "count": ["b"], "mirror": ["b"], "rows": ["b"], "sums": ["b", "c"], "alone": ["a"], "line": ["b"], "told": ["b"]}  # fmt: skip
+LINE = "".join(
+    f'[[models]]\nname = "{name}"\nplatform = "builtin"\nentry = "echo"\n' for name in ("half", "whole")
+)
 TWINS = {
     "twins/1/model.py": WHERE,
     "twins/config.toml": "queue_size = 8\n[workers]\nmin = 1\nmax = 1\n",
@@ -35,7 +38,7 @@ def cluster(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cluster")
     models = {
         "a": {"alone/1/model.py": WHERE},
-        "b": {**MODELS, **TWINS},
+        "b": {**MODELS, **TWINS, "line/config.toml": 'name = "line"\n' + LINE},
         "c": {"where/2/model.py": WHERE, **TWINS, "sums/1/model.py": MODELS["sums/1/model.py"], "sums/config.toml": MODELS["sums/config.toml"]},
     }  # fmt: skip
     with running_nodes(folder, models) as (nodes, switch, call):
@@ -181,6 +184,14 @@ def test_texts_of_any_size_travel(cluster):
     texts = ["x" * 200_000, "", "ü" * 100]
     found = outputs(v2("mirror", texts, cluster.a, datatype="BYTES"))
     assert found["x"] == texts
+
+
+def test_a_chain_is_asked_as_any_model_with_the_times_of_its_stages(cluster):
+    assert cluster.a.ask("GET", "/v2/models/line/ready").code == 200
+    answer = v2("line", [1], cluster.a, "server-timing: 1", datatype="UINT32")
+    assert answer.json()["outputs"][0]["data"] == [3]
+    timings = answer.headers["server-timing"]
+    assert timings.count(".model;dur=") == 2, timings
 
 
 # What holds on one machine

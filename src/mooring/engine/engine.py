@@ -229,14 +229,7 @@ class Engine(InferenceService):
 
     def _declared_inputs(self, model: str) -> Sequence[TensorSpec]:
         entry = self.registry.models.get(model)
-        if entry is not None:
-            return entry.find_version("").metadata.inputs
-        if self.entry is self:
-            return ()
-        try:
-            return self.entry.metadata(model).inputs
-        except MooringError:  # it is nowhere, or nobody can tell now: its stage will say so
-            return ()
+        return entry.find_version("").metadata.inputs if entry is not None else ()
 
     def healthy(self) -> bool:
         return self.readiness.is_healthy()
