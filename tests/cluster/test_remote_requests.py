@@ -1,6 +1,7 @@
 """Requests between two nodes, without a socket: answers, pieces, memory, deadlines, and what is known of one whose node is lost."""
 
 import time
+from unittest.mock import Mock
 
 import pytest
 from test_peers import World
@@ -63,6 +64,7 @@ class Pair(World):
             ClusterMetrics(),
             lambda _model, _version: self.load,
             lambda model, _version: FACTS if model == "m" else None,
+            Mock(),
         )
         return node
 
