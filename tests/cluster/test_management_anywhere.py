@@ -270,6 +270,26 @@ def test_an_ensemble_is_served_wherever_its_steps_are(cluster):
     until(lambda: a.ask("GET", "/v2/models/step/ready").code != 200)
 
 
+def test_the_stages_of_a_chain_come_and_go_with_it(cluster):
+    folder, a, b, *_ = cluster
+    chain = folder / "repository" / "pipeline"
+    (chain / "1").mkdir(parents=True)
+    for name in ("plus", "times"):
+        (chain / "1" / f"{name}.py").write_text("def infer(inputs):\n    return {'x': inputs['x']}\n")
+    (chain / "config.toml").write_text(
+        'name = "pipeline"\n[[models]]\nname = "plus"\nentry = "plus.py"\n[[models]]\nname = "times"\nentry = "times.py"\n'
+    )
+    assert a.ask("POST", "/v2/repository/models/pipeline/load").code == 200
+    for node in (a, b):
+        until(lambda node=node: node.ask("POST", "/v2/models/pipeline/infer", ONE_NUMBER).code == 200)
+    scaled = b.manage("PUT", "/models/pipeline?min_worker=2")
+    assert scaled.code == 501, scaled
+    assert b.ask("POST", "/v2/repository/models/pipeline/unload").code == 200
+    for node in (a, b):
+        index = node.ask("POST", "/v2/repository/index").json()
+        assert not [each for each in index if each["name"] in ("plus", "times")], index
+
+
 def test_management_over_grpc_acts_on_the_cluster_too(cluster):
     folder, a, b, *_ = cluster
     write_model(folder, "called")

@@ -253,8 +253,12 @@ class Administration(ModelAdministration):
         self._on_change()
 
     async def unload_assigned(self, model: str, version: str) -> None:
-        """As ``unload`` of one version, with the stages that belong to it, whether or not clients may unload models."""
-        await self._unload(model, version)
+        """As ``unload`` of one version, whether or not clients may unload models.
+
+        The stages of a chain came with it and go with it. The models of an ensemble's steps are assigned by themselves.
+        """
+        spec = self._engine.registry.find_version(model, version).spec
+        await self._unload(model, version, dependents=spec.ensemble is None)
 
     async def _on_read_failure(self, model: str, version: str, url: str, error: MooringError) -> None:
         """Note why a model cannot be loaded, for the index, and unload what came from a folder that is empty now."""
