@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -158,3 +159,17 @@ def test_what_a_library_prints_and_logs_while_it_is_imported_is_for_the_log(tmp_
         printed, logged = output.read().splitlines()
     assert printed == b"printed"
     assert decode_record(logged).text == "logged"
+
+
+def test_onnx_runtime_tells_nobody_of_the_models():
+    """It has a thread for that, which would break a template's promise to have one thread."""
+    own = {name: value for name, value in os.environ.items() if name not in ("CI", "ORT_DISABLE_TELEMETRY")}
+    process = LibraryProcess(own)
+    try:
+        process.load(["onnxruntime"])
+        process.control.settimeout(60)
+        kind, pid, _ = RECORD.unpack(process.control.recv(RECORD.size))
+        assert (kind, pid) == (READY, process.pid)
+        assert len(list(Path(f"/proc/{pid}/task").iterdir())) == 1
+    finally:
+        process.end()

@@ -14,6 +14,9 @@ from mooring.signals import held_back
 ENVIRONMENT = {
     # numpy starts its threads at import, and a pool in every worker would fight over the cores.
     "OPENBLAS_NUM_THREADS": "1",
+    # From 1.29 on ONNX Runtime's releases for Linux tell Microsoft of every session, the model's name and hash among it, and
+    # have a thread for that from the import on. A server tells nobody what it serves, and a template must have one thread.
+    "ORT_DISABLE_TELEMETRY": "1",
     # glibc maps and unmaps every large copy anew, and the kernel clears its pages each time. Kept instead, an echo of
     # 602 KB takes 139 us of CPU, not 396, for 2 MB more memory a worker (make bench, identity).
     "MALLOC_MMAP_THRESHOLD_": "33554432",
