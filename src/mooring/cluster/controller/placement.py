@@ -94,8 +94,7 @@ class _Planner:
     """One plan while it is made.
 
     How this works: what replicas hold now is in no node's ``free``. First each version keeps the nodes that it has and may
-    have. Then versions without resources, the most of them, take the next node of a heap by its number of replicas; others
-    look at every node.
+    have. Then each takes in turn the first node that fits, of a heap of all nodes by their number of replicas.
     """
 
     def __init__(self, nodes: Mapping[str, NodeRoom], wanted: Mapping[Key, WantedReplicas]) -> None:
@@ -163,20 +162,7 @@ class _Planner:
 
     def _choose(self, key: Key, version: WantedReplicas) -> str | None:
         taken = {*self.planned[key], *version.current}
-        if not (version.request.resources or version.request.labels or version.request.accelerator_type):
-            return self._heaps[version.strategy].find(
-                lambda name: name not in taken and name not in version.avoid
-            )
-        sign = 1 if version.strategy is PlacementStrategy.SPREAD else -1
-        best = min(
-            (
-                (sign * self._replicas[name], name)
-                for name in self._nodes
-                if name not in taken and self._fits(name, version)
-            ),
-            default=None,
-        )
-        return None if best is None else best[1]
+        return self._heaps[version.strategy].find(lambda name: name not in taken and self._fits(name, version))
 
     def _fits(self, name: str, version: WantedReplicas) -> bool:
         free, request = self._free[name], version.request
