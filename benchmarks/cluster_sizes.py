@@ -28,7 +28,9 @@ from mooring.core.options import Placement
 
 
 def main() -> None:
-    nodes, models, replicas = (int(each) for each in (*sys.argv[1:], *("1000", "10000", "3")[len(sys.argv) - 1 :]))
+    nodes, models, replicas = (
+        int(each) for each in (*sys.argv[1:], *("1000", "10000", "3")[len(sys.argv) - 1 :])
+    )
     print(f"{nodes} nodes, {models} models of one version, {replicas} replicas each")
     names = [f"worker-{number:04}-{number:08x}" for number in range(nodes)]
     state = make_state(models, replicas)
@@ -43,8 +45,12 @@ def make_state(models: int, replicas: int) -> DesiredState:
     placement = Placement(min_replicas=replicas, max_replicas=replicas)
     state: dict[str, object] = {}
     for number in range(models):
-        model_files = ModelFiles(f"{number:064x}", f"model-{number:05}.onnx", 100_000_000, sources=[f"s3://models/m{number}.onnx"])
-        version = DesiredVersion(settings=VersionSettings(files=model_files, placement=placement), replicas=replicas)
+        model_files = ModelFiles(
+            f"{number:064x}", f"model-{number:05}.onnx", 100_000_000, sources=[f"s3://models/m{number}.onnx"]
+        )
+        version = DesiredVersion(
+            settings=VersionSettings(files=model_files, placement=placement), replicas=replicas
+        )
         state[f"model-{number:05}"] = {"default": "1", "versions": {"1": version}}
     return msgspec.convert({"models": msgspec.to_builtins(state)}, DesiredState)
 
@@ -83,8 +89,12 @@ def measure_encoding(
     print(f"  {len(encoded):>12,} bytes of routing table, as msgpack")
     timed("decode a routing table", msgspec.msgpack.decode, encoded, type=RoutingTable)
     on_first = [key for key, nodes in plan.items() if names[0] in nodes]
-    versions = [VersionAssignment(*key, state.models[key.model].versions["1"].settings.files) for key in on_first]
-    print(f"  {len(msgspec.msgpack.encode(versions)):>12,} bytes of one node's versions, {len(versions)} of them")
+    versions = [
+        VersionAssignment(*key, state.models[key.model].versions["1"].settings.files) for key in on_first
+    ]
+    print(
+        f"  {len(msgspec.msgpack.encode(versions)):>12,} bytes of one node's versions, {len(versions)} of them"
+    )
     print(f"  {len(msgspec.msgpack.encode(make_status(names[0], on_first))):>12,} bytes of one node's report")
 
 
@@ -128,7 +138,12 @@ async def measure_looks(names: list[str], state: DesiredState) -> None:
         assert proposed is state
         reconciler.carry_out(state)
 
-    for what in ("the first look", "a look with all assigned", "a look when all is served", "a look when nothing changed"):
+    for what in (
+        "the first look",
+        "a look with all assigned",
+        "a look when all is served",
+        "a look when nothing changed",
+    ):
         timed(what, look)
         await asyncio.sleep(0.5)
         for name, assignment in port.taken.items():

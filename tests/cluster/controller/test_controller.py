@@ -69,6 +69,7 @@ async def test_a_registered_model_is_ready_on_one_node_and_every_node_knows(clus
     (node,) = [name for name, versions in cluster.running().items() if versions]
     await until(lambda: all(table.replicas == {"m": {"1": [node]}} for table in tables(cluster).values()))
     assert all(table.defaults == {"m": "1"} for table in tables(cluster).values())
+    assert tables(cluster)["a"].files == {"m": {"1": "x" * 8}}
     assert tables(cluster)["a"].nodes == {"a": "actor-a", "b": "actor-b", "c": "actor-c"}
     assert {each.state for each in view.nodes} == {"READY"}
 

@@ -162,7 +162,9 @@ class _Planner:
 
     def _choose(self, key: Key, version: WantedReplicas) -> str | None:
         taken = {*self.planned[key], *version.current}
-        return self._heaps[version.strategy].find(lambda name: name not in taken and self._fits(name, version))
+        return self._heaps[version.strategy].find(
+            lambda name: name not in taken and self._fits(name, version)
+        )
 
     def _fits(self, name: str, version: WantedReplicas) -> bool:
         free, request = self._free[name], version.request

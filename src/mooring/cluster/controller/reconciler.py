@@ -314,11 +314,14 @@ class Reconciler:
             defaults={model: held.default for model, held in state.models.items() if held.default},
             starting={},
             pending={},
+            files={},
         )
         for model, name, version in state:
             key = Key(model, name)
             if version.retiring:
                 continue
+            before = version.rollout.before if version.rollout is not None else None
+            table.files.setdefault(model, {})[name] = (before or version.settings).files.sha256
             replicas = self.replicas.get(key, {})
             seats = self.seats.get(key, {})
             serving = sorted(
