@@ -14,6 +14,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Self
@@ -100,8 +101,9 @@ class Connection:
     needs here.
     """
 
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+    def __init__(self, port: int, host: str = "127.0.0.1", *, patience: float = PATIENCE) -> None:
+        self.socket = socket.create_connection((host, port), timeout=patience)
+        self.socket.settimeout(PATIENCE)
         self._file = self.socket.makefile("rb")
         self.closing = False
 
@@ -199,7 +201,7 @@ class Load:
     """Clients that ask a model one thing after another, from ``__enter__`` to ``__exit__``.
 
     ``mortal`` says that the server may be killed meanwhile: clients connect again, and what was on its way is broken
-    off. ``port`` may change then.
+    off. ``port`` may change then. ``abandon`` is for a server whose whole host is gone, and which can end no connection.
     """
 
     def __init__(
@@ -207,16 +209,20 @@ class Load:
         port: int,
         model: str,
         *,
+        host: str = "127.0.0.1",
         clients: int = 8,
         mortal: bool = False,
         asked: Mapping[str, object] | Callable[[], Mapping[str, object]] = NOTHING,
     ) -> None:
         self.account = Account()
+        self.host = host
         self.port = port
         self._target = f"/predictions/{model}"
         self._asked = asked if callable(asked) else lambda: asked
         self._mortal = mortal
         self._stop = threading.Event()
+        self._abandoned = False
+        self._connections: set[Connection] = set()
         self._threads = [threading.Thread(target=self._ask, daemon=True) for _ in range(clients)]
 
     def __enter__(self) -> Self:
@@ -238,11 +244,21 @@ class Load:
                 raise TimeoutError(f"right answers no longer come: {self.account}")
             time.sleep(0.005)
 
+    def abandon(self) -> None:
+        """End all connections, and connect no more: what was on its way is broken off."""
+        self._abandoned = True
+        self._stop.set()
+        for connection in list(self._connections):
+            with suppress(OSError):
+                connection.socket.shutdown(socket.SHUT_RDWR)
+
     def _ask(self) -> None:
         connection: Connection | None = None
         while not self._stop.is_set():
             try:
-                connection = connection or Connection(self.port)
+                if connection is None:
+                    connection = Connection(self.port, self.host, patience=2.0 if self._mortal else PATIENCE)
+                    self._connections.add(connection)
             except OSError:
                 if not self._mortal:
                     self.account.enter("lost", remark="the connection was refused")
@@ -250,14 +266,17 @@ class Load:
                 continue
             verdict = judge(self.account, connection, self._target, self._asked())
             if verdict in ("lost", "hung"):
-                self.account.enter("broken off" if self._mortal and verdict == "lost" else verdict)
+                broken = self._abandoned or (self._mortal and verdict == "lost")
+                self.account.enter("broken off" if broken else verdict)
+                self._connections.discard(connection)
                 connection.close()
                 connection = None
             elif connection.closing or verdict in _MALADIES:  # answers out of step would all count again
+                self._connections.discard(connection)
                 connection.close()
                 connection = None
         if connection is not None:
-            if connection.stray():
+            if not self._abandoned and connection.stray():
                 self.account.enter("doubled", remark="an answer came that nobody waited for")
             connection.close()
 

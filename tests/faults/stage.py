@@ -63,7 +63,8 @@ class Stage:
         asked: Mapping[str, object] | Callable[[], Mapping[str, object]] = NOTHING,
     ) -> Iterator[Load]:
         """Load from here to the end of the block, in the account of this case."""
-        load = Load((server or self.subject).port, model, clients=clients, mortal=mortal, asked=asked)
+        asked_of = server or self.subject
+        load = Load(asked_of.port, model, host=asked_of.host, clients=clients, mortal=mortal, asked=asked)
         try:
             with load:
                 yield load

@@ -70,6 +70,7 @@ class Subject:
         self.folder = folder
         self.store = folder / "store"
         self.store.mkdir(parents=True, exist_ok=True)
+        self.host = "127.0.0.1"
         self.ports = free_ports(5)
         self.process: subprocess.Popen[bytes]
         self.log_file = folder / "server.log"
@@ -214,6 +215,10 @@ class Mooring(Subject):
                 self._command, cwd=self.folder, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
                 env=self._environ,
             )  # fmt: skip
+
+    def add(self, *arguments: str) -> None:
+        """Start with these as well the next time."""
+        self._command += arguments
 
     def forget(self, arguments: Sequence[str]) -> None:
         """Start without these the next time."""

@@ -3,8 +3,9 @@
 import tempfile
 from pathlib import Path
 
+import cluster_cases  # noqa: F401 - enters its cases
 import pytest
-import server_cases  # noqa: F401 - enters its cases
+import server_cases  # noqa: F401
 import store_cases  # noqa: F401
 import worker_cases  # noqa: F401
 from accounting import Account
