@@ -244,6 +244,17 @@ class Load:
                 raise TimeoutError(f"right answers no longer come: {self.account}")
             time.sleep(0.005)
 
+    def answers(self) -> bool:
+        """Whether the model answers now; this counts nowhere."""
+        try:
+            connection = Connection(self.port, self.host, patience=2.0)
+        except OSError:
+            return False
+        try:
+            return judge(Account(), connection, self._target, {}) == "right"
+        finally:
+            connection.close()
+
     def abandon(self) -> None:
         """End all connections, and connect no more: what was on its way is broken off."""
         self._abandoned = True
