@@ -587,17 +587,19 @@ def test_arguments_are_the_fields_of_one_object():
             "users": (list[User], []),
             "rest": (NOTHING, (1, shared)),
             "odd": (object, object),
+            "huge": (int, 2**70),
         }
     )
     found = kind.decode_json(b'{"x": 1.0, "users": [{"age": 1}], "image": null}')
     assert (found.x, found.image, found.users, found.odd) == (1, None, [User(age=1)], object)
     assert found.rest[1] is shared
     properties = kind.schema["properties"]
-    assert list(properties) == ["x", "image", "users", "rest", "odd"]
+    assert list(properties) == ["x", "image", "users", "rest", "odd", "huge"]
     assert kind.schema["required"] == ["x"]
     assert properties["users"]["default"] == []
     assert properties["rest"] == {"default": [1, [1]]}
     assert "default" not in properties["odd"]
+    assert "default" not in properties["huge"]  # no message between processes has room for it
     assert "$ref" not in kind.schema
     for body, text in {
         b'{"users": []}': "x is missing",

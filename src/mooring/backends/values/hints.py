@@ -343,12 +343,11 @@ class _ArgumentsType(ValueType):
         schema = definitions.pop(self.schema["$ref"].rpartition("/")[2])
         for name, default in defaults.items():
             try:
-                schema["properties"][name] = {
-                    **schema["properties"][name],
-                    "default": msgspec.json.decode(msgspec.json.encode(default)),
-                }
-            except (TypeError, ValueError):
+                shown = msgspec.json.decode(msgspec.json.encode(default))
+                msgspec.msgpack.encode(shown)  # as it travels to the server: no integer beyond 64 bits
+            except (TypeError, ValueError, OverflowError):
                 continue  # only this function's author can make such a value
+            schema["properties"][name] = {**schema["properties"][name], "default": shown}
         del schema["title"]
         self.schema = schema | ({"$defs": definitions} if definitions else {})
 
