@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from hosts import Network, until, why_no_hosts
+from slow_cable import slow_cable
 
 pytestmark = [
     pytest.mark.processes,
@@ -40,6 +41,20 @@ def test_hosts_reach_each_other_until_they_are_parted(network):
     network.heal(one, two)
     assert reaches(one, two)
     assert reaches(two, one)
+
+
+def test_a_slow_cable_takes_its_time(network):
+    one, two, _ = network.hosts
+    timed = (
+        f"import time; began = time.monotonic(); {ASK.replace('0.5', '5')}; print(time.monotonic() - began)"
+    )
+
+    def seconds():
+        return float(one.run(sys.executable, "-S", "-c", timed, two.address))
+
+    with slow_cable(two, delay=0.2):
+        assert 0.4 < seconds() < 5
+    assert seconds() < 0.4
 
 
 def test_a_frozen_host_answers_when_it_thaws_and_a_dead_one_never(network):

@@ -13,6 +13,7 @@ from contextlib import ExitStack, suppress
 from accounting import Load
 from cluster_cases import FROZEN, NOTICED, PARTED, slowest
 from ray_cluster import RayCluster
+from slow_cable import slow_cable
 from stage import Stage, case
 from subjects import NotHere, until
 
@@ -183,6 +184,18 @@ def lossy(stage: Stage) -> None:
         cluster.second.run("nft", "delete table inet loss")
     assert not stage.account.honest, stage.account.statuses
     stage.notes.append(f"of those that come to one host; {slowest(load)}")
+
+
+@case("Ray cluster: a slow link, 40 ms there and back")
+def slow_link(stage: Stage) -> None:
+    cluster = cluster_of(stage)
+    with slow_cable(cluster.second, delay=0.02), cluster.load(stage, cluster.head) as load:
+        stage.strike()
+        stage.wait(2)
+        load.until_right(100)
+    assert not stage.account.honest, stage.account.statuses
+    noticed(load)
+    stage.notes.append(f"nobody takes it for dead; {slowest(load)}")
 
 
 _FILLER = """
