@@ -3,11 +3,12 @@
 import json
 import socketserver
 import threading
+import time
 import zlib
 
 import accounting
 import pytest
-from accounting import Account, Connection, NoAnswer, judge
+from accounting import Account, Connection, Load, NoAnswer, judge
 
 
 def answer(number, *, of=None, status=200, reason="OK", pad=""):
@@ -99,3 +100,14 @@ def test_a_connection_that_the_server_ended_is_no_answer(liar):
         with pytest.raises(NoAnswer, match="lost"):
             connection.ask("/predictions/liar", b'{"n": 1, "do": "lose"}')
     connection.close()
+
+
+def test_requests_at_a_host_that_is_gone_are_broken_off_when_it_is_said_to_be(liar):
+    asked = {"do": "nothing"}
+    load = Load(liar, "liar", clients=3, mortal=True, asked=lambda: asked)
+    with load:
+        asked = {"do": "hang"}  # as if nothing came any more
+        time.sleep(0.1)
+        load.abandon()
+    assert load.account.broken == 3
+    assert load.account.sent == load.account.right + 3
