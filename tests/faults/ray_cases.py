@@ -19,12 +19,20 @@ from subjects import NotHere, until
 
 _stack = ExitStack()
 _clusters: list[RayCluster] = []
+_failures: list[Exception] = []
 
 
 def cluster_of(stage: Stage) -> RayCluster:
     """The cluster that all cases share; made for the first of them."""
+    if _failures:
+        raise NotHere(f"the cluster of the first case: {_failures[0]}")
     if not _clusters:
-        _clusters.append(RayCluster(_stack))
+        try:
+            _clusters.append(RayCluster(_stack))
+        except Exception as error:
+            _failures.append(error)
+            close_cluster()
+            raise
     stage.notes.clear()
     return _clusters[0]
 
