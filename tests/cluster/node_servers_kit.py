@@ -23,7 +23,7 @@ import os, time
 def infer(inputs, parameters):
     for number in range(int(inputs["to"][0])):
         time.sleep(float(parameters.get("seconds", 0)))
-        yield {"n": [number], "node": [os.environ["NODE"]]}
+        yield {"n": [number], "text": ["x" * int(parameters.get("size", 1))]}
 """
 MIRROR = "def infer(inputs, parameters):\n    return dict(inputs)\n"
 ROWS = """

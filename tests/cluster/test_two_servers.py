@@ -289,9 +289,31 @@ def test_queued_requests_of_a_client_that_left_are_withdrawn_there(cluster):
         assert running.result().code == 200
 
 
-def waiting(server, model):
+def test_a_stream_ends_there_when_its_client_leaves(cluster):
+    connection = http.client.HTTPConnection("127.0.0.1", cluster.a.port)
+    body = json.dumps({"to": [1000], "parameters": {"seconds": 0.02}})
+    connection.request("POST", "/v2/models/count/generate_stream", body, {"content-type": "application/json"})
+    assert connection.getresponse().readline()
+    assert waiting(cluster.b, "count", "mooring_in_flight_requests") == 1
+    connection.close()
+    wait_for(lambda: waiting(cluster.b, "count", "mooring_in_flight_requests") == 0)
+
+
+def test_a_model_that_is_faster_than_the_way_loses_nothing(cluster):
+    body = json.dumps({"to": [40], "parameters": {"size": 2_000_000}}).encode()
+    with closing(http.client.HTTPConnection("127.0.0.1", cluster.a.port, timeout=60)) as connection:
+        connection.request(
+            "POST", "/v2/models/count/generate_stream", body, {"content-type": "application/json"}
+        )
+        text = connection.getresponse().read().decode()
+    pieces = [json.loads(piece) for piece in text.split("data: ")[1:]]
+    assert [piece["n"] for piece in pieces] == list(range(40))
+    assert {len(piece["text"]) for piece in pieces} == {2_000_000}
+
+
+def waiting(server, model, metric="mooring_waiting_requests"):
     with closing(http.client.HTTPConnection("127.0.0.1", server.ports[2], timeout=30)) as connection:
-        connection.request("GET", "/metrics?name[]=mooring_waiting_requests")
+        connection.request("GET", f"/metrics?name[]={metric}")
         lines = connection.getresponse().read().decode().splitlines()
     return sum(float(line.rpartition(" ")[2]) for line in lines if f'model_name="{model}"' in line)
 

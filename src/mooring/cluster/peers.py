@@ -368,7 +368,8 @@ class Peers:
             _, before = self._avoided.get(session.node, (0.0, 0.0))
             span = min(2 * before, _AVOID_MOST) if before else _AVOID
             self._avoided[session.node] = self._clock() + span, span
-            log.warning("node lost", node=session.node, reason=reason)
+            if not before:  # else it was tried whether it is there again
+                log.warning("node lost", node=session.node, reason=reason)
 
     def close(self) -> None:
         """End all sessions."""

@@ -40,8 +40,9 @@ log = get_logger(__name__)
 
 # With these a request is refused before anything of it runs, where they come at once.
 _REFUSALS = (ModelNotFound, ModelNotReady, QueueFull, InvalidInput)
-# Bytes of the pieces of one streamed answer that wait because the other node takes them too slowly.
-_MAX_UNSENT = 64 << 20
+# Bytes of the pieces of one streamed answer that wait because the other node takes them too slowly. A model may well be faster
+# than the way for a while, and nothing slows it down, on one machine neither.
+_MAX_UNSENT = 512 << 20
 
 
 class Run(msgspec.Struct, array_like=True, tag="run"):
