@@ -13,7 +13,7 @@ import pytest
 from mooring.cluster.file_sources import FileSources
 from mooring.cluster.model_files import ModelFileCache
 from mooring.cluster.records import ModelFiles
-from mooring.core.errors import FetchFailed
+from mooring.core.errors import FetchFailed, OutOfResources
 from mooring.repository.fetch import Fetcher
 
 BYTES = b"weights" * 1000
@@ -121,6 +121,38 @@ async def test_a_source_with_other_bytes_is_logged_and_the_next_one_is_tried(
     errors = [each for each in caplog.records if each.levelname == "ERROR"]
     assert len(errors) == 2
     assert cache.hashes() == [files.sha256]
+
+
+async def test_a_source_with_more_bytes_than_were_registered_does_not_fill_the_disk(sources, cache, tmp_path):
+    (tmp_path / "endless").write_bytes(BYTES * 3)
+    with fsspec.open("memory://models/endless", "wb") as remote:
+        remote.write(BYTES * 3)
+    with pytest.raises(FetchFailed, match=f"more than {len(BYTES)} bytes.*more than the {len(BYTES)} bytes"):
+        await sources.open_files(registered(f"file://{tmp_path}/endless", "memory://models/endless"))
+    assert not list((tmp_path / "cache").iterdir())
+
+
+async def test_what_another_node_sent_with_other_bytes_is_removed(cache, tmp_path):
+    async def fetch(_sha256, _node):
+        (tmp_path / "come").write_bytes(b"other")
+        return tmp_path / "come"
+
+    with pytest.raises(FetchFailed, match="'node:other' has other bytes than were registered"):
+        await FileSources(cache, Fetcher(), fetch).open_files(registered("node:other"))
+    assert not (tmp_path / "come").exists()
+
+
+async def test_room_is_made_before_a_file_is_fetched(tmp_path):
+    fetches = []
+
+    async def fetch(sha256, _node):
+        fetches.append(sha256)
+        raise FetchFailed("gone")
+
+    small = ModelFileCache(tmp_path / "small", most_bytes=len(BYTES) - 1)
+    with pytest.raises(OutOfResources, match="no room for a model file"):
+        await FileSources(small, Fetcher(), fetch).open_files(registered("node:other"))
+    assert not fetches
 
 
 async def test_each_source_is_named_with_its_reason_where_none_has_the_file(sources, tmp_path):

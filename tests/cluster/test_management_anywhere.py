@@ -206,6 +206,44 @@ def test_the_default_changes_everywhere_without_a_failed_request(cluster):
     assert a.manage("DELETE", "/models/rolled").code == 200
 
 
+def test_new_files_take_the_place_of_a_version_without_a_failed_request_and_broken_ones_do_not(cluster):
+    folder, a, b, controlled, call = cluster
+    write_model(folder, "renewed", text="one")
+    assert a.ask("POST", "/v2/repository/models/renewed/load").code == 200
+    call(controlled.ask, ScaleVersion("renewed", "1", min_replicas=2, max_replicas=2))
+    answers, stop = [], threading.Event()
+
+    def keep_asking(node):
+        while not stop.is_set():
+            began = time.monotonic()
+            answer = node.ask("POST", "/v2/models/renewed/infer", ONE_NUMBER)
+            answers.append(
+                (began, answer.code, answer.json().get("outputs", [{"data": [""]}])[0]["data"][0][:3])
+            )
+
+    threads = [threading.Thread(target=keep_asking, args=(node,)) for node in (a, b)]
+    for thread in threads:
+        thread.start()
+    write_model(folder, "renewed", text="two")
+    renewed = b.ask("POST", "/v2/repository/models/renewed/load")
+    done = time.monotonic()
+    time.sleep(0.2)
+    (folder / "repository" / "renewed" / "1" / "model.py").write_text(
+        "raise RuntimeError('broken release')\n"
+    )
+    broken = a.ask("POST", "/v2/repository/models/renewed/load")
+    time.sleep(0.2)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert renewed.code == 200, renewed
+    assert broken.code >= 400
+    assert "broken release" in broken.json()["error"]
+    assert {code for _, code, _ in answers} == {200}
+    assert {text for began, _, text in answers if began > done} == {"two"}
+    assert b.ask("POST", "/v2/repository/models/renewed/unload").code == 200
+
+
 def test_a_node_serves_what_was_registered_whatever_became_of_its_files(cluster):
     folder, a, b, controlled, call = cluster
     write_archive(folder, "kept", text="right")

@@ -9,7 +9,6 @@ They are tried in order. Whatever comes is hashed before anybody looks into it: 
 """
 
 import asyncio
-import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -28,6 +27,7 @@ FetchFromNode = Callable[[str, str], Awaitable[Path]]
 
 # Seconds between two lines of the log about a file that is still coming.
 _PROGRESS_EVERY = 5.0
+_CHUNK = 1 << 20
 # What fsspec needs beside itself, by the kind of address.
 _PACKAGES = {
     "s3": "s3fs",
@@ -83,6 +83,7 @@ class FileSources:
     async def _fetch(self, files: ModelFiles, source: str) -> None:
         """Fetch from one source. Raises ``FetchFailed`` that names it."""
         shown = _shown(source)
+        await asyncio.to_thread(self._cache.make_room, files)
         with self._cache.part() as part:
             watching = asyncio.ensure_future(_log_progress(part, files, shown))
             try:
@@ -109,7 +110,7 @@ class FileSources:
             return part
         if scheme in ("http", "https"):
             return await asyncio.to_thread(self._download, source, part)
-        await asyncio.to_thread(_read_with_fsspec, source, scheme, part)
+        await asyncio.to_thread(_read_with_fsspec, source, scheme, part, files.size)
         return part
 
     def _download(self, source: str, part: Path) -> Path:
@@ -121,10 +122,10 @@ def _copy(source: str, files: ModelFiles, part: Path) -> None:
     place = Path(unquote(urlsplit(source).path))
     if not (place.is_file() or (files.packing == "folder" and place.is_dir())):
         raise FetchFailed(f"'{source}' is not on this machine")
-    pack_files(place, part)
+    pack_files(place, part, most_bytes=files.size)
 
 
-def _read_with_fsspec(source: str, scheme: str, part: Path) -> None:
+def _read_with_fsspec(source: str, scheme: str, part: Path, size: int) -> None:
     shown = _shown(source)
     try:
         import fsspec  # noqa: PLC0415 - of an extra
@@ -132,7 +133,14 @@ def _read_with_fsspec(source: str, scheme: str, part: Path) -> None:
         raise FetchFailed(f"'{shown}': fsspec is not installed: pip install 'mooring[ray]'") from None
     try:
         with fsspec.open(source, "rb") as remote, part.open("wb") as sink:
-            shutil.copyfileobj(remote, sink, 1 << 20)
+            left = size
+            while chunk := remote.read(_CHUNK):
+                left -= len(chunk)
+                if left < 0:
+                    raise FetchFailed(f"'{shown}' has more than the {size} bytes that were registered")
+                sink.write(chunk)
+    except FetchFailed:
+        raise
     except ImportError as error:
         package = _PACKAGES.get(scheme)
         what = f"pip install {package}" if package else str(error)

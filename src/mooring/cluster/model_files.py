@@ -113,13 +113,14 @@ class ModelFileCache:
             _remove(part)
 
     def put(self, fetched: Path, files: ModelFiles, source: str) -> None:
-        """Move a file into the cache that was fetched from ``source``.
+        """Move a file into the cache that was fetched from ``source``. It is gone from where it was, whatever comes of it.
 
         Raises ``FetchFailed`` where it has other bytes than were registered, ``OutOfResources`` where there is no room.
         """
         check_files(files)
         found = hash_file(fetched)
         if found != files.sha256:
+            _remove(fetched)
             raise FetchFailed(
                 f"{source} has other bytes than were registered: their sha256 is {found}, not {files.sha256}"
             )
@@ -215,24 +216,28 @@ class ModelFileCache:
         finally:
             self._leave(sha256)
 
+    def make_room(self, files: ModelFiles) -> None:
+        """Take away what nobody uses until these files would fit. Raises ``OutOfResources``."""
+        self._make_room(files.size, files.sha256)
+
     def _make_room(self, size: int, sha256: str) -> None:
-        """Take away what nobody uses until so many more bytes fit."""
         if not self._most_bytes:
             return
         with self._lock:
             used = sum(self._sizes.values())
             unused = [each for each in self._sizes if not self._users[each]]
+            kept = used - sum(self._sizes[each] for each in unused)
+            if kept + size > self._most_bytes:
+                raise OutOfResources(
+                    f"no room for a model file of {size} bytes (sha256 {sha256}): {kept} bytes of model files are in use, and at most "
+                    f"{self._most_bytes} are kept; raise cluster_files_size"
+                )
             for oldest in sorted(unused, key=self._last_opened):
                 if used + size <= self._most_bytes:
                     return
                 used -= self._sizes[oldest]
                 self._take_away(oldest)
                 log.info("model file evicted", sha256=oldest)
-            if used + size > self._most_bytes:
-                raise OutOfResources(
-                    f"no room for a model file of {size} bytes (sha256 {sha256}): {used} bytes of model files are in use, and at most "
-                    f"{self._most_bytes} are kept; raise cluster_files_size"
-                )
 
     def _forget(self, sha256: str) -> None:
         with self._lock:

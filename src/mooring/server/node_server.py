@@ -30,6 +30,8 @@ from mooring.repository.spec import ModelSpec
 
 # Seconds between two reports of the state of this node.
 _REPORT_EVERY = 0.5
+# Seconds from a change to the report of it: a node that loads a thousand models must not describe all of them at each step.
+_REPORT_SOON = 0.02
 
 
 class NodeServer:
@@ -84,6 +86,7 @@ class NodeServer:
         )
         self._find_address = find_address
         self._reporting: asyncio.TimerHandle | None = None
+        self._changed = False
         self._epoch = self._generation = 0
         self.link.on_assignment(self._take_assignment)
         stack.push_async_callback(self._assignments.close)
@@ -109,10 +112,11 @@ class NodeServer:
         self._report()
 
     def report_soon(self) -> None:
-        """Something has changed: report in this turn of the event loop."""
-        if self._reporting is not None:
+        """Something has changed: report in a moment, once for all that changes until then."""
+        if self._reporting is not None and not self._changed:
+            self._changed = True
             self._reporting.cancel()
-            self._reporting = asyncio.get_running_loop().call_later(0, self._report)
+            self._reporting = asyncio.get_running_loop().call_later(_REPORT_SOON, self._report)
 
     def _take_assignment(self, assignment: NodeAssignment) -> None:
         self._epoch, self._generation = assignment.epoch, assignment.generation
@@ -142,6 +146,7 @@ class NodeServer:
             raise FetchFailed(f"node '{node}': {error}") from error
 
     def _report(self) -> None:
+        self._changed = False
         if self.link.attached:
             self.link.report(self.describe())
         self._reporting = asyncio.get_running_loop().call_later(_REPORT_EVERY, self._report)
