@@ -7,7 +7,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "e2e"))
 
-from e2e_kit import Server
+from e2e_kit import Server, frontends
 from switch import running_switch, table_of
 
 WHERE = """
@@ -106,14 +106,15 @@ class Node:
         self.socket = self.folder / "server.sock"
         repository = self.folder / "models"
         write_models(repository, models)
-        self.start(repository, *flags)
+        self.flags = flags
+        self.start(repository)
 
-    def start(self, repository, *flags):
+    def start(self, repository):
         self.server = Server(
             self.folder,
             f"--model-repository={repository}",
             f"--cluster-socket={self.socket}",
-            *flags,
+            *self.flags,
             environ={"NODE": self.label},
         )
 
@@ -123,10 +124,13 @@ class Node:
 
 
 @contextmanager
-def running_nodes(folder, models_by_label, *flags):
-    """Node servers, joined by a switch; yields them by label, the switch and the function that calls on its loop."""
+def running_nodes(folder, models_by_label, flags=None):
+    """Node servers, joined by a switch, each with the ``flags`` of its label; yields them by label, the switch and the function that calls on its loop."""
     with ExitStack() as stack:
-        nodes = {label: Node(folder, label, models, *flags) for label, models in models_by_label.items()}
+        nodes = {
+            label: Node(folder, label, models, *(flags or {}).get(label, ()))
+            for label, models in models_by_label.items()
+        }
         for node in nodes.values():
             stack.callback(lambda node=node: node.server.kill())
         for node in nodes.values():
@@ -146,4 +150,4 @@ def replicas_of(nodes, where, **more):
     return table_of(names, nodes=[node.name for node in nodes.values()], **more)
 
 
-__all__ = ["MODELS", "WHERE", "Node", "replicas_of", "running_nodes"]
+__all__ = ["MODELS", "WHERE", "Node", "frontends", "replicas_of", "running_nodes"]
