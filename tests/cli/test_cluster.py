@@ -59,6 +59,7 @@ class FakeController:
 
     def stop(self, patience):
         self.stopped = patience
+        return []
 
 
 @pytest.fixture

@@ -116,6 +116,7 @@ class Host:
         memory: int = _MEMORY,
         labels: Mapping[str, str] | None = None,
         options: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
     ) -> None:
         """``ray start`` on this host: as the head, or as a node of the cluster of ``head``."""
         place = ["--head", f"--port={RAY_PORT}", "--include-dashboard=false"]
@@ -127,7 +128,7 @@ class Host:
             "ray", "start", *place,
             f"--node-ip-address={self.address}", f"--temp-dir={self.folder / 'r'}", f"--num-cpus={cpus}",
             f"--object-store-memory={memory}", "--disable-usage-stats", *options,
-            timeout=90,
+            timeout=90, env=env or self.network.environment(self),
         )  # fmt: skip
 
     def stop_ray(self) -> None:

@@ -39,13 +39,24 @@ async def test_what_is_late_of_a_stream_that_broke_off_is_refused():
     await streams.take("a", *old, [b"1"])
     waiting = asyncio.ensure_future(streams.take("a", *late, [b"late"]))
     await asyncio.sleep(0)
-    outgoing.break_off("b")
+    outgoing.break_off("b", old[0])
     new = outgoing.next("b")
     assert new[0] > old[0]
     assert new[1] == 0
+    outgoing.break_off("b", old[0])  # what was late has failed, too
+    assert outgoing.next("b") == (new[0], 1)
     await streams.take("a", *new, [b"2"])
     with pytest.raises(ConnectionError):
         await waiting
     with pytest.raises(ConnectionError):
         await streams.take("a", *lost, [b"late"])
     assert came == [b"1", b"2"]
+
+
+async def test_an_actor_that_was_started_again_refuses_a_stream_whose_beginning_went_to_the_one_before():
+    came = []
+    streams = IncomingStreams(lambda node, payloads: came.extend(payloads))
+    with pytest.raises(ConnectionError):
+        await asyncio.wait_for(streams.take("a", 1, 7, [b"middle"]), 5)
+    await streams.take("a", 2, 0, [b"new"])
+    assert came == [b"new"]

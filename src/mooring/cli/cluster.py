@@ -237,7 +237,9 @@ def drain(node: str, undo: bool, no_wait: bool, cluster: Cluster) -> None:
 def stop(timeout: float, cluster: Cluster) -> None:
     """End the servers of all nodes, and the controller. Running requests are answered first."""
     with _controller(cluster) as controller:
-        controller.stop(timeout)
+        left = controller.stop(timeout)
+    for address in left:
+        click.echo(f"the node at {address} did not answer; its server may go on", err=True)
     click.echo(f"{cluster.name} is stopped")
 
 

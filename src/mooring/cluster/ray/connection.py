@@ -102,10 +102,19 @@ class ControllerHandle:
         except (RayError, LookupError) as error:
             raise ClusterUnavailable(f"{path} did not get to a node: {str(error).splitlines()[0]}") from error
 
-    def stop(self, patience: float) -> None:
-        """End the node servers, their actors and the controller. Requests that run get ``patience`` seconds."""
-        ray.get(self._actor.stop.remote(patience), timeout=patience + _END)
+    def stop(self, patience: float) -> list[str]:
+        """End the node servers, their actors and the controller. Requests that run get ``patience`` seconds.
+
+        Returns the addresses of nodes that did not answer. Raises ``ClusterUnavailable`` where the controller does not.
+        """
+        try:
+            left: list[str] = ray.get(self._actor.stop.remote(patience), timeout=patience + _END)
+        except (RayActorError, GetTimeoutError) as error:
+            raise ClusterUnavailable(
+                f"the controller does not answer: {str(error).splitlines()[0]}"
+            ) from error
         ray.kill(self._actor)
+        return left
 
 
 def find_controller(cluster: str) -> ControllerHandle:

@@ -69,11 +69,11 @@ class ControllerActor:
             )
         return msgspec.msgpack.encode(answer)
 
-    async def stop(self, patience: float) -> None:
-        """End all node servers and their actors. The caller then ends this actor."""
+    async def stop(self, patience: float) -> list[str]:
+        """End all node servers and their actors; the caller then ends this actor. Returns the addresses of nodes that did not answer."""
         self._stopping = True
         await self._port.look()
-        await self._port.stop_nodes(patience)
+        return await self._port.stop_nodes(patience)
 
     def _take_status(self, status: NodeStatus) -> None:
         if self._controller is not None:

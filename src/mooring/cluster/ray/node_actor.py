@@ -154,7 +154,7 @@ class NodeActor:
                 pieces = [await asyncio.to_thread(ray.put, pieces)]
             await handle.deliver.remote(self._node, stream, number, pieces)
         except Exception:
-            self._outgoing.break_off(node)
+            self._outgoing.break_off(node, stream)
             raise
 
     async def ask(self, change: Change | None) -> ClusterView | None:
@@ -289,6 +289,7 @@ class NodeActor:
             status=self._status if self._attached is not None else None,
             refused=self._refused,
             failed=self._failed,
+            assigned=self._assignment is not None,
         )
 
     def _tell_controller(self) -> None:

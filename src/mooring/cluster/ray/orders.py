@@ -20,7 +20,7 @@ class NodeFound(msgspec.Struct, frozen=True):
     """How a node is, as its actor sees it.
 
     ``status`` is None while no server is attached. ``refused`` says why server, actor and controller cannot work together,
-    ``failed`` why there is no server.
+    ``failed`` why there is no server. An actor that has just started knows no assignment and so no other node: it is not ``assigned``.
     """
 
     actor: str
@@ -30,6 +30,7 @@ class NodeFound(msgspec.Struct, frozen=True):
     status: NodeStatus | None = None
     refused: str = ""
     failed: str = ""
+    assigned: bool = False
 
 
 class AssignmentTaken(msgspec.Struct, frozen=True):

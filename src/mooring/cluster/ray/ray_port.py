@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -35,6 +35,8 @@ log = get_logger(__name__)
 _LOOK = 0.5
 # Seconds in which a node actor must answer.
 _PATIENCE = 8.0
+# The same when it ends its server, beyond the time that requests have.
+_STOP_PATIENCE = 5.0
 # Seconds that the server of a node that is given back gets to answer what it has.
 _RELEASE_PATIENCE = 60.0
 
@@ -49,12 +51,13 @@ class RayPort:
         self._reservations = Reservations(order.cluster)
         self._nodes: dict[str, RayNode] = {}  # by Ray's id
         self._found: dict[str, NodeFound] = {}  # by Ray's id
+        self._assigned: dict[str, NodeAssignment] = {}  # by the node's name: the latest one
         self._failed: dict[str, str] = {}  # by Ray's id: why there is no node actor
         self._asked = NodeDemand()
         self._idle = IdleNodes(order.idle_timeout)
         self._keep: frozenset[str] | None = None  # until the controller has said it
         self._more: Sequence[ResourceRequest] = ()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     async def watch(self) -> None:
         """Keep what is known of Ray's nodes fresh. Runs for as long as the controller."""
@@ -77,6 +80,18 @@ class RayPort:
         self._failed.pop(found.node_id, None)
         if found.status is not None:
             self._on_status(found.status)
+            if not found.assigned and found.status.node in self._assigned:
+                self._run(self._assign_again(found.status.node))
+
+    def _run(self, work: Coroutine[Any, Any, object]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)  # the loop itself holds tasks only weakly
+        task.add_done_callback(self._tasks.discard)
+
+    async def _assign_again(self, node: str) -> None:
+        """Tell an actor that was started again what its server has, and who the other nodes are."""
+        with suppress(NodeGone, HigherEpoch):
+            await self.assign(node, self._assigned[node])
 
     async def hosts(self) -> Sequence[Host]:
         """All chosen nodes."""
@@ -106,9 +121,7 @@ class RayPort:
     async def start_node(self, host: str) -> None:
         """Make the node actor there, or find the one that is."""
         handle = await asyncio.to_thread(self._make_actor, host)
-        task = asyncio.get_running_loop().create_task(self._meet(host, handle))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._run(self._meet(host, handle))
 
     def _make_actor(self, node_id: str) -> Any:
         order = NodeOrder(
@@ -143,6 +156,7 @@ class RayPort:
 
     async def assign(self, node: str, assignment: NodeAssignment) -> None:
         """Give a node its assignment."""
+        self._assigned[node] = assignment
         name = self.actor_of(node)
         try:
             handle = await self._actors.find(name)
@@ -211,23 +225,30 @@ class RayPort:
                 "node released", host=node_id, reason="it has no replica, and Ray's autoscaler may end it"
             )
             self._found.pop(node_id, None)
-            task = asyncio.get_running_loop().create_task(self._stop_node(node_id, _RELEASE_PATIENCE))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._run(self._stop_node(node_id, _RELEASE_PATIENCE))
 
-    async def stop_nodes(self, patience: float) -> None:
-        """End all node servers and node actors, and give everything back that is held."""
-        await asyncio.gather(*(self._stop_node(node_id, patience) for node_id in self._nodes))
+    async def stop_nodes(self, patience: float) -> list[str]:
+        """End all node servers and node actors, and give everything back that is held. Returns the addresses of nodes that did not answer."""
+        alive = [each for each in self._nodes.values() if each.alive]
+        stopped = await asyncio.gather(*(self._stop_node(each.node_id, patience) for each in alive))
         for each in await self._reservations.find_all():
             await self._reservations.release(each.node, each.model, each.version)
+        return [node.address for node, ended in zip(alive, stopped, strict=True) if not ended]
 
-    async def _stop_node(self, node_id: str, patience: float) -> None:
+    async def _stop_node(self, node_id: str, patience: float) -> bool:
+        """End the server and the actor of a node; False where the node does not answer. One without an actor is at its end."""
         name = node_actor_name(self._order.cluster, node_id)
-        with suppress(LookupError, RayError):
+        try:
             handle = await self._actors.find(name)
-            await handle.stop_server.remote(patience)
+            await asyncio.wait_for(handle.stop_server.remote(patience), patience + _STOP_PATIENCE)
             await asyncio.to_thread(ray.kill, handle)
-        self._actors.forget(name)
+        except LookupError:
+            return True
+        except (RayError, TimeoutError):
+            return False
+        finally:
+            self._actors.forget(name)
+        return True
 
 
 def _first_line(error: BaseException) -> str:

@@ -5,6 +5,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+# Seconds in which the first call of a stream must have come, when a later one is there.
+_BEGINNING = 0.25
+
 
 class OutgoingStreams:
     """Numbers the calls to each node. After one that failed a new stream begins: what is late of the old one is dropped."""
@@ -18,9 +21,10 @@ class OutgoingStreams:
         self._next[node] = (stream, number + 1)
         return stream, number
 
-    def break_off(self, node: str) -> None:
-        """Begin a new stream with the next call to a node."""
-        self._next.pop(node, None)
+    def break_off(self, node: str, stream: int) -> None:
+        """Begin a new stream with the next call to a node; nothing happens where this one is over already."""
+        if self._next.get(node, (0, 0))[0] == stream:
+            del self._next[node]
 
 
 class IncomingStreams:
@@ -33,15 +37,19 @@ class IncomingStreams:
     async def take(self, node: str, stream: int, number: int, payloads: list[Any]) -> None:
         """Pass the messages of a call on, when all before it were. ``payloads`` may be one reference to them.
 
-        Raises what ``pass_on`` raises; ``ConnectionError`` for a call of a stream that is over.
+        Raises what ``pass_on`` raises; ``ConnectionError`` for a call of a stream that is over, or whose beginning does not come: an actor
+        that was started again has not seen it.
         """
         current = self._streams.get(node)
         if current is None or current.name < stream:
             if current is not None:
                 current.end()
             current = self._streams[node] = _Stream(stream)
+            if number:
+                asyncio.get_running_loop().call_later(_BEGINNING, self._end_headless, node, current)
         if current.name != stream:
             raise ConnectionError("a later stream of messages has begun")
+        current.has_begun |= number == 0
         await current.wait_for(number)
         try:
             if payloads and not isinstance(payloads[0], bytes):
@@ -51,12 +59,20 @@ class IncomingStreams:
         finally:
             current.advance(number)
 
+    def _end_headless(self, node: str, stream: "_Stream") -> None:
+        """End a stream whose first call has not come: it was for the actor before this one."""
+        if not stream.has_begun:
+            stream.end()
+            if self._streams.get(node) is stream:
+                del self._streams[node]
+
 
 class _Stream:
     """One stream: which call is next, and who waits for its turn."""
 
     def __init__(self, name: int) -> None:
         self.name = name
+        self.has_begun = False
         self._next = 0
         self._waiting: dict[int, asyncio.Future[None]] = {}
 
@@ -74,5 +90,5 @@ class _Stream:
     def end(self) -> None:
         for turn in self._waiting.values():
             if not turn.done():
-                turn.set_exception(ConnectionError("a later stream of messages has begun"))
+                turn.set_exception(ConnectionError("this stream of messages is over"))
         self._waiting.clear()
