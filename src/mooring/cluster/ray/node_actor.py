@@ -21,10 +21,11 @@ from mooring import __version__
 from mooring.cluster import messages
 from mooring.cluster.ray.actor_names import ActorHandles
 from mooring.cluster.ray.file_transfer import fetch_from, read_piece, write_piece
-from mooring.cluster.ray.orders import AssignmentTaken, NodeFound, NodeOrder
+from mooring.cluster.ray.orders import AssignmentOrder, AssignmentTaken, NodeFound, NodeOrder
 from mooring.cluster.ray.streams import IncomingStreams, OutgoingStreams
 from mooring.cluster.records import PROTOCOL, Change, ClusterView, NodeAssignment, NodeStatus
 from mooring.cluster.relay import NodeRelay
+from mooring.cluster.routing_changes import apply_changes
 from mooring.cluster.run_folder import RunFolder, ServerProcess, claim_run_folder, default_cluster_dir
 from mooring.core.errors import ClusterUnavailable
 from mooring.observability.logs import get_logger
@@ -82,8 +83,10 @@ class NodeActor:
         return msgspec.json.encode(self._describe())
 
     async def assign(self, assignment: bytes) -> bytes:
-        """Give the server its assignment, a ``NodeAssignment`` as JSON; return an ``AssignmentTaken`` when it has answered."""
-        wanted = msgspec.json.decode(assignment, type=NodeAssignment)
+        """Give the server its assignment, an ``AssignmentOrder`` as JSON; return an ``AssignmentTaken`` when it has answered."""
+        wanted = self._complete(msgspec.json.decode(assignment, type=AssignmentOrder))
+        if wanted is None:
+            return msgspec.json.encode(AssignmentTaken(reason="it has another routing table", whole=True))
         if self._relay is None or not self._relay.is_attached:
             reason = self._refused or self._failed or "the node server is not there yet"
             return msgspec.json.encode(AssignmentTaken(reason=reason))
@@ -101,6 +104,16 @@ class NodeActor:
         else:
             self._names = before
         return msgspec.json.encode(taken)
+
+    def _complete(self, order: AssignmentOrder) -> NodeAssignment | None:
+        """The assignment with its whole routing table; None where the changes are not those of the table that the server has."""
+        wanted, before = order.assignment, self._assignment
+        if order.changes is None:
+            return wanted
+        if before is None or before.epoch != wanted.epoch:
+            return None
+        table = apply_changes(before.routing, order.changes)
+        return None if table is None else msgspec.structs.replace(wanted, routing=table)
 
     def _find_peers(self) -> None:
         """Find the actors of all nodes now: nobody can be found while Ray's head is away."""

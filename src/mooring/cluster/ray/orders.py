@@ -2,7 +2,8 @@
 
 import msgspec
 
-from mooring.cluster.records import NodeStatus
+from mooring.cluster.records import NodeAssignment, NodeStatus
+from mooring.cluster.routing_changes import RoutingChanges
 
 
 class NodeOrder(msgspec.Struct, frozen=True):
@@ -33,12 +34,22 @@ class NodeFound(msgspec.Struct, frozen=True):
     assigned: bool = False
 
 
+class AssignmentOrder(msgspec.Struct, frozen=True):
+    """An assignment on its way to a node. With ``changes`` its routing table is left out: the node's actor makes it of the one that it has."""
+
+    assignment: NodeAssignment
+    changes: RoutingChanges | None = None
+
+
 class AssignmentTaken(msgspec.Struct, frozen=True):
-    """What became of an assignment: the server has it, has seen the higher ``epoch``, or cannot be reached for a ``reason``."""
+    """What became of an assignment: the server has it, has seen the higher ``epoch``, or cannot be reached for a ``reason``.
+    With ``whole`` the actor has not the table that changes were sent to, and wants it whole.
+    """
 
     taken: bool = False
     epoch: int = 0
     reason: str = ""
+    whole: bool = False
 
 
 class ControllerOrder(msgspec.Struct, frozen=True):

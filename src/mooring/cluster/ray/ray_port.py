@@ -23,10 +23,11 @@ from mooring.cluster.controller.cluster_port import (
 )
 from mooring.cluster.ray.actor_names import NAMESPACE, ActorHandles, controller_name, node_actor_name
 from mooring.cluster.ray.node_actor import NodeActor
-from mooring.cluster.ray.orders import AssignmentTaken, ControllerOrder, NodeFound, NodeOrder
+from mooring.cluster.ray.orders import AssignmentOrder, AssignmentTaken, ControllerOrder, NodeFound, NodeOrder
 from mooring.cluster.ray.ray_nodes import RayNode, choose_nodes, list_nodes
 from mooring.cluster.ray.reservations import Reservations
-from mooring.cluster.records import PROTOCOL, NodeAssignment, NodeStatus
+from mooring.cluster.records import PROTOCOL, NodeAssignment, NodeStatus, RoutingTable
+from mooring.cluster.routing_changes import RoutingChanges, SentTables
 from mooring.observability.logs import get_logger
 
 log = get_logger(__name__)
@@ -48,6 +49,7 @@ class RayPort:
         self._order = order
         self._on_status = on_status
         self._actors = ActorHandles()
+        self._tables = SentTables()  # by the name of the node's actor
         self._reservations = Reservations(order.cluster)
         self._nodes: dict[str, RayNode] = {}  # by Ray's id
         self._found: dict[str, NodeFound] = {}  # by Ray's id
@@ -155,22 +157,36 @@ class RayPort:
             log.warning("node actor not started", host=node_id, reason=self._failed[node_id])
 
     async def assign(self, node: str, assignment: NodeAssignment) -> None:
-        """Give a node its assignment."""
+        """Give a node its assignment, whose routing table goes as what has changed where its actor has the one before."""
         self._assigned[node] = assignment
         name = self.actor_of(node)
+        changes = self._tables.changes_for(name, assignment.routing)
+        answer = await self._send_order(name, assignment, changes)
+        if answer.whole:
+            answer = await self._send_order(name, assignment, None)
+        if answer.epoch:
+            raise HigherEpoch(answer.epoch)
+        if not answer.taken:
+            raise NodeGone(answer.reason)
+        self._tables.note_taken(name, assignment.routing)
+
+    async def _send_order(
+        self, name: str, assignment: NodeAssignment, changes: RoutingChanges | None
+    ) -> AssignmentTaken:
+        """Send an assignment to a node's actor. Until it is known that it came, nobody knows which table the actor has."""
+        self._tables.forget(name)
+        if changes is not None:
+            assignment = msgspec.structs.replace(assignment, routing=RoutingTable())
+        order = msgspec.json.encode(AssignmentOrder(assignment, changes))
         try:
             handle = await self._actors.find(name)
-            data = await asyncio.wait_for(handle.assign.remote(msgspec.json.encode(assignment)), _PATIENCE)
+            data = await asyncio.wait_for(handle.assign.remote(order), _PATIENCE)
         except (LookupError, RayActorError) as error:
             self._actors.forget(name)
             raise NodeGone(_first_line(error)) from error
         except TimeoutError:
             raise NodeGone(f"its actor did not answer in {_PATIENCE:g} s") from None
-        answer = msgspec.json.decode(data, type=AssignmentTaken)
-        if answer.epoch:
-            raise HigherEpoch(answer.epoch)
-        if not answer.taken:
-            raise NodeGone(answer.reason)
+        return msgspec.json.decode(data, type=AssignmentTaken)
 
     def actor_of(self, node: str) -> str:
         """The actor of a node. Of two that a node had one after the other, that on the raylet which lives."""
