@@ -478,3 +478,20 @@ async def test_a_model_that_lost_its_workers_makes_the_server_unhealthy_after_a_
     version.pool.workers.clear()
     version.pool.failures.since = 0.0
     assert not house.engine.healthy()
+
+
+async def test_a_server_alone_says_once_that_a_placement_has_no_effect(house, caplog):
+    caplog.set_level("DEBUG", "mooring.engine.engine")
+    await house.load("plain")
+    assert "placement" not in caplog.text
+    for version in "12":
+        await house.load(version=version, num_gpus=2.0)
+    assert caplog.text.count("placement without effect") == 1
+    assert "this server is in no cluster" in caplog.text
+
+
+async def test_a_node_of_a_cluster_says_nothing_of_placements(house, caplog):
+    caplog.set_level("DEBUG", "mooring.engine.engine")
+    house.engine.entry = object()
+    await house.load(num_gpus=2.0)
+    assert "placement" not in caplog.text

@@ -14,6 +14,7 @@ from mooring.core.errors import (
     VersionNotFound,
     WorkersFailed,
 )
+from mooring.core.options import Placement
 from mooring.core.requests import InferenceRequest
 from mooring.core.service import (
     Done,
@@ -143,6 +144,7 @@ class Engine(InferenceService):
         self.read_body = BodyReader(self._codecs, arena.slot).read_body
         # Through which the models of graphs are asked. Of a node of a cluster, what stands before this engine takes its place.
         self.entry: InferenceService = self
+        self._placement_noted = False
         self._heartbeat_clock = Clock(deadlines.heartbeat)
         self._loop = asyncio.get_running_loop()
         self._next_check = self._loop.call_later(_CHECK_EVERY, self._check_all)
@@ -366,6 +368,9 @@ class Engine(InferenceService):
         version.loaded_at_startup, version.ends_start = at_startup, ends_start
         self.registry.add_version(version)
         self.readiness.expected.add(spec.name)
+        if spec.options.placement != Placement() and self.entry is self and not self._placement_noted:
+            self._placement_noted = True
+            log.debug("placement without effect", model=spec.name, reason="this server is in no cluster")
         return await self._start_version(version, 0 if suspended else None)
 
     async def deploy_workflow(self, spec: ModelSpec) -> None:
