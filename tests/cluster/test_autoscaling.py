@@ -1,0 +1,199 @@
+"""Ray's real autoscaler with its fake node provider: a burst starts nodes, idleness ends them, and no request fails.
+
+``ray.cluster_utils.AutoscalingCluster`` stops every Ray of the machine when it starts, so the same is done here on a host of
+its own. Its nodes are raylets with one address; each node server takes free ports.
+"""
+
+import json
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hosts import RAY_PORT, Network, until, why_no_ray_hosts
+
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(bool(why_no_ray_hosts()), reason=why_no_ray_hosts() or "there can be hosts with Ray"),
+    pytest.mark.xdist_group("ray"),
+]
+
+MOORING = [sys.executable, "-m", "mooring"]
+SLEEPER = """
+import time
+
+def infer(seconds: float) -> str:
+    time.sleep(seconds)
+    return "done"
+"""
+CONFIG = """
+queue_size = 1000
+[workers]
+min = 1
+max = 1
+[placement]
+min_replicas = {least}
+max_replicas = 3
+num_cpus = 1
+[scaling]
+target_queue_ms = 200
+window = 1.0
+cool_down = 4.0
+"""
+MOST_NODES = 2  # beside the head
+
+
+def autoscaler_config(address):
+    """As ``AutoscalingCluster`` has it: one type of node, which has one CPU, and is ended after six seconds without use."""
+    types = {
+        "ray.head.default": {"resources": {"CPU": 2}, "node_config": {}, "max_workers": 0},
+        "worker": {
+            "resources": {"CPU": 1, "object_store_memory": 80_000_000},
+            "node_config": {},
+            "min_workers": 0,
+            "max_workers": MOST_NODES,
+        },
+    }
+    provider = {
+        "type": "fake_multinode",
+        "gcs_address": f"{address}:{RAY_PORT}",
+        "disable_node_updaters": True,
+        "disable_launch_config_check": True,
+        "use_node_id_as_ip": True,
+        "foreground_node_launch": False,
+        "worker_liveness_check": True,
+        "worker_rpc_drain": True,
+    }
+    commands = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
+    return {
+        "cluster_name": "fake_multinode",
+        "max_workers": MOST_NODES,
+        "upscaling_speed": 10.0,
+        "idle_timeout_minutes": 0.1,
+        "provider": provider,
+        "available_node_types": types,
+        "head_node_type": "ray.head.default",
+        "auth": {},
+        "docker": {},
+        **{f"{name}_commands": [] for name in commands},
+        "file_mounts": {},
+        "cluster_synced_files": [],
+        "file_mounts_sync_continuously": False,
+        "rsync_exclude": [],
+        "rsync_filter": [],
+    }
+
+
+class AutoscaledCluster:
+    """A host with Ray's head and its autoscaler, which starts more raylets there."""
+
+    def __init__(self, network):
+        self.network, (self.host,) = network, network.hosts
+        config = network.folder / "autoscaler.json"
+        config.write_text(json.dumps(autoscaler_config(self.host.address)))
+        fake = {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1"}
+        environment = network.environment
+        network.environment = lambda host: environment(host) | fake
+        self.host.start_ray(cpus=2, options=[f"--autoscaling-config={config}"])
+
+    def declare(self, name, least):
+        folder = self.network.folder / name
+        (folder / "1").mkdir(parents=True)
+        (folder / "config.toml").write_text(CONFIG.format(least=least))
+        (folder / "1" / "model.py").write_text(SLEEPER)
+        return folder
+
+    def serve(self, *targets):
+        flags = ["--port=0", "--management-address=127.0.0.1:0", "--host=0.0.0.0", "--cluster-idle-timeout=2"]
+        return self.host.run(
+            *MOORING,
+            "serve",
+            "--cluster",
+            self.network.ray_address,
+            "--insecure",
+            *flags,
+            *map(str, targets),
+            timeout=120,
+        )
+
+    def view(self):
+        command = ["cluster", "status", "--json", "--address", self.network.ray_address]
+        return json.loads(self.host.try_to_run(*MOORING, *command, timeout=60).stdout)
+
+    def raylets(self):
+        return len(self.host.find("raylet/raylet"))
+
+    def servers(self):
+        return len(self.host.find("mooring serve --config"))
+
+
+class Clients:
+    """Ask a model at an address, each client again and again until the end."""
+
+    def __init__(self, url, model, count, seconds=0.1):
+        self._url = f"{url}/v2/models/{model}/infer"
+        tensor = {"name": "seconds", "datatype": "FP64", "shape": [1], "data": [seconds]}
+        self._body = json.dumps({"inputs": [tensor]}).encode()
+        self._over = threading.Event()
+        self._pool = ThreadPoolExecutor(count)
+        self._asked = [self._pool.submit(self._ask) for _ in range(count)]
+
+    def _ask(self):
+        found = Counter()
+        while not self._over.is_set():
+            found[self.ask()] += 1
+        return found
+
+    def ask(self):
+        """One request; the status, or the error that there was in place of one."""
+        try:
+            asked = urllib.request.Request(self._url, self._body, {"Content-Type": "application/json"})
+            with urllib.request.urlopen(asked, timeout=60) as answer:
+                return answer.status
+        except urllib.error.HTTPError as error:
+            return f"{error.code} {error.read()[:200]}"
+        except OSError as error:
+            return repr(error)
+
+    def end(self):
+        """All answers, by what they were."""
+        self._over.set()
+        found = sum((each.result() for each in self._asked), Counter())
+        self._pool.shutdown()
+        return found
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with Network(1) as network:
+        found = AutoscaledCluster(network)
+        found.serve(found.declare("burst", 1), found.declare("rare", 0))
+        yield found
+
+
+def test_a_burst_starts_nodes_and_idleness_ends_them_and_no_request_fails(cluster):
+    (node,) = cluster.view()["nodes"]
+    assert cluster.raylets() == cluster.servers() == 1
+    began = time.monotonic()
+    clients = Clients(node["address"], "burst", 8)
+    until(lambda: cluster.raylets() == 1 + MOST_NODES, within=60)
+    nodes = time.monotonic() - began
+
+    def replicas():
+        version = next(each for each in cluster.view()["versions"] if each["model"] == "burst")
+        return sum(each["status"]["state"] == "READY" for each in version["replicas"])
+
+    until(lambda: replicas() == 3, within=60, every=0.5)
+    ready = time.monotonic() - began
+    time.sleep(2.0)
+    answers = clients.end()
+    ended = time.monotonic()
+    assert set(answers) == {200}
+    until(lambda: cluster.raylets() == 1, within=90, every=0.5)
+    assert Clients(node["address"], "burst", 0).ask() == 200
+    print(f"nodes {nodes:.1f} s, replicas {ready:.1f} s, ended {time.monotonic() - ended:.1f} s, {answers}")
