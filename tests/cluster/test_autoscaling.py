@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 from hosts import RAY_PORT, Network, until, why_no_ray_hosts
@@ -125,6 +125,11 @@ class AutoscaledCluster:
         command = ["cluster", "status", "--json", "--address", self.network.ray_address]
         return json.loads(self.host.try_to_run(*MOORING, *command, timeout=60).stdout)
 
+    def ready(self, model):
+        """How many replicas of a model are READY."""
+        (version,) = (each for each in self.view()["versions"] if each["model"] == model)
+        return sum(each["status"]["state"] == "READY" for each in version["replicas"])
+
     def raylets(self):
         return len(self.host.find("raylet/raylet"))
 
@@ -133,21 +138,18 @@ class AutoscaledCluster:
 
 
 class Clients:
-    """Ask a model at an address, each client again and again until the end."""
+    """Ask a model at an address again and again. ``found`` counts what they got."""
 
-    def __init__(self, url, model, count, seconds=0.1):
+    def __init__(self, url, model, seconds=0.1):
         self._url = f"{url}/v2/models/{model}/infer"
         tensor = {"name": "seconds", "datatype": "FP64", "shape": [1], "data": [seconds]}
         self._body = json.dumps({"inputs": [tensor]}).encode()
-        self._over = threading.Event()
-        self._pool = ThreadPoolExecutor(count)
-        self._asked = [self._pool.submit(self._ask) for _ in range(count)]
+        self.over = threading.Event()
+        self.found = Counter()
 
-    def _ask(self):
-        found = Counter()
-        while not self._over.is_set():
-            found[self.ask()] += 1
-        return found
+    def ask_on(self):
+        while not self.over.is_set():
+            self.found[self.ask()] += 1
 
     def ask(self):
         """One request; the status, or the error that there was in place of one."""
@@ -160,12 +162,20 @@ class Clients:
         except OSError as error:
             return repr(error)
 
-    def end(self):
-        """All answers, by what they were."""
-        self._over.set()
-        found = sum((each.result() for each in self._asked), Counter())
-        self._pool.shutdown()
-        return found
+
+@contextmanager
+def asking(url, model, count):
+    """So many clients that ask meanwhile."""
+    clients = Clients(url, model)
+    threads = [threading.Thread(target=clients.ask_on) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield clients
+    finally:
+        clients.over.set()
+        for thread in threads:
+            thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -180,20 +190,21 @@ def test_a_burst_starts_nodes_and_idleness_ends_them_and_no_request_fails(cluste
     (node,) = cluster.view()["nodes"]
     assert cluster.raylets() == cluster.servers() == 1
     began = time.monotonic()
-    clients = Clients(node["address"], "burst", 8)
-    until(lambda: cluster.raylets() == 1 + MOST_NODES, within=60)
-    nodes = time.monotonic() - began
-
-    def replicas():
-        version = next(each for each in cluster.view()["versions"] if each["model"] == "burst")
-        return sum(each["status"]["state"] == "READY" for each in version["replicas"])
-
-    until(lambda: replicas() == 3, within=60, every=0.5)
-    ready = time.monotonic() - began
-    time.sleep(2.0)
-    answers = clients.end()
+    with asking(node["address"], "burst", 8) as clients:
+        until(lambda: cluster.raylets() == 1 + MOST_NODES, within=60, what="the second node")
+        nodes = time.monotonic() - began
+        until(
+            lambda: cluster.ready("burst") == 3,
+            within=60,
+            every=0.5,
+            what=f"three replicas: {cluster.view()}",
+        )
+        ready = time.monotonic() - began
+        time.sleep(2.0)
+    assert set(clients.found) == {200}
     ended = time.monotonic()
-    assert set(answers) == {200}
-    until(lambda: cluster.raylets() == 1, within=90, every=0.5)
-    assert Clients(node["address"], "burst", 0).ask() == 200
-    print(f"nodes {nodes:.1f} s, replicas {ready:.1f} s, ended {time.monotonic() - ended:.1f} s, {answers}")
+    until(lambda: cluster.raylets() == 1, within=90, every=0.5, what="the end of the nodes")
+    assert Clients(node["address"], "burst").ask() == 200
+    print(
+        f"nodes {nodes:.1f} s, replicas {ready:.1f} s, ended {time.monotonic() - ended:.1f} s, {clients.found}"
+    )

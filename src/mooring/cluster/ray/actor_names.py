@@ -15,7 +15,7 @@ def controller_name(cluster: str) -> str:
 
 def node_actor_name(cluster: str, node_id: str) -> str:
     """The name of the node actor of a Ray node. A raylet that is started again is another Ray node."""
-    return f"{cluster}-node-{node_id[:16]}"
+    return f"{cluster}-node-{node_id[-16:]}"  # the ids of Ray's fake nodes begin alike
 
 
 class ActorHandles:
