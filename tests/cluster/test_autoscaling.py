@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -208,3 +209,12 @@ def test_a_burst_starts_nodes_and_idleness_ends_them_and_no_request_fails(cluste
     print(
         f"nodes {nodes:.1f} s, replicas {ready:.1f} s, ended {time.monotonic() - ended:.1f} s, {clients.found}"
     )
+
+
+def test_without_a_replica_the_first_requests_are_held_where_they_come(cluster):
+    (node, *_) = (each for each in cluster.view()["nodes"] if each["state"] == "READY")
+    until(lambda: cluster.ready("rare") == 0, within=60, every=0.5, what="the end of the last replica")
+    clients = Clients(node["address"], "rare")
+    with ThreadPoolExecutor(4) as asked:
+        assert list(asked.map(lambda _: clients.ask(), range(4))) == [200] * 4
+    assert cluster.ready("rare") == 1

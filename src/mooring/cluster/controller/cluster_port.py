@@ -17,7 +17,7 @@ class Host(msgspec.Struct, frozen=True):
     ``host`` is the port's own word for it. ``node`` is the name of the node server there and ``actor`` that of its actor, both ""
     until the server is attached for the first time. A host that is not ``alive`` is listed for as long as the port likes.
     ``free`` is what nobody has reserved; the replicas of this cluster count as reserved. ``refused`` says why the node server and the actor cannot
-    work together, ``failed`` why no node server could be started.
+    work together, ``failed`` why no node server could be started. The machine of Ray's head (``is_head``) stays for as long as the cluster.
     """
 
     host: str
@@ -30,6 +30,7 @@ class Host(msgspec.Struct, frozen=True):
     accelerator_type: str = ""
     refused: str = ""
     failed: str = ""
+    is_head: bool = False
 
 
 class ResourceRequest(msgspec.Struct, frozen=True):

@@ -213,13 +213,22 @@ class Reconciler:
             self.plan = plan_placement(rooms, wanted)
 
     def _current(self, key: Key, usable: Mapping[str, Node]) -> list[str]:
-        """The nodes of a version now, those first that serve it: those that have it and do not drain, and those that are to get it."""
+        """The nodes of a version now: those that have it and do not drain, and those that are to get it.
+
+        Those that serve it come first, and of those the head, which no autoscaler ends.
+        """
         seats = self.seats.get(key, {})
         replicas = {
             name: each for name, each in self.replicas.get(key, {}).items() if not seats.get(name, False)
         }
         planned = [name for name in self.plan.nodes.get(key, ()) if name not in replicas and name in usable]
-        return [*sorted(replicas, key=lambda name: (not replicas[name].serves, name)), *planned]
+
+        def preference(name: str) -> tuple[bool, bool, str]:
+            node = usable.get(name)
+            is_head = node is not None and node.host is not None and node.host.is_head
+            return not replicas[name].serves, not is_head, name
+
+        return [*sorted(replicas, key=preference), *planned]
 
     def _failed_by_version(self) -> dict[Key, dict[str, str]]:
         failed: dict[Key, dict[str, str]] = {}

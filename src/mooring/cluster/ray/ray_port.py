@@ -112,6 +112,7 @@ class RayPort:
             accelerator_type=node.accelerator_type,
             refused=found.refused if found is not None else "",
             failed=self._failure_of(node.node_id),
+            is_head=node.is_head,
         )
 
     def _failure_of(self, node_id: str) -> str:
