@@ -13,6 +13,8 @@ from e2e_kit import until
 
 from mooring.cluster.records import ScaleVersion
 
+pytestmark = pytest.mark.processes
+
 HANDLER = """
 import os
 
