@@ -296,6 +296,9 @@ async def test_a_load_registers_every_version_that_is_to_be_served_and_unloads_t
     cluster.write_model("talker", "11", config="[version_policy]\nlatest = 1\n")
     await cluster.administration.load("talker")
     assert {version for _, version in cluster.controller.versions} == {"1", "11"}
+    # One in the place of the default: the controller takes over and ends the old one in one change.
+    registered = [each for each in cluster.changes if isinstance(each, RegisterVersion)]
+    assert [each.version for each in registered if each.retire_previous] == ["11"]
     with pytest.raises(ModelNotFound, match="has no version '77' in the repository"):
         await cluster.administration.load("talker", "77")
     with pytest.raises(ModelNotFound, match="model 'nobody' is not in the repository"):

@@ -320,8 +320,16 @@ class ClusterAdministration(ModelAdministration):
             for step in dict.fromkeys(spec.stages if spec.ensemble is not None else ()):
                 await self._load_step(step, (*within, model))
         failures = list(served.faults.values())
-        highest = max(
-            (_number_of(each.version) for each in _find_versions(await self._view(), model)), default=-1
+        known = _find_versions(await self._view(), model)
+        highest = max((_number_of(each.version) for each in known), default=-1)
+        previous = next((each.version for each in known if each.is_default), "")
+        # One version in the place of another is taken over in one change, which goes on if this node does not.
+        takes_over = (
+            served.whole
+            and bool(previous)
+            and [change.version for change in packed] != [previous]
+            and len(packed) == 1
+            and not (await self._options_of(model, previous)).get("pinned")
         )
         options = {f"{PARAMETER}{key}": value for key, value in (changes.get("parameters") or {}).items()}
         for change in packed:
@@ -334,6 +342,7 @@ class ClusterAdministration(ModelAdministration):
                 placement=change.placement or (EVERYWHERE if within else {}),
                 make_default=change.make_default and _number_of(change.version) >= highest,
                 wait=True,
+                retire_previous=takes_over,
             )
             try:
                 await self._ask(asked)
