@@ -159,9 +159,8 @@ def serve_with_mooring(hosts: int) -> Iterator[Entry]:
             "serve",
             "--cluster",
             network.ray_address,
+            "--model-repository",
             str(repository),
-            "--host",
-            first.address,
             timeout=180,
         )
         paths = {name: f"/predictions/{name}" for name in ("bytes_here", "bytes_there", "sleep")}
