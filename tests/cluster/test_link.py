@@ -147,7 +147,7 @@ async def test_without_an_actor_only_the_controller_is_missing(link):
     link.report(NodeStatus("a", "1", ""))  # for nobody
     lost = []
     link.on_unreachable(lambda node, reason: lost.append((node, reason)))
-    link.send("b", b"x")
+    link.send("b", [b"x"])
     assert lost == []  # never from within the call
     await until(lambda: lost)
     assert lost == [("b", "no node actor is attached")]
@@ -235,7 +235,7 @@ async def test_servers_reach_each_other_through_their_actors(tmp_path):
     switch = await attach(tmp_path / "a", tmp_path / "b")
     came = []
     links[1].on_messages(lambda node, messages: came.append((node, list(messages))))
-    links[0].send(links[1].node, b"one")
+    links[0].send(links[1].node, [b"one"])
     await until(lambda: came)
     assert came == [(links[0].node, [b"one"])]
     assert table_of({"m": [links[0].node]}).replicas == {"m": {"1": [links[0].node]}}

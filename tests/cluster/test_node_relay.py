@@ -62,10 +62,10 @@ async def settle():
 async def test_a_lone_message_leaves_at_once_and_what_waits_shares_the_next_call(ends):
     link, _, port = ends
     for number in range(relay_module._CALLS):
-        link.send("b", b"%d" % number)
+        link.send("b", [b"%d" % number])
         await until(lambda number=number: len(port.sent()) == number + 1)
     for number in range(10, 20):
-        link.send("b", b"%d" % number)
+        link.send("b", [b"%d" % number])
     await settle()
     assert len(port.sent()) == relay_module._CALLS  # no further call while so many are under way
     port.calls[0][2].set_result(None)
@@ -77,10 +77,10 @@ async def test_a_call_has_a_bound_beyond_its_first_message(ends, monkeypatch):
     monkeypatch.setattr(relay_module, "_BUNDLE", 100)
     link, _, port = ends
     monkeypatch.setattr(relay_module, "_CALLS", 1)
-    link.send("b", b"first")
+    link.send("b", [b"first"])
     await until(port.sent)
     for size in (60, 40, 1, 300, 2):
-        link.send("b", b"x" * size)
+        link.send("b", [b"x" * size])
     await settle()
     for at in range(4):
         port.calls[at][2].set_result(None)
@@ -91,8 +91,8 @@ async def test_a_call_has_a_bound_beyond_its_first_message(ends, monkeypatch):
 async def test_nodes_do_not_wait_for_each_other(ends):
     link, _, port = ends
     for _ in range(10):
-        link.send("b", b"slow")
-    link.send("c", b"quick")
+        link.send("b", [b"slow"])
+    link.send("c", [b"quick"])
     await until(lambda: port.sent("c"))
     assert port.sent("c") == [[b"quick"]]
 
@@ -102,14 +102,14 @@ async def test_a_node_that_is_not_reached_is_told_once_and_can_be_tried_again(en
     lost = []
     link.on_unreachable(lambda node, reason: lost.append((node, reason)))
     for _ in range(10):
-        link.send("b", b"x")
+        link.send("b", [b"x"])
     await until(lambda: len(port.calls) == relay_module._CALLS)
     for _, _, done in port.calls:
         done.set_exception(ConnectionError("cut"))
     await until(lambda: lost)
     await settle()
     assert lost == [("b", "ConnectionError: cut")]
-    link.send("b", b"again")
+    link.send("b", [b"again"])
     await until(lambda: port.sent()[-1] == [b"again"])
 
 
@@ -119,7 +119,7 @@ async def test_too_much_that_waits_is_dropped_and_said(ends, monkeypatch):
     lost = []
     link.on_unreachable(lambda node, reason: lost.append((node, reason)))
     for _ in range(relay_module._CALLS + 20):
-        link.send("b", b"x" * 100)
+        link.send("b", [b"x" * 100])
         await asyncio.sleep(0)
     await until(lambda: lost)
     assert lost[0][0] == "b"

@@ -53,7 +53,7 @@ class World:
             return self.served[-1]
 
         return Peers(
-            lambda node, message: self.carry(name, node, message),
+            lambda node, messages: [self.carry(name, node, message) for message in messages],
             heap_buffer,
             serve,
             clock=self.loop.time,

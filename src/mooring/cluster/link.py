@@ -102,13 +102,13 @@ class ClusterLink:
             self._actor.close()
             self._on_lost(self._actor)
 
-    def send(self, node: str, message: bytes) -> None:
-        """Send a message to another node's server. Where no actor is attached, the node is unreachable at once."""
+    def send(self, node: str, payloads: list[bytes]) -> None:
+        """Send messages to another node's server. Where no actor is attached, the node is unreachable at once."""
         if self._actor is None:
             # Not from within the sender's own call.
             asyncio.get_running_loop().call_soon(self._tell_unreachable, node, "no node actor is attached")
         else:
-            self._actor.send(messages.Outgoing(node, [message]))
+            self._actor.send(messages.Outgoing(node, payloads))
 
     def report(self, status: NodeStatus) -> None:
         """Tell the controller the state of this node; nothing happens without an actor."""

@@ -37,7 +37,7 @@ _ABANDONED = 3.0
 _PING_EVERY = 0.25
 _TICK = 0.1
 # Bytes that a session sends in one turn of the event loop.
-_TURN = 512 << 10
+_TURN = 1 << 20
 # Packets that came before those that they follow, which a session keeps.
 _EARLY = 256
 # Seconds until it is tried whether a node that was lost is there again, the first time and at most.
@@ -123,7 +123,7 @@ class Session:
     def _abort(self, transfer: Transfer) -> None:
         abort = transfer.abort()
         if abort is not None:
-            self._send_packet(abort, 0)
+            self._peers.send_encoded(self.node, [self._make_packet(abort, 0)])
 
     def open(self, other: int, instance: int) -> None:
         """The other end has opened the session."""
@@ -215,19 +215,19 @@ class Session:
     def _pump(self) -> None:
         """Send what waits, as far as the window and this turn of the event loop allow."""
         self._pumping = False
-        budget = _TURN
+        budget, packets = _TURN, list[bytes]()
         while self._lanes and self.other and not self.lost and self._sent - self._confirmed < WINDOW:
             if budget <= 0:
                 self._pumping = True
                 self._peers.loop.call_soon(self._pump)
-                return
+                break
             lane, transfers = next(iter(self._lanes.items()))
             transfer = transfers[0]
             if transfer.first_packet < 0:
                 transfer.first_packet = self._sent_packets
             content = transfer.next_content()
             size = len(content.data) if isinstance(content, sessions.Whole | sessions.Part) else 0
-            self._send_packet(content, size)
+            packets.append(self._make_packet(content, size))
             budget -= size
             del self._lanes[lane]
             if transfer.finished:
@@ -236,13 +236,14 @@ class Session:
                 self._lanes[lane] = transfers  # behind the others
             if transfer.finished:
                 transfer.end()
+        if packets:  # together, so that they share a call
+            self._peers.send_encoded(self.node, packets)
 
-    def _send_packet(self, content: sessions.Content, size: int) -> None:
+    def _make_packet(self, content: sessions.Content, size: int) -> bytes:
         number, self._sent_packets = self._sent_packets, self._sent_packets + 1
         self._sent += size
         self._told = self._received
-        packet = sessions.Packet(self.other, self.number, number, self._received, content)
-        self._peers.send(self.node, packet)
+        return self._peers.encode(sessions.Packet(self.other, self.number, number, self._received, content))
 
     def _take_content(self, content: sessions.Content) -> None:
         self._expected += 1
@@ -275,13 +276,13 @@ class Session:
 class Peers:
     """The sessions of this node, those that it opened and those that others did.
 
-    ``transmit`` sends bytes to another node. ``serve`` makes the owner of a session that another node has opened. Received
+    ``transmit`` sends messages to another node. ``serve`` makes the owner of a session that another node has opened. Received
     payloads go into memory that ``allocate`` gives. All methods belong to the event loop's thread.
     """
 
     def __init__(
         self,
-        transmit: Callable[[str, bytes], None],
+        transmit: Callable[[str, list[bytes]], None],
         allocate: Callable[[int], Buffer],
         serve: Callable[[Session], Owner],
         *,
@@ -295,7 +296,7 @@ class Peers:
         self._transmit = transmit
         self._serve = serve
         self._clock = clock
-        self._encode = msgspec.msgpack.Encoder().encode
+        self.encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(sessions.Message).decode
         self._sessions: dict[int, Session] = {}
         self._opened: dict[str, Session] = {}  # by this node
@@ -342,7 +343,11 @@ class Peers:
 
     def send(self, node: str, message: sessions.Message) -> None:
         """Send a message to another node."""
-        self._transmit(node, self._encode(message))
+        self._transmit(node, [self.encode(message)])
+
+    def send_encoded(self, node: str, messages: list[bytes]) -> None:
+        """Send messages that are encoded already, together."""
+        self._transmit(node, messages)
 
     def watch(self, session: Session) -> None:
         """Look at a session until nobody waits for anything in it."""

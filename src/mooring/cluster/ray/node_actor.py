@@ -133,9 +133,10 @@ class NodeActor:
 
     # Called by other node actors and by commands
 
-    async def deliver(self, node: str, stream: int, number: int, payloads: list[Any]) -> None:
-        """Pass on messages of another node's server. ``payloads`` are bytes, or one reference to a list of them."""
-        await self._incoming.take(node, stream, number, payloads)
+    async def deliver(self, node: str, stream: int, number: int, *payloads: Any) -> None:
+        """Pass on messages of another node's server. ``payloads`` are bytes, or a list with a reference to a list of them."""
+        pieces = payloads[0] if payloads and isinstance(payloads[0], list) else list(payloads)
+        await self._incoming.take(node, stream, number, pieces)
 
     async def has_file(self, sha256: str) -> bool:
         """Whether the node has the model file with this hash."""
@@ -160,12 +161,13 @@ class NodeActor:
     async def send(self, node: str, payloads: Sequence[bytes]) -> None:
         """Have another node's actor take messages. Raises if it is not known that it has."""
         stream, number = self._outgoing.next(node)  # first of all: what follows may change the order
-        pieces: list[Any] = list(payloads)
+        # Each an argument of its own: Ray takes those up to 100 KB along with the call, and puts others into its object store.
+        pieces: Sequence[Any] = payloads
         try:
             handle = await self._actors.find(self._name_of(node))
             if sum(map(len, payloads)) > _INLINE:
-                pieces = [await asyncio.to_thread(ray.put, pieces)]
-            await handle.deliver.remote(self._node, stream, number, pieces)
+                pieces = [[await asyncio.to_thread(ray.put, list(payloads))]]
+            await handle.deliver.remote(self._node, stream, number, *pieces)
         except Exception:
             self._outgoing.break_off(node, stream)
             raise
