@@ -28,6 +28,7 @@ def test_requests_are_counted_by_node():
     counts.repeated += 1
     counts.held = lambda: 4
     counts.attached = lambda: True
+    counts.replicas = lambda: [("m", "1", 2, 3)]
     text = page_of(counts)
     assert samples(text, "mooring_cluster_requests_sent_total") == {'node="b"': 2}
     assert samples(text, "mooring_cluster_requests_run_total") == {'node="c"': 3}
@@ -35,6 +36,9 @@ def test_requests_are_counted_by_node():
     assert samples(text, "mooring_cluster_requests_repeated_total") == {"": 1}
     assert samples(text, "mooring_cluster_held_requests") == {"": 4}
     assert samples(text, "mooring_cluster_attached") == {"": 1}
+    version = 'model_name="m",model_version="1"'
+    assert samples(text, "mooring_replicas_ready") == {version: 2}
+    assert samples(text, "mooring_replicas_wanted") == {version: 3}
 
 
 def test_the_way_is_a_histogram_whose_buckets_add_up():

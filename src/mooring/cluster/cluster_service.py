@@ -1,7 +1,7 @@
 """The ``InferenceService`` of a node: its own engine first, and other nodes for what they have. Runs in the first process of a node server."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from msgspec import structs
 
@@ -84,11 +84,19 @@ class ClusterService(InferenceService):
         metrics.nodes = lambda: [name for name in self._routes.table.nodes if name != self.node]
         metrics.held = lambda: sum(sum(counts.values()) for counts in self.held().values())
         metrics.attached = lambda: link.attached
+        metrics.replicas = self._list_replicas
         engine.entry = self
 
     def held(self) -> Mapping[str, Mapping[str, int]]:
         """How many requests wait here for a replica, by model and version."""
         return self._placement.held()
+
+    def _list_replicas(self) -> Iterator[tuple[str, str, int, int]]:
+        """Each version of the cluster, how many nodes have it ready and how many should."""
+        table = self._routes.table
+        for model, versions in table.wanted.items():
+            for version, wanted in versions.items():
+                yield model, version, len(table.replicas.get(model, {}).get(version, ())), wanted
 
     def close(self) -> None:
         """Give up what other nodes have of this one, and what this one has of them."""

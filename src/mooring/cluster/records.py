@@ -55,7 +55,7 @@ class RoutingTable(msgspec.Struct, frozen=True):
 
     ``generation`` grows with every change. ``replicas`` maps a model and version to the nodes that have it ready.
     ``starting`` are versions that have no ready replica yet, but will have one: their requests are held. ``pending`` are those that fit nowhere,
-    each with what is missing. ``files`` are the hashes of the files of versions: nodes ask anew what a version is when it changes.
+    each with what is missing. ``wanted`` is how many nodes are to have each version. ``files`` are the hashes of the files of versions: nodes ask anew what a version is when it changes.
     """
 
     generation: int = 0
@@ -64,6 +64,7 @@ class RoutingTable(msgspec.Struct, frozen=True):
     defaults: dict[str, str] = {}
     starting: dict[str, list[str]] = {}
     pending: dict[str, dict[str, str]] = {}
+    wanted: dict[str, dict[str, int]] = {}
     files: dict[str, dict[str, str]] = {}
 
 

@@ -18,7 +18,8 @@ class ClusterMetrics(Collector):
     """Counts by node, and of each answer how long it was on the way, there and back, beside the time at the node itself.
 
     ``nodes`` are those of the cluster now; of others only a few are shown. ``held`` counts the requests that wait here for a
-    replica, and ``attached`` says whether a node actor is there.
+    replica, and ``attached`` says whether a node actor is there. ``replicas`` are the versions of the cluster: model, version, how many nodes
+    have it ready and how many should.
     """
 
     def __init__(self) -> None:
@@ -30,6 +31,7 @@ class ClusterMetrics(Collector):
         self.nodes: Callable[[], Collection[str]] = tuple
         self.held: Callable[[], int] = lambda: 0
         self.attached: Callable[[], bool] = lambda: False
+        self.replicas: Callable[[], Iterable[tuple[str, str, int, int]]] = tuple
 
     def collect(self) -> Iterable[Metric]:
         """Return all families, read now."""
@@ -62,6 +64,16 @@ class ClusterMetrics(Collector):
             family.add_sample(name, {}, value)
             yield family
         yield self._ways_family()
+        yield from self._replica_families()
+
+    def _replica_families(self) -> Iterable[Metric]:
+        ready = Metric("mooring_replicas_ready", "Nodes that have a version ready", "gauge")
+        wanted = Metric("mooring_replicas_wanted", "Nodes that should have a version", "gauge")
+        for model, version, count, aim in self.replicas():
+            labels = {"model_name": model, "model_version": version}
+            ready.add_sample(ready.name, labels, count)
+            wanted.add_sample(wanted.name, labels, aim)
+        yield from (ready, wanted)
 
     def _shown_nodes(self) -> list[str]:
         """List the nodes of the cluster, and forget those that have left it, but for a few."""

@@ -78,6 +78,7 @@ async def test_a_registered_model_is_ready_on_one_node_and_every_node_knows(clus
 async def test_requests_for_a_version_that_loads_are_held(cluster, controller):
     await controller.handle(register(wait=False))
     await until(lambda: cluster.nodes["a"].assignment.routing.starting == {"m": ["1"]})
+    assert cluster.nodes["a"].assignment.routing.wanted["m"]["1"] >= 1
     assert version_of(controller.view()).state == "LOADING"
 
 

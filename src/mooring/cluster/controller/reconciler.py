@@ -323,6 +323,7 @@ class Reconciler:
             defaults={model: held.default for model, held in state.models.items() if held.default},
             starting={},
             pending={},
+            wanted={},
             files={},
         )
         for model, name, version in state:
@@ -331,6 +332,8 @@ class Reconciler:
                 continue
             before = version.rollout.before if version.rollout is not None else None
             table.files.setdefault(model, {})[name] = (before or version.settings).files.sha256
+            wanted = len(usable) if version.placement.all_nodes else version.replicas
+            table.wanted.setdefault(model, {})[name] = wanted
             replicas = self.replicas.get(key, {})
             seats = self.seats.get(key, {})
             serving = sorted(
