@@ -3,12 +3,14 @@
 import asyncio
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mooring.cluster import messages
 from mooring.cluster import relay as relay_module
 from mooring.cluster.link import ClusterLink
 from mooring.cluster.records import NodeStatus
-from mooring.cluster.relay import NodeRelay
+from mooring.cluster.relay import NodeRelay, group_messages
 
 
 class HeldPort:
@@ -147,3 +149,14 @@ async def test_what_a_server_says_that_is_no_message_ends_the_connection(ends):
     link._actor.send(messages.Incoming("b", []))  # what only an actor sends
     await until(lambda: port.losses == 1)
     await until(lambda: relay.is_attached)  # and a new one works
+
+
+@given(st.lists(st.binary(max_size=40)), st.integers(1, 50))
+def test_groups_of_messages_keep_order_and_bound(payloads, most):
+    groups = group_messages(payloads, most)
+    assert [message for group in groups for message in group] == payloads
+    assert all(len(group) == 1 or sum(map(len, group)) <= most for group in groups)
+
+
+def test_many_small_messages_are_few_arguments():
+    assert len(group_messages([b"x" * 200] * 5000, 90_000)) == 12

@@ -39,7 +39,7 @@ _TICK = 0.1
 # Bytes that a session sends in one turn of the event loop.
 _TURN = 1 << 20
 # Packets that came before those that they follow, which a session keeps.
-_EARLY = 256
+_EARLY = 65_536
 # Seconds until it is tried whether a node that was lost is there again, the first time and at most.
 _AVOID, _AVOID_MOST = 0.5, 5.0
 

@@ -213,6 +213,23 @@ class NodeRelay:
             self._server.send(messages.NodeUnreachable(node, reason))
 
 
+def group_messages(payloads: Sequence[bytes], most: int) -> list[list[bytes]]:
+    """Group messages, in order, each group of no more than ``most`` bytes or of one message.
+
+    >>> group_messages([b"aa", b"b", b"cccc", b"d"], 3)
+    [[b'aa', b'b'], [b'cccc'], [b'd']]
+    """
+    groups: list[list[bytes]] = []
+    room = 0
+    for message in payloads:
+        if not groups or len(message) > room:
+            groups.append([])
+            room = most
+        groups[-1].append(message)
+        room -= len(message)
+    return groups
+
+
 class _Lane:
     """What waits for one other node, and how many calls to it are under way."""
 

@@ -24,7 +24,7 @@ from mooring.cluster.ray.file_transfer import fetch_from, read_piece, write_piec
 from mooring.cluster.ray.orders import AssignmentOrder, AssignmentTaken, NodeFound, NodeOrder
 from mooring.cluster.ray.streams import IncomingStreams, OutgoingStreams
 from mooring.cluster.records import PROTOCOL, Change, ClusterView, NodeAssignment, NodeStatus
-from mooring.cluster.relay import NodeRelay
+from mooring.cluster.relay import NodeRelay, group_messages
 from mooring.cluster.routing_changes import apply_changes
 from mooring.cluster.run_folder import RunFolder, ServerProcess, claim_run_folder, default_cluster_dir
 from mooring.core.errors import ClusterUnavailable
@@ -41,6 +41,8 @@ _AGAIN = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _LONG = 60.0
 # Bytes of messages in one call that travel as its arguments; what is more goes through the object store.
 _INLINE = 1 << 20
+# Bytes of messages of one argument of a call: Ray takes arguments of up to 100 KB along, and puts others into its object store.
+_ARGUMENT = 90_000
 # Ray puts an argument of more than 100 KB into the object store.
 _PIECE = 90_000
 # Seconds in which a server must have taken an assignment, or refused it.
@@ -133,10 +135,9 @@ class NodeActor:
 
     # Called by other node actors and by commands
 
-    async def deliver(self, node: str, stream: int, number: int, *payloads: Any) -> None:
-        """Pass on messages of another node's server. ``payloads`` are bytes, or a list with a reference to a list of them."""
-        pieces = payloads[0] if payloads and isinstance(payloads[0], list) else list(payloads)
-        await self._incoming.take(node, stream, number, pieces)
+    async def deliver(self, node: str, stream: int, number: int, *groups: list[Any]) -> None:
+        """Pass on messages of another node's server: lists of them, or one list with a reference to a list of all."""
+        await self._incoming.take(node, stream, number, [message for group in groups for message in group])
 
     async def has_file(self, sha256: str) -> bool:
         """Whether the node has the model file with this hash."""
@@ -161,13 +162,12 @@ class NodeActor:
     async def send(self, node: str, payloads: Sequence[bytes]) -> None:
         """Have another node's actor take messages. Raises if it is not known that it has."""
         stream, number = self._outgoing.next(node)  # first of all: what follows may change the order
-        # Each an argument of its own: Ray takes those up to 100 KB along with the call, and puts others into its object store.
-        pieces: Sequence[Any] = payloads
+        groups: list[list[Any]] = list(group_messages(payloads, _ARGUMENT))
         try:
             handle = await self._actors.find(self._name_of(node))
             if sum(map(len, payloads)) > _INLINE:
-                pieces = [[await asyncio.to_thread(ray.put, list(payloads))]]
-            await handle.deliver.remote(self._node, stream, number, *pieces)
+                groups = [[await asyncio.to_thread(ray.put, list(payloads))]]
+            await handle.deliver.remote(self._node, stream, number, *groups)
         except Exception:
             self._outgoing.break_off(node, stream)
             raise
