@@ -42,9 +42,10 @@ def write(results: Path) -> None:
     peers = {line.case: line for line in lines if line.server != "Mooring" and not line.skipped}
     skipped = {line.case: line.skipped for line in lines if line.skipped and line.server == "Mooring"}
     text = DOCUMENT.read_text()
-    text = _between(
-        text, "cases", [*_table(_row(line) for line in ours if not line.skipped), *_left_out(skipped)]
-    )
+    for name, shown in (("cases", False), ("cluster", True)):
+        rows = [_row(line) for line in ours if not line.skipped and _is_of_cluster(line.case) == shown]
+        left_out = {case: why for case, why in skipped.items() if _is_of_cluster(case) == shown}
+        text = _between(text, name, [*_table(rows), *_left_out(left_out)])
     rows = [
         cells for line in ours if line.case in peers for cells in (_beside(line), _beside(peers[line.case]))
     ]
@@ -54,6 +55,10 @@ def write(results: Path) -> None:
         f" load average at its end {facts['load_average']}."
     )
     DOCUMENT.write_text(_between(text, "run", [machine]))
+
+
+def _is_of_cluster(case: str) -> bool:
+    return case.startswith(("cluster: ", "Ray cluster: "))
 
 
 def _row(line: Line) -> Sequence[str]:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import cluster_cases  # noqa: F401 - enters its cases
 import fault_report
+import ray_cases
 import server_cases  # noqa: F401
 import store_cases  # noqa: F401
 import worker_cases  # noqa: F401
@@ -28,7 +29,7 @@ from subjects import Mooring, Subject, TorchServe
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.json"
 LIMIT = 600.0
-ORDER = ("worker_cases", "store_cases", "server_cases", "cluster_cases")
+ORDER = ("worker_cases", "store_cases", "server_cases", "cluster_cases", "ray_cases")
 
 
 def main() -> int:
@@ -74,6 +75,7 @@ def _added(lines: Sequence[Line], before: Sequence[Line]) -> list[Line]:
 def _played(cases: Sequence[Case], scratch: Path, asked: argparse.Namespace, began: float) -> Iterator[Line]:
     span = 0.4 if asked.short else 2.0
     with ExitStack() as stack:
+        stack.callback(ray_cases.close_cluster)
         server = _serving(Mooring(scratch / "mooring"), stack)
         for number, case in enumerate(cases):
             if time.monotonic() - began > LIMIT:

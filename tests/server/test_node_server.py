@@ -19,6 +19,8 @@ from mooring.cluster.records import (
 )
 from mooring.config.model_options import model_options
 from mooring.config.settings import Config
+from mooring.core.errors import ModelNotFound, ModelNotReady
+from mooring.core.requests import InferenceRequest
 from mooring.engine.administration import Administration
 from mooring.engine.engine import Engine
 from mooring.ipc.arena import Arena
@@ -76,6 +78,23 @@ async def test_a_node_reports_what_it_has_and_at_once_when_it_was_assigned_somet
     assert port.reports[-1].generation == 7
     count = len(port.reports)
     await until(lambda: len(port.reports) > count)  # and twice a second without a reason
+    switch.close()
+
+
+async def test_a_node_that_has_not_heard_of_its_cluster_denies_no_model(node, tmp_path):
+    def answer():
+        told = []
+        node.service.submit(InferenceRequest("other", "", "id", []), told.append)
+        return told[0]
+
+    assert isinstance(answer(), ModelNotReady)
+    with pytest.raises(ModelNotReady, match="has not heard from its cluster yet"):
+        node.service.metadata("other")
+    switch = Switch([tmp_path / "server.sock"])
+    await asyncio.wait_for(switch.attached(), 5)
+    switch.assign(table_of({}))
+    await until(lambda: node.describe().generation == 1)
+    assert isinstance(answer(), ModelNotFound)
     switch.close()
 
 

@@ -67,6 +67,7 @@ class ClusterService(InferenceService):
         self._link = link
         self._routes = Routes(RoutingTable(), self.node)
         self._draining = False
+        self._assigned = False  # whether this process has heard what the cluster has
         self._nodes = RemoteNodes(metrics)
 
         def serve(session: Session) -> NodeRequests:
@@ -274,7 +275,7 @@ class ClusterService(InferenceService):
     # This node
 
     def _take_assignment(self, assignment: NodeAssignment) -> None:
-        self._draining = assignment.draining
+        self._draining, self._assigned = assignment.draining, True
         if assignment.routing != self._routes.table:
             self._routes = Routes(assignment.routing, self.node)
             self._directory.update(self._routes)
@@ -290,13 +291,17 @@ class ClusterService(InferenceService):
 
     def _submit_unrouted(self, request: InferenceRequest, done: Done) -> Ticket:
         """Submit a request for what only this node knows, or nobody does."""
+        if not self._assigned and request.model not in self._engine.registry.models:
+            return refuse_request(request, done, _unknown_yet(request.model))
         if request.model in self._routes.models and request.model not in self._engine.registry.models:
             return refuse_request(request, done, self.is_missing((request.model, request.version)))
         return self._engine.submit(request, done)
 
     def _find_route(self, model: str, version: str) -> Route | None:
-        """The route of a version, or None for what only this node knows. Raises ``VersionNotFound``."""
+        """The route of a version, or None for what only this node knows. Raises ``VersionNotFound`` and ``ModelNotReady``."""
         route = self._routes.by_version.get((model, version))
+        if not self._assigned and model not in self._engine.registry.models:
+            raise _unknown_yet(model)
         if route is None and model in self._routes.models and model not in self._engine.registry.models:
             raise self.is_missing((model, version))
         return route
@@ -326,6 +331,13 @@ class ClusterService(InferenceService):
     def _find_facts_here(self, model: str, version: str) -> VersionFacts | None:
         found = self._find_version(model, version)
         return facts_of(found, self._engine) if found is not None and found.ready else None
+
+
+def _unknown_yet(model: str) -> ModelNotReady:
+    """The error for a model that a node which has just started may hear of from its cluster."""
+    return ModelNotReady(
+        f"this node has not heard from its cluster yet whether there is a model '{model}'", model=model
+    )
 
 
 def _has_room(version: ModelVersion) -> bool:
