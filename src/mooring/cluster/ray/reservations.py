@@ -68,7 +68,8 @@ class Reservations:
         """All that is held."""
         found = []
         for name, group in (await asyncio.to_thread(self._table)).items():
-            _, node, model, version = name.split("|")
+            _, node, rest = name.split("|", 2)
+            model, _, version = rest.rpartition("|")
             if group["state"] in _HELD:
                 bundle = dict(group["bundles"][0])
                 gpus = await self._find_gpus(name, bundle) if bundle.get("GPU") else []
