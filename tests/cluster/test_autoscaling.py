@@ -44,13 +44,13 @@ num_cpus = 1
 [scaling]
 target_queue_ms = 200
 window = 1.0
-cool_down = 4.0
+cool_down = 2.0
 """
 MOST_NODES = 2  # beside the head
 
 
 def autoscaler_config(address):
-    """As ``AutoscalingCluster`` has it: one type of node, which has one CPU, and is ended after six seconds without use."""
+    """As ``AutoscalingCluster`` has it: one type of node, which has one CPU, and is ended after three seconds without use."""
     types = {
         "ray.head.default": {"resources": {"CPU": 2}, "node_config": {}, "max_workers": 0},
         "worker": {
@@ -75,7 +75,7 @@ def autoscaler_config(address):
         "cluster_name": "fake_multinode",
         "max_workers": MOST_NODES,
         "upscaling_speed": 10.0,
-        "idle_timeout_minutes": 0.1,
+        "idle_timeout_minutes": 0.05,
         "provider": provider,
         "available_node_types": types,
         "head_node_type": "ray.head.default",
@@ -110,7 +110,7 @@ class AutoscaledCluster:
         return folder
 
     def serve(self, *targets):
-        flags = ["--port=0", "--management-address=127.0.0.1:0", "--host=0.0.0.0", "--cluster-idle-timeout=2"]
+        flags = ["--port=0", "--management-address=127.0.0.1:0", "--host=0.0.0.0", "--cluster-idle-timeout=1"]
         return self.host.run(
             *MOORING,
             "serve",
