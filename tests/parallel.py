@@ -10,10 +10,12 @@ from xdist.workermanage import WorkerController
 SHARED_SERVER = "shared server"
 # What takes long is handed out first, and in this order; the rest follows as it is collected.
 FIRST = (
-    "tests/e2e/test_kserve_clients.py",  # installs a client with pip
+    "ray",  # groups of files which use what there should be only one of at a time
+    "kserve",
     SHARED_SERVER,
     "tests/browser/",
     "tests/faults/",
+    "tests/cluster/",
     "tests/workers/test_frozen.py",
     "tests/workers/test_faults.py",
     "tests/docs/",

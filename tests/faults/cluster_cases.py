@@ -69,7 +69,7 @@ def killed_server(stage: Stage) -> None:
         stage.notes.append(f"requests that it had run once more, on the other node; {slowest(load)}")
 
 
-@case("cluster: a node server frozen (SIGSTOP), and thawed", short=True)
+@case("cluster: a node server frozen (SIGSTOP), and thawed")
 def frozen_server(stage: Stage) -> None:
     with switched_nodes(stage, {"far": (1, 2)}) as cluster:
         entry, victim, _ = cluster.nodes
