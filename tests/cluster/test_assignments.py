@@ -155,7 +155,8 @@ async def test_what_is_assigned_is_loaded_and_what_is_not_any_more_unloaded_afte
 
 async def test_the_same_assignment_again_does_nothing(node):
     await node.do(version(), version("n"))
-    assert await node.do(version(), version("n")) == []
+    node.take(version(), version("n"))
+    assert node.assignments.settled  # at once: an assignment comes with each change of the cluster
     moved = ModelFiles(sha256="a", name="m.onnx", size=1, sources=["node:elsewhere"])
     assert await node.do(msgspec.structs.replace(version(), files=moved, draining=True), version("n")) == []
     assert node.states() == {"m/1": "READY", "n/1": "READY"}
@@ -237,6 +238,18 @@ async def test_the_latest_assignment_wins(node):
     assert node.models.done[-1] == "unload m 1"
     assert node.states() == {}
     assert sorted(node.sources.closed) == ["a", "c", "d"]
+
+
+async def test_what_is_not_assigned_any_more_when_it_has_loaded_is_unloaded(node):
+    node.models.may_load.clear()
+    node.take(version())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    node.take()
+    node.models.may_load.set()
+    await node.settle()
+    assert node.models.done == ["load m 1 a", "unload m 1"]
+    assert node.states() == {}
 
 
 async def test_models_do_not_wait_for_each_other(node):

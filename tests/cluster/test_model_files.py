@@ -1,5 +1,6 @@
 """Model files by hash: same contents, same hash; never other bytes than were registered; bounded; whole or not there."""
 
+import hashlib
 import io
 import os
 import tarfile
@@ -166,6 +167,15 @@ def test_what_was_not_used_for_longest_goes_first_and_what_is_in_use_stays(tmp_p
     last.close()
     assert cache.add(tmp_path / "3.onnx").sha256 in cache.hashes()
     assert third.sha256 not in cache.hashes()
+
+
+def test_a_file_that_another_process_has_put_there_counts_too(tmp_path):
+    cache = ModelFileCache(tmp_path / "cache", most_bytes=250)
+    sent = hashlib.sha256(b"2" * 200).hexdigest()
+    (tmp_path / "cache" / sent).write_bytes(b"2" * 200)
+    (tmp_path / "1.onnx").write_bytes(b"1" * 100)
+    added = cache.add(tmp_path / "1.onnx")
+    assert cache.hashes() == [added.sha256]
 
 
 def test_what_a_killed_process_left_half_done_is_never_used_and_goes(tmp_path):

@@ -15,6 +15,7 @@ from shlex import quote
 
 import psutil
 from e2e_kit import PATIENCE
+from namespace_kit import drop_rights
 
 ROOT = Path(__file__).parents[2]
 BASE = "localhost/mooring-base:bookworm"
@@ -153,20 +154,8 @@ class Container:
 
     def _inside(self, command: Sequence[str]) -> list[str]:
         """The command that runs another one as the image's user, with its environment alone: no HOME among it."""
-        user, _, group = self.user.partition(":")
-        rights = [
-            "setpriv", f"--reuid={user}", f"--regid={group}", "--clear-groups", "--no-new-privs", "--bounding-set=-all",
-        ]  # fmt: skip
-        return [
-            "chroot",
-            str(self._root),
-            *rights,
-            "env",
-            "-i",
-            f"--chdir={self.folder}",
-            *self.environ,
-            *command,
-        ]
+        environ = ["env", "-i", f"--chdir={self.folder}", *self.environ]
+        return ["chroot", str(self._root), *drop_rights(*self.user.split(":")), *environ, *command]
 
     @property
     def log(self) -> str:

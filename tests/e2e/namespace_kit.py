@@ -16,9 +16,9 @@ from e2e_kit import ROOT
 NOBODY = 65_534
 
 
-def drop_rights(user: int) -> tuple[str, ...]:
-    """The command that runs another one as a user without rights."""
-    ids = (f"--reuid={user}", f"--regid={user}")
+def drop_rights(user: int | str, group: int | str = "") -> tuple[str, ...]:
+    """The command that runs another one as a user without rights, by default in the group of the same number."""
+    ids = (f"--reuid={user}", f"--regid={group or user}")
     return ("setpriv", *ids, "--clear-groups", "--no-new-privs", "--bounding-set=-all")
 
 

@@ -1,4 +1,4 @@
-"""``mooring cluster``: shows and changes what is served on a Ray cluster."""
+"""``mooring cluster``: shows and changes what is served on a Ray cluster. Runs in the command's process."""
 
 import functools
 import json
@@ -99,7 +99,7 @@ def cluster() -> None:
 def status(as_json: bool, cluster: Cluster) -> None:
     """The nodes of the cluster: where each is asked, how it is, and what it serves.
 
-    The status is 0 when every node is ready, 1 otherwise.
+    The status is 1 when a node is neither ready nor drained, 0 otherwise.
     """
     from mooring.cli.tables import print_table
 

@@ -1,4 +1,4 @@
-"""``mooring serve --cluster``: has a Ray cluster serve models, and returns when it does."""
+"""``mooring serve --cluster``: has a Ray cluster serve models, and returns when it does. Runs in the command's process."""
 
 import os
 import sys

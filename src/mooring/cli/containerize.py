@@ -1,4 +1,7 @@
-"""``mooring containerize``: writes a folder from which ``docker build`` makes an image with models in it."""
+"""``mooring containerize``: writes a folder from which ``docker build`` makes an image with models in it.
+
+Runs in the command's process.
+"""
 
 import json
 import logging

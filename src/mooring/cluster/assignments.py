@@ -17,9 +17,9 @@ import msgspec
 from mooring.cluster.file_sources import NODE, FileSources
 from mooring.cluster.model_files import OpenFiles
 from mooring.cluster.records import (
+    Key,
     NodeAssignment,
     ReplicaState,
-    RoutingTable,
     VersionAssignment,
     VersionStatus,
 )
@@ -29,9 +29,6 @@ from mooring.observability.logs import get_logger
 from mooring.repository.spec import ModelSpec
 
 log = get_logger(__name__)
-
-Key = tuple[str, str]
-"""The name and the version of a model."""
 
 ReadVersion = Callable[[VersionAssignment, Path], Sequence[ModelSpec]]
 """Reads what lies at a path as it is assigned, its stages first. May block. Raises ``MooringError``."""
@@ -104,6 +101,7 @@ class Assignments:
         self._clock = clock
         self._latest = NodeAssignment(0, 0)
         self._wanted: dict[Key, VersionAssignment] = {}
+        self._keys: dict[str, dict[Key, None]] = {}  # by model: what is wanted of it or runs
         self._running: dict[Key, _Running] = {}
         self._failed: dict[Key, _Failure] = {}
         self._doing: dict[Key, ReplicaState] = {}
@@ -132,10 +130,14 @@ class Assignments:
         self._wanted = {(each.model, each.version): each for each in assignment.versions}
         for key in [key for key in self._failed if key not in self._wanted]:
             del self._failed[key]
-        for model in dict.fromkeys(model for model, _ in (*self._wanted, *self._running)):
-            self._start(model)
+        self._keys = {}
+        for key in (*self._wanted, *self._running):
+            self._keys.setdefault(key[0], {})[key] = None
+        for model in self._keys:
+            if self._next_step(model) is not None:
+                self._start(model)
+            self._choose_default(model)
         self.was_settled = self.was_settled or self.settled
-        self._choose_defaults(assignment.routing)
         self._on_change()
 
     async def close(self) -> None:
@@ -199,7 +201,7 @@ class Assignments:
                     self._note_failure(key, assigned, f"{type(error).__name__}: {error}")
                 finally:
                     self._doing.pop(key, None)
-                self._choose_defaults(self._latest.routing)
+                self._choose_default(model)
                 self._on_change()
         finally:
             del self._tasks[model]
@@ -208,14 +210,15 @@ class Assignments:
 
     def _next_step(self, model: str) -> tuple[Key, VersionAssignment | None] | None:
         """The next version to bring into line, with its assignment, None for one to unload; None where nothing is to do now."""
-        for key, assigned in self._wanted.items():
-            running, failure = self._running.get(key), self._failed.get(key)
-            if key[0] != model or (running is not None and running.assigned == assigned):
+        keys = self._keys.get(model, {})
+        for key in keys:
+            assigned, running, failure = self._wanted.get(key), self._running.get(key), self._failed.get(key)
+            if assigned is None or (running is not None and running.assigned == assigned):
                 continue
             if failure is None or failure.assigned != assigned or self._clock() >= failure.next_try:
                 return key, assigned
-        for key in self._running:
-            if key[0] == model and key not in self._wanted:
+        for key in keys:
+            if key in self._running and key not in self._wanted:
                 return key, None
         return None
 
@@ -263,17 +266,17 @@ class Assignments:
             raise
         before = self._running.get(key)
         self._running[key] = _Running(assigned, files)
+        self._keys.setdefault(key[0], {})[key] = None  # a newer assignment may not name it any more
         if before is not None:
             before.files.close()
         self._try_others_again(key)
 
     def _try_others_again(self, key: Key) -> None:
         """A version has become ready: what failed for want of it may be had now."""
-        for model in {model for model, _ in self._failed if model != key[0]}:
-            for failed_key, failure in self._failed.items():
-                if failed_key[0] == model:
-                    failure.next_try = min(failure.next_try, self._clock())
-            self._start(model)
+        for failed_key, failure in self._failed.items():
+            if failed_key[0] != key[0]:
+                failure.next_try = min(failure.next_try, self._clock())
+                self._start(failed_key[0])
 
     def _note_failure(self, key: Key, assigned: VersionAssignment | None, reason: str) -> None:
         if assigned is None:  # an unload: nothing runs on, whatever went wrong
@@ -297,12 +300,12 @@ class Assignments:
             failure.next_try = min(failure.next_try, self._clock())  # the loop's clock may be a little ahead
             self._start(key[0])
 
-    def _choose_defaults(self, routing: RoutingTable) -> None:
+    def _choose_default(self, model: str) -> None:
         """Have requests that name no version answered by the cluster's default one, where it runs here."""
-        for model, version in self._running:
-            if routing.defaults.get(model) == version:
-                with suppress(ModelNotFound):  # it was unloaded meanwhile
-                    self._models.choose_default(model, version)
+        version = self._latest.routing.defaults.get(model)
+        if version is not None and (model, version) in self._running:
+            with suppress(ModelNotFound):  # it was unloaded meanwhile
+                self._models.choose_default(model, version)
 
 
 def _differs_in_workers_alone(one: VersionAssignment, other: VersionAssignment) -> bool:

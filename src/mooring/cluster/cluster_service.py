@@ -7,7 +7,7 @@ from msgspec import structs
 
 from mooring.cluster.link import ClusterLink
 from mooring.cluster.peers import Peers, Session
-from mooring.cluster.records import NodeAssignment, RoutingTable
+from mooring.cluster.records import Key, NodeAssignment, RoutingTable
 from mooring.cluster.remote_requests import (
     AnswerQuestion,
     NodeRequests,
@@ -17,7 +17,7 @@ from mooring.cluster.remote_requests import (
 )
 from mooring.cluster.request_placement import RequestPlacement
 from mooring.cluster.routing import ReplicaLoad, Route, Routes
-from mooring.cluster.version_facts import Key, VersionDirectory, facts_of
+from mooring.cluster.version_facts import VersionDirectory, facts_of
 from mooring.core.errors import (
     ClusterUnavailable,
     ModelNotFound,

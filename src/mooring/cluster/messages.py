@@ -1,7 +1,7 @@
-"""The messages between a node actor and its node server, over a unix socket, and those between two node servers.
+"""The messages between a node actor and its node server, over a unix socket. Runs in both.
 
-A node server's messages to another one are bytes to everybody between: its node actor hands them to the other node's
-actor, many in one call of Ray, and that one to its server.
+A node server's messages to another one (sessions.py) are bytes to everybody between: its node actor hands them to the other
+node's actor, many in one call of Ray, and that one to its server.
 """
 
 import msgspec

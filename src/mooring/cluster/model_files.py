@@ -78,11 +78,10 @@ class ModelFileCache:
 
     def hashes(self) -> list[str]:
         """The hashes of all files that are here, whoever put them there. Their bytes are not looked at."""
-        found = self._find_hashes()
+        found = set(self._find_hashes())
         with self._lock:
-            new = [each for each in found if each not in self._sizes]
-            self._sizes = {each: size for each, size in self._sizes.items() if each in set(found)}
-            self._sizes |= {each: self._measure(each) for each in new}
+            kept = {each: size for each, size in self._sizes.items() if each in found}
+            self._sizes = kept | {each: self._measure(each) for each in found - kept.keys()}
         return sorted(found)
 
     def path_of(self, sha256: str) -> Path:
@@ -223,6 +222,7 @@ class ModelFileCache:
     def _make_room(self, size: int, sha256: str) -> None:
         if not self._most_bytes:
             return
+        self.hashes()  # a node actor may have put files here meanwhile
         with self._lock:
             used = sum(self._sizes.values())
             unused = [each for each in self._sizes if not self._users[each]]

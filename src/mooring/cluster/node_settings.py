@@ -13,9 +13,8 @@ from mooring.config.sources.origins import DEFAULT, Origins
 # What the command itself does: which models the cluster serves, and which cluster that is.
 _OF_THE_COMMAND = frozenset(
     {
-        "targets", "host", "port", "models", "startup_models", "require_models",
-        "model_snapshot", "snapshot_folder", "workflow_store", "reload", "keep_going", "exit_on_error",
-        "repository_load_existing", "repository_monitoring", "repository_polling", "cluster", "cluster_name", "cluster_nodes",
+        "targets", "host", "port", "models", "startup_models", "require_models", "keep_going", "exit_on_error",
+        "repository_load_existing", "repository_polling", "cluster", "cluster_name", "cluster_nodes",
         "cluster_state", "cluster_dir", "cluster_idle_timeout", "cluster_socket",
     }
 )  # fmt: skip

@@ -13,6 +13,9 @@ from mooring.core.tensors import Parameter
 PROTOCOL = 1
 """The number of these messages: processes with different numbers refuse each other."""
 
+Key = tuple[str, str]
+"""The name of a model and a version of it."""
+
 
 class ModelFiles(msgspec.Struct, frozen=True):
     """The files of one version of a model, identified by what they contain.
@@ -120,7 +123,7 @@ class NodeStatus(msgspec.Struct, frozen=True):
     """What a node server tells of itself, at each change and twice a second.
 
     ``epoch`` and ``generation`` are those of the last assignment that it took. ``held`` counts the requests that wait here for a model that
-    has no replica anywhere. ``files`` are the hashes that it has.
+    has no replica anywhere.
     """
 
     node: str
@@ -131,7 +134,6 @@ class NodeStatus(msgspec.Struct, frozen=True):
     ready: bool = False
     versions: list[VersionStatus] = []
     held: dict[str, dict[str, int]] = {}
-    files: list[str] = []
 
 
 # Changes that a node server or a command asks of the controller. Each is answered once it is done everywhere, or has failed.

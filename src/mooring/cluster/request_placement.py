@@ -10,10 +10,10 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from mooring.cluster.records import Key
 from mooring.cluster.remote_requests import RemoteNodes, VersionFacts
 from mooring.cluster.routing import ReplicaLoad, Route, draw_two, rank_for_sequence, relative_load
 from mooring.cluster.sequence_nodes import Home, Sequence, SequenceNodes
-from mooring.cluster.version_facts import Key
 from mooring.core.errors import (
     ClusterUnavailable,
     DeadlineExceeded,

@@ -2,6 +2,7 @@
 
 A request goes to the replica of its own node while that has room. Else to the less loaded of two others that are drawn, or
 to its own where that is less loaded still. A sequence has one node, which its id alone decides, so that every node knows it.
+Runs in the first process of a node server.
 """
 
 import hashlib

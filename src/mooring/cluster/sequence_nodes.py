@@ -1,4 +1,7 @@
-"""Which node has which sequence: what this node remembers, bounded, beside the ranking that all nodes share. No clock."""
+"""Which node has which sequence: what this node remembers, bounded, beside the ranking that all nodes share. No clock.
+
+Runs in the first process of a node server.
+"""
 
 from collections import OrderedDict
 from typing import NamedTuple

@@ -1,4 +1,5 @@
 """The messages of a session between two node servers, and how a large message is cut for its way. No clock, no socket.
+Runs in the first process of a node server.
 
 A message that is small travels whole, in one packet. A larger one begins with its sizes, and its bytes follow in parts:
 Ray takes arguments up to 100 KB along with a call, and other messages get their turn between two parts.

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 
+from mooring.cluster.records import Key
 from mooring.cluster.remote_requests import RemoteNodes, VersionFacts, Versions
 from mooring.cluster.routing import Route, Routes, draw_two
 from mooring.engine.engine import Engine
@@ -16,9 +17,6 @@ from mooring.engine.registry import ModelVersion
 
 # Seconds until other nodes are asked once more.
 _ASK_AGAIN = 0.5
-
-Key = tuple[str, str]
-"""A model and its version."""
 
 
 class VersionDirectory:

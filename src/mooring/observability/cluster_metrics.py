@@ -1,4 +1,7 @@
-"""The metrics of a node server's part in its cluster: requests that it sent to other nodes, and those that it ran for them."""
+"""The metrics of a node server's part in its cluster: requests that it sent to other nodes, and those that it ran for them.
+
+Runs in the first process of a node server.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable

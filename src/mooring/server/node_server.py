@@ -1,4 +1,7 @@
-"""What makes a server one of the nodes of a cluster: its connection to the node actor, and the service that knows other nodes."""
+"""What makes a server one of the nodes of a cluster: its connection to the node actor, and the service that knows other nodes.
+
+Runs in the first process of a node server.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -103,7 +106,6 @@ class NodeServer:
             self.service.ready(),
             self._assignments.describe(),
             {model: dict(counts) for model, counts in self.service.held().items()},
-            self._files.hashes(),
         )
 
     def listen(self) -> None:
