@@ -131,10 +131,9 @@ class SimNode:
         )
         if fault:
             self.failed[key] = (assigned, fault)
-            self.tell()
         else:
             self.running[key] = assigned
-            self.work()
+        self.work()  # what is assigned may be another by now
 
     def die(self):
         """The machine is gone, with everything that ran there."""

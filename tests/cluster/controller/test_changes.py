@@ -66,3 +66,11 @@ def test_a_default_is_set_and_nodes_are_drained_and_back():
     assert state.models["m"].default == "2"
     assert state.drained == ["a", "b"]
     assert apply_change(state, DrainNode("a", undo=True)).drained == ["b"]
+
+
+def test_of_two_that_are_to_be_the_default_the_last_one_is():
+    state = after(
+        register(), *(register(version=each, make_default=True, retire_previous=True) for each in "23")
+    )
+    found = [state.find("m", each).rollout for each in "23"]
+    assert [(each.make_default, each.retire) for each in found] == [(False, ""), (True, "1")]

@@ -3,7 +3,7 @@
 import asyncio
 import random
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from simulation import SimCluster, register
@@ -61,7 +61,16 @@ class Clusters(RuleBasedStateMachine):
                      retire_previous=retire, all_nodes=all_nodes, num_cpus=cpus)
         )  # fmt: skip
 
-    @rule(model=models, version=st.sampled_from(["", "1", "2"]))
+    @rule(model=models, version=versions, count=st.integers(1, 2), content=st.sampled_from([RIGHT, "y"]))
+    def serve(self, model, version, count, content):
+        """What is often done: a version that works becomes the default, and its nodes have time to load it."""
+        self._change(
+            register(model, version, content, wait=False, replace=True, make_default=True, retire_previous=True,
+                     min_replicas=count, max_replicas=count)
+        )  # fmt: skip
+        self._pass(2.0)
+
+    @rule(model=models, version=st.sampled_from(["1", "2"]))
     def unregister(self, model, version):
         self._change(UnregisterVersion(model, version, wait=False))
 
@@ -78,6 +87,7 @@ class Clusters(RuleBasedStateMachine):
         asking = asyncio.ensure_future(self._ask(change))
         await asyncio.wait([asking], timeout=2.0)
         asking.cancel()
+        await asyncio.wait([asking])
 
     @rule(node=nodes, undo=st.booleans())
     def drain(self, node, undo):
@@ -210,5 +220,10 @@ class Clusters(RuleBasedStateMachine):
         return [Found((model, version), desired.rollout) for model, version, desired in state]
 
 
-Clusters.TestCase.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+Clusters.TestCase.settings = settings(
+    max_examples=15,
+    stateful_step_count=30,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),  # how long an example takes is for the machine to say
+)
 test_after_the_last_fault_a_cluster_serves_what_is_desired = Clusters.TestCase

@@ -93,8 +93,19 @@ def _register(state: DesiredState, change: RegisterVersion) -> DesiredState:
     else:
         version = _replace(there, settings, rollout)
     state = state.with_version(*key, version)
+    if change.make_default:
+        state = _withdraw_defaults(state, key)
     # The first version of a model answers from the start, so that requests wait for it.
     return state if previous else state.with_default(*key)
+
+
+def _withdraw_defaults(state: DesiredState, key: Key) -> DesiredState:
+    """Have no other version of the model become the default: of several that were to be, the one that came last is."""
+    for name, other in state.models[key.model].versions.items():
+        if name != key.version and other.rollout is not None and other.rollout.make_default:
+            rollout = structs.replace(other.rollout, make_default=False, retire="")
+            state = state.with_version(key.model, name, structs.replace(other, rollout=rollout))
+    return state
 
 
 def _replace(there: DesiredVersion, settings: VersionSettings, rollout: Rollout) -> DesiredVersion:
