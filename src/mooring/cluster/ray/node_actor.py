@@ -21,6 +21,7 @@ from mooring import __version__
 from mooring.cluster import messages
 from mooring.cluster.ray.actor_names import ActorHandles
 from mooring.cluster.ray.file_transfer import fetch_from, read_piece, write_piece
+from mooring.cluster.ray.held_calls import HeldCalls, Return
 from mooring.cluster.ray.orders import AssignmentOrder, AssignmentTaken, NodeFound, NodeOrder
 from mooring.cluster.ray.streams import IncomingStreams, OutgoingStreams
 from mooring.cluster.records import PROTOCOL, Change, ClusterView, NodeAssignment, NodeStatus
@@ -65,6 +66,7 @@ class NodeActor:
         self._names: dict[str, str] = {}  # of a node -> of its actor
         self._outgoing = OutgoingStreams()
         self._incoming = IncomingStreams(self._pass_on)
+        self._held = HeldCalls()
         self._folder: RunFolder | None = None
         self._server: ServerProcess | None = None
         self._relay: NodeRelay | None = None
@@ -135,9 +137,13 @@ class NodeActor:
 
     # Called by other node actors and by commands
 
-    async def deliver(self, node: str, stream: int, number: int, *groups: list[Any]) -> None:
-        """Pass on messages of another node's server: lists of them, or one list with a reference to a list of all."""
+    async def deliver(self, node: str, stream: int, number: int, *groups: list[Any]) -> Return | None:
+        """Pass on messages of another node's server: lists of them, or one list with a reference to a list of all.
+
+        Return after a moment at most, with what the server here has sent there meanwhile.
+        """
         await self._incoming.take(node, stream, number, [message for group in groups for message in group])
+        return await self._held.hold(node)
 
     async def has_file(self, sha256: str) -> bool:
         """Whether the node has the model file with this hash."""
@@ -162,15 +168,24 @@ class NodeActor:
     async def send(self, node: str, payloads: Sequence[bytes]) -> None:
         """Have another node's actor take messages. Raises if it is not known that it has."""
         stream, number = self._outgoing.next(node)  # first of all: what follows may change the order
+        if self._held.is_held(node, payloads):
+            self._held.give_back(node, stream, number, payloads)
+            return
         groups: list[list[Any]] = list(group_messages(payloads, _ARGUMENT))
         try:
             handle = await self._actors.find(self._name_of(node))
             if sum(map(len, payloads)) > _INLINE:
                 groups = [[await asyncio.to_thread(ray.put, list(payloads))]]
-            await handle.deliver.remote(self._node, stream, number, *groups)
+            returned: Return | None = await handle.deliver.remote(self._node, stream, number, *groups)
         except Exception:
             self._outgoing.break_off(node, stream)
+            self._incoming.break_off(node)  # the call may have had messages to bring back
             raise
+        if returned is not None:
+            with suppress(
+                ConnectionError
+            ):  # of a stream that is over, or no server is there: their loss is noticed
+                await self._incoming.take(node, *returned)
 
     async def ask(self, change: Change | None) -> ClusterView | None:
         """Ask the controller. Raises the error that it answers with, and ``ClusterUnavailable``."""

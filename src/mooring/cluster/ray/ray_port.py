@@ -32,6 +32,8 @@ from mooring.observability.logs import get_logger
 
 log = get_logger(__name__)
 
+# Calls that a node actor has at a time: it holds one of every other node.
+_CALLS = 10_000
 # Seconds between two questions to Ray's head about its nodes.
 _LOOK = 0.5
 # Seconds in which a node actor must answer.
@@ -144,6 +146,7 @@ class RayPort:
                 get_if_exists=True,
                 max_restarts=-1,
                 max_task_retries=0,
+                max_concurrency=_CALLS,
                 num_cpus=0,
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
             )

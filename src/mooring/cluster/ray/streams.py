@@ -66,6 +66,13 @@ class IncomingStreams:
             if self._streams.get(node) is stream:
                 del self._streams[node]
 
+    def break_off(self, node: str) -> None:
+        """End the stream of a node, of which something may be lost: calls of it are refused from now on, so that a new one begins."""
+        current = self._streams.get(node)
+        if current is not None:
+            current.end()
+            self._streams[node] = _Stream(current.name + 1)
+
 
 class _Stream:
     """One stream: which call is next, and who waits for its turn."""
