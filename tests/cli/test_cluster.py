@@ -4,6 +4,7 @@ import json
 import sys
 
 import pytest
+from click import ClickException
 
 from mooring.cli import cluster_serve
 from mooring.cli.cluster import Cluster
@@ -174,7 +175,8 @@ def of(*versions):
 
 
 def test_a_start_follows_the_models_until_all_are_ready(monkeypatch, capsys):
-    views = [of(), of(version("m", "LOADING")), of(version("m"), version("other", "FAILED", "not ours"))]
+    loading = version("m", "LOADING", replicas=[replica("alpha", ReplicaState.LOADING)])
+    views = [of(), of(loading), of(version("m"), version("other", "FAILED", "not ours"))]
     assert follow(monkeypatch, views, {("m", "1.0")}) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "loading m 1.0 ..."
@@ -184,6 +186,48 @@ def test_a_start_follows_the_models_until_all_are_ready(monkeypatch, capsys):
         "  http://alpha:8080  (alpha)",
         "mooring cluster status shows it, mooring cluster stop ends it.",
     ]
+
+
+def test_a_model_that_has_no_place_yet_is_not_told_to_load(monkeypatch, capsys):
+    views = [of(version("m", "LOADING")), of(version("m", "PENDING", "needs 2 GPUs"))]
+    assert follow(monkeypatch, views, {("m", "1.0")}) == 3
+    assert "loading" not in capsys.readouterr().out
+
+
+def test_a_start_waits_for_nodes_that_are_being_started_and_names_those_that_fail(monkeypatch, capsys):
+    failed = node("gamma", "FAILED", "the port 8080 is in use")
+    views = [
+        ClusterView("mooring", 1, 1, [node("alpha"), node("beta", "STARTING")], [version("m")]),
+        ClusterView("mooring", 1, 1, [node("alpha"), node("beta"), failed], [version("m")]),
+    ]
+    assert follow(monkeypatch, views, {("m", "1.0")}) == 0
+    shown = capsys.readouterr()
+    assert "http://beta:8080" in shown.out
+    assert shown.err == "node gamma is FAILED: the port 8080 is in use\n"
+
+
+def test_a_model_that_is_unloaded_meanwhile_ends_the_start(monkeypatch, capsys):
+    views = [of(version("m", "UNLOADING"), version("n")), of(version("n"))]
+    assert follow(monkeypatch, views, {("m", "1.0"), ("n", "1.0")}) == 1
+    assert "m 1.0 was unregistered meanwhile" in capsys.readouterr().err
+
+
+def test_a_model_that_is_loaded_again_is_told_of_once(monkeypatch, capsys):
+    loading, waits = version("m", "LOADING", replicas=[replica("alpha")]), version("n", "LOADING")
+    views = [of(loading, waits), of(version("m"), waits), of(loading, waits), of(version("m"), version("n"))]
+    assert follow(monkeypatch, views, {("m", "1.0"), ("n", "1.0")}) == 0
+    lines = [line.partition(" after")[0] for line in capsys.readouterr().out.splitlines()[:4]]
+    assert lines == ["loading m 1.0 ...", "m 1.0 is ready", "loading n 1.0 ...", "n 1.0 is ready"]
+
+
+def test_a_start_without_a_node_gives_up_soon_where_all_have_failed(monkeypatch):
+    monkeypatch.setattr(cluster_serve, "_FAILED_PATIENCE", 0.0)
+    controller = FakeController()
+    controller.views = [ClusterView("mooring", 1, 1, [node("alpha", "FAILED", "the port 8080 is in use")])]
+    with pytest.raises(ClickException) as raised:
+        cluster_serve._wait_for_node(controller)
+    assert "node alpha is FAILED: the port 8080 is in use" in raised.value.message
+    assert "mooring cluster stop" in raised.value.message
 
 
 def test_a_start_ends_with_1_and_the_reason_when_a_model_fails(monkeypatch, capsys):

@@ -16,12 +16,15 @@ from mooring.config.sources.origins import Origins
 
 if TYPE_CHECKING:
     from mooring.cluster.ray.connection import ControllerHandle
-    from mooring.cluster.records import ClusterView, RegisterVersion, VersionView
+    from mooring.cluster.records import ClusterView, NodeView, RegisterVersion, VersionView
     from mooring.server.start_progress import ModelProgress
 
 _LOOK = 0.25
-# Seconds in which the first node must be there.
+# Seconds in which the first node must be there, and the same where none is being started: all have failed.
 _NODE_PATIENCE = 120.0
+_FAILED_PATIENCE = 10.0
+# Seconds in which further nodes should be there.
+_NODES_PATIENCE = 20.0
 # Seconds that a version must have been PENDING, with nothing else going on, for the command to give up.
 _PENDING_PATIENCE = 5.0
 PENDING_STATUS = 3
@@ -84,18 +87,26 @@ def _with_source(change: "RegisterVersion", source: str) -> "RegisterVersion":
 
 def _wait_for_node(controller: "ControllerHandle") -> "ClusterView":
     """Return the view in which a node is ready. Raises ``ClickException`` where there is none in time."""
-    end = time.monotonic() + _NODE_PATIENCE
+    began = time.monotonic()
     while True:
         view = controller.ask()
         assert view is not None
         if any(each.state == "READY" for each in view.nodes):
             return view
-        if time.monotonic() > end:
-            known = "; ".join(f"{each.node} is {each.state} {each.reason}".strip() for each in view.nodes)
+        starting = not view.nodes or any(each.state == "STARTING" for each in view.nodes)
+        patience = _NODE_PATIENCE if starting else _FAILED_PATIENCE
+        if time.monotonic() - began > patience:
+            known = "".join(f"\n  {_describe(each)}" for each in view.nodes)
             raise click.ClickException(
-                f"no node is ready after {_NODE_PATIENCE:g} s: {known or 'Ray has none that was chosen'}"
+                f"no node is ready after {patience:g} s{':' if known else '; Ray has none that was chosen'}{known}\n"
+                "They are tried again. mooring cluster stop ends that; with other settings they can be started then"
             )
         time.sleep(_LOOK)
+
+
+def _describe(node: "NodeView") -> str:
+    """A node that is not ready, in a line."""
+    return f"node {node.node} is {node.state}{f': {node.reason}' if node.reason else ''}"
 
 
 def _follow(controller: "ControllerHandle", wanted: Collection[tuple[str, str]]) -> int:
@@ -103,18 +114,26 @@ def _follow(controller: "ControllerHandle", wanted: Collection[tuple[str, str]])
     began = time.monotonic()
     show, finish = _progress_view()
     pending_since = 0.0
+    seen: set[tuple[str, str]] = set()
     while True:
         view = controller.ask()
         assert view is not None
         versions = [each for each in view.versions if (each.model, each.version) in wanted]
         progress = [_progress(each, time.monotonic() - began) for each in versions]
         states = {each.state for each in versions}
+        here = {(each.model, each.version) for each in versions}
+        seen |= here
         pending_since = (pending_since or time.monotonic()) if "PENDING" in states else 0.0
         waits = pending_since and time.monotonic() - pending_since > _PENDING_PATIENCE
-        busy = "LOADING" in states or len(versions) < len(wanted)
+        starting = any(each.state == "STARTING" for each in view.nodes)
+        busy = (
+            bool(states - {"READY", "FAILED", "PENDING"})
+            or not seen >= {*wanted}
+            or (starting and time.monotonic() - began < _NODES_PATIENCE)
+        )
         if not busy and (not pending_since or waits):
             finish(progress)
-            return _print_end(view, versions)
+            return _print_end(view, versions, sorted(seen - here))
         show(progress)
         time.sleep(_LOOK)
 
@@ -124,7 +143,9 @@ def _progress(version: "VersionView", seconds: float) -> "ModelProgress":
 
     steps = {"READY": Step.READY, "FAILED": Step.FAILED, "LOADING": Step.LOADING}
     step = steps.get(version.state, Step.QUEUED)
-    return ModelProgress(version.model, version.version, step, seconds, version.reason)
+    if step is Step.LOADING and not version.replicas:  # it gets a place first, or none
+        step = Step.QUEUED
+    return ModelProgress(version.model, version.version, step, seconds)  # the end gives the reasons
 
 
 def _progress_view() -> tuple[Callable[..., object], Callable[..., object]]:
@@ -140,14 +161,21 @@ def _progress_view() -> tuple[Callable[..., object], Callable[..., object]]:
     return lines.add, lines.add
 
 
-def _print_end(view: "ClusterView", versions: "Sequence[VersionView]") -> int:
+def _print_end(
+    view: "ClusterView", versions: "Sequence[VersionView]", gone: Sequence[tuple[str, str]]
+) -> int:
+    for node in view.nodes:
+        if node.state not in ("READY", "DRAINING", "DRAINED"):
+            click.echo(_describe(node), err=True)
     failed = [each for each in versions if each.state == "FAILED"]
     pending = [each for each in versions if each.state == "PENDING"]
     for each in pending:
         click.echo(f"{each.model} {each.version} waits for room: {each.reason}", err=True)
     for each in failed:
         click.echo(f"{each.model} {each.version} failed: {each.reason}", err=True)
-    if failed:
+    for model, version in gone:
+        click.echo(f"{model} {version} was unregistered meanwhile", err=True)
+    if failed or gone:
         return 1
     if pending:
         click.echo("It is served as soon as there is room; mooring cluster models shows when.", err=True)

@@ -86,7 +86,7 @@ class StepLines:
         """Write the steps that have been made since the last time."""
         for each in models:
             told = self._told.get((each.name, each.version))
-            if each.step in {told, "queued"}:
+            if each.step in {told, "queued"} or (told == "ready" and each.step == "loading"):
                 continue
             self._told[each.name, each.version] = each.step
             name = f"{each.name} {each.version}".rstrip()

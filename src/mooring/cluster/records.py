@@ -219,7 +219,10 @@ class VersionView(msgspec.Struct, frozen=True):
 
 
 class NodeView(msgspec.Struct, frozen=True):
-    """One node in the cluster. ``state`` is STARTING, READY, DRAINING, DRAINED, LOST or REFUSED (another version of the software)."""
+    """One node in the cluster.
+
+    ``state`` is STARTING, READY, DRAINING, DRAINED, LOST, FAILED (its server does not start) or REFUSED (another version of the software).
+    """
 
     node: str
     state: str

@@ -74,6 +74,7 @@ class SimNode:
         self.frozen = False
         self.cut = False  # from the controllers
         self.refused = ""
+        self.start_failure = ""  # why its server does not start
         self.epoch = 0  # the highest that it has seen
         self.epochs = []  # of the orders that it took
         self.assignment = NodeAssignment(0, 0)
@@ -195,14 +196,17 @@ class SimPort:
             Host(
                 host=f"host-{node.name}", node=node.name if node.name in self.cluster.started else "",
                 actor=f"actor-{node.name}", alive=node.alive, total=node.total,
-                free=self.cluster.free(node), refused=node.refused, **node.host,
+                free=self.cluster.free(node), refused=node.refused, failed=node.start_failure,
+                address=f"address-{node.name}", **node.host,
             )
             for node in nodes
         ]  # fmt: skip
 
     async def start_node(self, host):
         await asyncio.sleep(0.2)
-        self.cluster.started.add(host.removeprefix("host-"))
+        name = host.removeprefix("host-")
+        if not self.cluster.nodes[name].start_failure:
+            self.cluster.started.add(name)
 
     async def assign(self, node, assignment):
         await asyncio.sleep(self.cluster.delay())

@@ -257,6 +257,17 @@ async def test_a_version_is_replaced_node_by_node(cluster, controller):
     assert counts == sorted(counts)
 
 
+@on_cluster("a", "b")
+async def test_a_version_that_is_taken_back_is_failed_from_the_first_moment(cluster, controller):
+    cluster.faults["x" * 8] = "it has no weights"
+    await controller.handle(register(all_nodes=True, wait=False))
+    states = []
+    while "FAILED" not in states[-8:-7]:
+        states.append(version_of(controller.view()).state)
+        await asyncio.sleep(0.05)
+    assert {*states} == {"LOADING", "FAILED"}
+
+
 @on_cluster("a", "b", "c")
 async def test_a_replacement_that_fails_goes_back_everywhere(cluster, controller):
     await controller.handle(register(all_nodes=True))
@@ -325,7 +336,7 @@ async def test_a_drained_node_keeps_what_has_no_other_place_and_says_so(cluster,
     await controller.handle(register())
     view = await controller.handle(DrainNode("a"))
     node = node_of(view, "a")
-    assert (node.state, node.reason) == ("DRAINING", "model m 1: there is no node that takes models")
+    assert (node.state, node.reason) == ("DRAINING", "model m 1: node a would fit, but is drained")
     assert cluster.running() == {"a": ["1"]}
     cluster.add("b")
     await until(lambda: node_of(controller.view(), "a").state == "DRAINED")
@@ -456,10 +467,26 @@ async def test_a_node_of_other_software_is_shown_and_gets_nothing(cluster, contr
     node = cluster.add("b")
     node.refused = "its server speaks protocol 2, and this controller 1"
     await controller.handle(register(all_nodes=True))
-    shown = node_of(controller.view(), "host-b")
+    shown = node_of(controller.view(), "address-b")
     assert (shown.state, shown.reason) == ("REFUSED", node.refused)
     assert node.epochs == []
     assert node.loads == []
+
+
+@on_cluster("a")
+async def test_a_node_whose_server_does_not_start_is_failed_and_named_where_a_model_waits_for_it(
+    cluster, controller
+):
+    node = cluster.add("b", labels={"zone": "x"})
+    node.start_failure = "the port 8080 is in use"
+    view = await controller.handle(register(labels={"zone": "x"}))
+    shown = node_of(view, "address-b")
+    assert (shown.state, shown.reason) == ("FAILED", node.start_failure)
+    version = version_of(view)
+    assert version.state == "PENDING"
+    assert version.reason.startswith("node address-b would fit, but its server does not start")
+    node.start_failure = ""
+    await until(lambda: version_of(controller.view()).state == "READY")
 
 
 @on_cluster("a", "b")

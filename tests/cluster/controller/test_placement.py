@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from mooring.cluster.controller.cluster_port import ResourceRequest
 from mooring.cluster.controller.placement import (
+    AbsentNode,
     Key,
     NodeRoom,
     WantedReplicas,
@@ -207,6 +208,19 @@ def test_a_model_that_fits_nowhere_takes_no_room_from_one_that_fits():
 )  # fmt: skip
 def test_what_is_missing_is_said_in_a_line(nodes, version, text):
     assert plan_placement(nodes, {M: version}).missing == {M: text}
+
+
+def test_nodes_that_would_fit_are_told_of_where_a_version_fits_nowhere():
+    absent = {
+        name: AbsentNode(NodeRoom({"GPU": gpus}), "its server does not start")
+        for name, gpus in {"b": 1.0, "c": 2.0, "d": 2.0, "e": 2.0, "f": 2.0}.items()
+    }
+    plan = plan_placement(cluster(a={}), {M: wants(GPU=2.0)}, absent)
+    told = [f"node {name} would fit, but its server does not start" for name in "cde"]
+    assert plan.missing == {M: "; ".join([*told, "and 1 more"])}
+    assert plan_placement(cluster(a={}), {M: wants(GPU=3.0)}, absent).missing == {
+        M: "needs 3 GPUs on one node; the most free on any is 0 (node a)"
+    }
 
 
 def test_options_become_a_request_by_rays_names():

@@ -14,7 +14,7 @@ Resources = dict[str, float]
 class Host(msgspec.Struct, frozen=True):
     """A machine of the cluster that may serve, as Ray sees it now.
 
-    ``host`` is the port's own word for it. ``node`` is the name of the node server there and ``actor`` that of its actor, both ""
+    ``host`` is the port's own word for it, ``address`` what people call it. ``node`` is the name of the node server there and ``actor`` that of its actor, both ""
     until the server is attached for the first time. A host that is not ``alive`` is listed for as long as the port likes.
     ``free`` is what nobody has reserved; the replicas of this cluster count as reserved. ``refused`` says why the node server and the actor cannot
     work together, ``failed`` why no node server could be started. The machine of Ray's head (``is_head``) stays for as long as the cluster.
@@ -31,6 +31,12 @@ class Host(msgspec.Struct, frozen=True):
     refused: str = ""
     failed: str = ""
     is_head: bool = False
+    address: str = ""
+
+    @property
+    def name(self) -> str:
+        """What people call it: its node, or before that has a name its address."""
+        return self.node or self.address or self.host
 
 
 class ResourceRequest(msgspec.Struct, frozen=True):

@@ -17,6 +17,8 @@ from mooring.core.options import Placement, PlacementStrategy
 
 # Sums of parts of a CPU or a GPU are exact to so much.
 _EXACT = 1e-6
+# Nodes that are told of where a version fits nowhere.
+_TOLD = 3
 
 
 class Key(NamedTuple):
@@ -32,6 +34,13 @@ class NodeRoom(msgspec.Struct, frozen=True):
     free: Resources = {}
     labels: Mapping[str, str] = {}
     accelerator_type: str = ""
+
+
+class AbsentNode(msgspec.Struct, frozen=True):
+    """A node that gets no replicas now, and why not: ``its server does not start``. ``room.free`` is all that it has."""
+
+    room: NodeRoom
+    reason: str
 
 
 class WantedReplicas(msgspec.Struct, frozen=True):
@@ -70,12 +79,16 @@ def request_of(placement: Placement) -> ResourceRequest:
     )
 
 
-def plan_placement(nodes: Mapping[str, NodeRoom], wanted: Mapping[Key, WantedReplicas]) -> Plan:
+def plan_placement(
+    nodes: Mapping[str, NodeRoom],
+    wanted: Mapping[Key, WantedReplicas],
+    absent: Mapping[str, AbsentNode] | None = None,
+) -> Plan:
     """Plan all replicas. The same input gives the same plan, and the plan as its own input gives itself.
 
-    A replica on a node that is not in ``nodes`` is planned anew. What replicas hold that are to go counts as taken until they are gone.
+    ``absent`` nodes are told of where a version fits nowhere and would fit there. A replica on a node that is not in ``nodes`` is planned anew. What replicas hold that are to go counts as taken until they are gone.
     """
-    planner = _Planner(nodes, wanted)
+    planner = _Planner(nodes, wanted, absent or {})
     for key, version in wanted.items():
         planner.keep_current(key, version)
     # Models that need much of what is scarce choose first: of two that fit on one node, the other one may fit elsewhere.
@@ -97,9 +110,15 @@ class _Planner:
     have. Then each takes in turn the first node that fits, of a heap of all nodes by their number of replicas.
     """
 
-    def __init__(self, nodes: Mapping[str, NodeRoom], wanted: Mapping[Key, WantedReplicas]) -> None:
+    def __init__(
+        self,
+        nodes: Mapping[str, NodeRoom],
+        wanted: Mapping[Key, WantedReplicas],
+        absent: Mapping[str, AbsentNode],
+    ) -> None:
         self._nodes = nodes
         self._wanted = wanted
+        self._absent = absent
         self._free = {name: dict(room.free) for name, room in nodes.items()}
         self._replicas = dict.fromkeys(nodes, 0)
         for version in wanted.values():
@@ -184,6 +203,8 @@ class _Planner:
         )
 
     def _explain(self, key: Key, version: WantedReplicas) -> str:
+        if reason := _explain_absent(version.request, self._absent):
+            return reason
         planned = {*self.planned[key], *version.current}
         left = {name: free for name, free in self._free.items() if name not in planned}
         return explain_missing(version, self._nodes, left, len(planned))
@@ -253,6 +274,17 @@ def explain_missing(
     lacking = {name: _lacking(free, request.resources) for name, free in usable.items()}
     name = min(lacking, key=lambda name: (len(lacking[name]), name))
     return f"needs {everything} on one node; node {name} lacks {' and '.join(lacking[name])}"
+
+
+def _explain_absent(request: ResourceRequest, absent: Mapping[str, AbsentNode]) -> str:
+    """Say which nodes would take a replica if they could; empty where none would."""
+    fitting = [
+        name
+        for name, node in sorted(absent.items())
+        if _matches(node.room, request) and not _lacking(node.room.free, request.resources)
+    ]
+    told = "; ".join(f"node {name} would fit, but {absent[name].reason}" for name in fitting[:_TOLD])
+    return f"{told}; and {len(fitting) - _TOLD} more" if len(fitting) > _TOLD else told
 
 
 def _lacking(free: Resources, wanted: Resources) -> list[str]:

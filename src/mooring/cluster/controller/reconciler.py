@@ -16,6 +16,7 @@ from mooring.cluster.controller.desired_state import DesiredState, DesiredVersio
 from mooring.cluster.controller.node_orders import NodeOrders
 from mooring.cluster.controller.nodes import Node, NodeTable
 from mooring.cluster.controller.placement import (
+    AbsentNode,
     Key,
     NodeRoom,
     Plan,
@@ -74,7 +75,7 @@ class Reconciler:
         self.reservations = Reservations(port, clock)
         self._scaling = ReplicaScaling()
         self.plan = Plan({}, {})
-        self._planned_for: tuple[object, object] | None = None
+        self._planned_for: tuple[object, object, object] | None = None
         self.replicas: dict[Key, dict[str, Replica]] = {}
         self.seats: dict[Key, dict[str, bool]] = {}
         self.undone: dict[Key, str] = {}
@@ -208,9 +209,29 @@ class Reconciler:
                     self._current(key, usable),
                     {**refused.get(key, {}), **failed.get(key, {})},
                 )
-        if self._planned_for != (rooms, wanted):
-            self._planned_for = (rooms, wanted)
-            self.plan = plan_placement(rooms, wanted)
+        absent = self._find_absent(rooms, usable)
+        if self._planned_for != (rooms, wanted, absent):
+            self._planned_for = (rooms, wanted, absent)
+            self.plan = plan_placement(rooms, wanted, absent)
+
+    def _find_absent(
+        self, rooms: Mapping[str, NodeRoom], usable: Mapping[str, Node]
+    ) -> dict[str, AbsentNode]:
+        """The machines that live and get no replicas, each with the reason."""
+        absent = {}
+        for host in self.nodes.hosts:
+            if host.alive and host.node not in rooms:
+                if host.node in usable:
+                    reason = "is drained"
+                elif host.refused:
+                    reason = "has another version of Mooring"
+                elif host.failed:
+                    reason = "its server does not start: mooring cluster status says why"
+                else:
+                    reason = "its server does not report" if host.node else "its server is being started"
+                room = NodeRoom(host.total, host.labels, host.accelerator_type)
+                absent[host.name] = AbsentNode(room, reason)
+        return absent
 
     def _current(self, key: Key, usable: Mapping[str, Node]) -> list[str]:
         """The nodes of a version now: those that have it and do not drain, and those that are to get it.

@@ -1,5 +1,6 @@
 """The cluster as people see it: ``mooring cluster status`` and ``models``. Runs in the controller."""
 
+from mooring.cluster.controller.cluster_port import Host
 from mooring.cluster.controller.desired_state import DesiredState, DesiredVersion
 from mooring.cluster.controller.nodes import Node
 from mooring.cluster.controller.placement import Key
@@ -13,8 +14,8 @@ def describe_cluster(name: str, state: DesiredState, reconciler: Reconciler, now
     nodes = [describe_node(node, state, reconciler, now) for node in reconciler.nodes]
     starting = [
         NodeView(
-            node=host.host,
-            state="REFUSED" if host.refused else "STARTING" if host.alive else "LOST",
+            node=host.name,
+            state=_state_of_host(host),
             reason=host.refused or host.failed,
             address="",
             software="",
@@ -64,9 +65,11 @@ def _state_of_node(node: Node, state: DesiredState, reconciler: Reconciler, now:
     if host is not None and host.refused:
         return "REFUSED", host.refused
     if node.heard is None:
-        return "STARTING", host.failed if host is not None else ""
+        return (_state_of_host(host), host.failed) if host is not None else ("STARTING", "")
     if not reconciler.nodes.is_usable(node, now):
         dead = host is None or not host.alive
+        if host is not None and host.failed and not dead:
+            return "FAILED", host.failed
         return (
             "LOST",
             "Ray has no such node any more" if dead else f"it has not reported for {now - node.heard:.0f} s",
@@ -80,6 +83,15 @@ def _state_of_node(node: Node, state: DesiredState, reconciler: Reconciler, now:
         if key in reconciler.plan.missing
     ]
     return ("DRAINING", "; ".join(stuck)) if left else ("DRAINED", "")
+
+
+def _state_of_host(host: Host) -> str:
+    """The state of a node that has never reported."""
+    if host.refused:
+        return "REFUSED"
+    if not host.alive:
+        return "LOST"
+    return "FAILED" if host.failed else "STARTING"
 
 
 def left_on_node(node: Node, reconciler: Reconciler) -> list[Key]:
@@ -105,7 +117,7 @@ def describe_version(
     return VersionView(
         *key,
         _state_of_version(key, desired, reconciler, failed=bool(failure)),
-        failure or ("" if desired.retiring else reconciler.plan.missing.get(key, "")),
+        failure or _reason_of_version(key, desired, reconciler),
         is_default=state.models[key.model].default == key.version,
         wanted_replicas=planned if placement.all_nodes else desired.replicas,
         min_replicas=placement.min_replicas,
@@ -114,10 +126,14 @@ def describe_version(
     )
 
 
+def _reason_of_version(key: Key, desired: DesiredVersion, reconciler: Reconciler) -> str:
+    return (reconciler.undone if desired.retiring else reconciler.plan.missing).get(key, "")
+
+
 def _state_of_version(key: Key, desired: DesiredVersion, reconciler: Reconciler, *, failed: bool) -> str:
     replicas = reconciler.replicas.get(key, {})
     if desired.retiring:
-        return "UNLOADING"
+        return "FAILED" if key in reconciler.undone else "UNLOADING"
     if any(replicas.get(name, ABSENT).serves for name in reconciler.seats.get(key, ())):
         return "READY"
     if failed:

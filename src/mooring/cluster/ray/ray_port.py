@@ -115,6 +115,7 @@ class RayPort:
             refused=found.refused if found is not None else "",
             failed=self._failure_of(node.node_id),
             is_head=node.is_head,
+            address=node.address,
         )
 
     def _failure_of(self, node_id: str) -> str:
