@@ -9,7 +9,7 @@ import time
 import psutil
 import pytest
 
-from mooring.cluster.run_folder import RunFolder, claim_run_folder, server_environment
+from mooring.cluster.run_folder import RunFolder, claim_run_folder, make_private_folder, server_environment
 
 SERVER = "import time; print('up', flush=True); time.sleep(1000)"
 
@@ -113,6 +113,42 @@ def test_the_folder_of_a_raylet_that_is_gone_is_waited_for(tmp_path, hold):
 def test_a_path_that_no_socket_can_have_is_refused_with_what_to_do(tmp_path):
     with pytest.raises(OSError, match=r"107 bytes.*shorter folder as cluster_dir"):
         RunFolder(tmp_path / ("x" * 100), 1)
+
+
+def mode_of(path):
+    return path.stat().st_mode & 0o777
+
+
+def test_no_other_user_reads_the_folders_of_a_cluster_or_their_parents(tmp_path):
+    (tmp_path / "base" / "mooring").mkdir(parents=True, mode=0o755)
+    folder = make_private_folder(tmp_path / "base", "mooring", "state")
+    assert [mode_of(folder), mode_of(folder.parent)] == [0o700, 0o700]
+    assert mode_of(make_private_folder(tmp_path / "new" / "er", "x").parent) == 0o700
+    assert mode_of(RunFolder(folder / "10.0.0.1", 1).path) == 0o700
+
+
+def test_a_base_that_everybody_may_write_to_is_refused_unless_entries_are_their_owners(tmp_path):
+    tmp_path.chmod(0o777)
+    with pytest.raises(PermissionError, match=r"every user can write to .*another folder as cluster_dir"):
+        make_private_folder(tmp_path, "mooring")
+    tmp_path.chmod(0o1777)
+    assert mode_of(make_private_folder(tmp_path, "mooring")) == 0o700
+
+
+def test_a_folder_that_is_a_link_is_refused(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "mooring").symlink_to("elsewhere")
+    with pytest.raises(PermissionError, match=r"mooring is a link"):
+        make_private_folder(tmp_path, "mooring")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")
+@pytest.mark.parametrize("theirs", ["base", "base/mooring", "base/mooring/10.0.0.1"])
+def test_a_folder_that_another_user_has_made_first_is_refused(tmp_path, theirs):
+    (tmp_path / theirs).mkdir(parents=True)
+    os.chown(tmp_path / theirs, 65534, 65534)
+    with pytest.raises(PermissionError, match=f"{theirs} belongs to another user"):
+        claim_run_folder(make_private_folder(tmp_path / "base", "mooring"), "10.0.0.1", 1, 1.0)
 
 
 def test_a_server_sees_what_the_raylet_sees_and_no_secret_of_ray():

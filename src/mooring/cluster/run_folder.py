@@ -15,6 +15,7 @@ workers have started, and those of their group.
 import fcntl
 import os
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -86,14 +87,42 @@ def default_cluster_dir() -> Path:
     return Path(tempfile.gettempdir(), f"mooring-{os.getuid()}")
 
 
+def make_private_folder(base: Path, *names: str) -> Path:
+    """Make a folder below ``base`` in which no other user can read or put anything; return it.
+
+    Whoever can put a file there decides what this user's processes run. Raises ``PermissionError``, which names the path, where another
+    user has been there first or could exchange it: temporary files are everybody's.
+    """
+    base.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not {base.lstat().st_uid, base.stat().st_uid} <= {0, os.getuid()}:
+        raise PermissionError(f"{base} belongs to another user: give another folder as cluster_dir")
+    mode = base.stat().st_mode
+    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        raise PermissionError(f"every user can write to {base}: give another folder as cluster_dir")
+    for name in names:
+        base /= name
+        _make_own_folder(base)
+    return base
+
+
+def _make_own_folder(path: Path) -> None:
+    path.mkdir(mode=0o700, exist_ok=True)
+    found = path.lstat()
+    if found.st_uid != os.getuid():
+        raise PermissionError(f"{path} belongs to another user: give another folder as cluster_dir")
+    if not stat.S_ISDIR(found.st_mode):
+        raise PermissionError(f"{path} is a link: give another folder as cluster_dir")
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        path.chmod(0o700)
+
+
 class RunFolder:
     """One server's folder, locked until this process ends. Raises ``FolderInUse``, or ``OSError`` which names the path."""
 
     def __init__(self, path: Path, raylet: int) -> None:
         self.path = path
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if path.stat().st_uid != os.getuid():
-            raise PermissionError(f"{path} belongs to another user: give another folder as cluster_dir")
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_own_folder(path)
         if len(os.fsencode(self.socket)) > _LONGEST_SOCKET:
             raise OSError(
                 f"{self.socket} has more than {_LONGEST_SOCKET} bytes, which is the limit of a unix socket's path:"

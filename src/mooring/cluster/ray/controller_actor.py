@@ -16,7 +16,7 @@ from mooring.cluster.controller.state_store import open_state_store
 from mooring.cluster.ray.orders import ControllerOrder, NodeFound
 from mooring.cluster.ray.ray_port import RayPort
 from mooring.cluster.records import Change, NodeStatus
-from mooring.cluster.run_folder import default_cluster_dir
+from mooring.cluster.run_folder import default_cluster_dir, make_private_folder
 from mooring.core.errors import ClusterUnavailable, ErrorRecord, MooringError
 from mooring.observability.logs import get_logger
 
@@ -110,4 +110,6 @@ class ControllerActor:
 
     def _default_state(self) -> str:
         """Where the desired state is kept if nobody says it: on the machine that the controller runs on."""
-        return str(Path(self._order.cluster_dir or default_cluster_dir(), "state"))
+        base = Path(self._order.cluster_dir or default_cluster_dir())
+        make_private_folder(base, "state", self._order.cluster)
+        return str(base / "state")

@@ -27,7 +27,13 @@ from mooring.cluster.ray.streams import IncomingStreams, OutgoingStreams
 from mooring.cluster.records import PROTOCOL, Change, ClusterView, NodeAssignment, NodeStatus
 from mooring.cluster.relay import NodeRelay, group_messages
 from mooring.cluster.routing_changes import apply_changes
-from mooring.cluster.run_folder import RunFolder, ServerProcess, claim_run_folder, default_cluster_dir
+from mooring.cluster.run_folder import (
+    RunFolder,
+    ServerProcess,
+    claim_run_folder,
+    default_cluster_dir,
+    make_private_folder,
+)
 from mooring.core.errors import ClusterUnavailable
 from mooring.observability.logs import get_logger
 
@@ -254,7 +260,7 @@ class NodeActor:
             directory = Path(self._order.cluster_dir) if self._order.cluster_dir else default_cluster_dir()
             self._folder = folder = await asyncio.to_thread(
                 claim_run_folder,
-                directory / self._order.cluster,
+                make_private_folder(directory, self._order.cluster),
                 self._address,
                 int(os.environ.get("RAY_RAYLET_PID", "0")),
                 _LOCK_PATIENCE,
