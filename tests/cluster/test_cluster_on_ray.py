@@ -242,6 +242,8 @@ def test_a_server_goes_on_without_its_raylet_and_is_adopted_when_that_is_started
 
 def test_servers_go_on_without_ray_and_a_command_brings_back_what_they_served(served):
     servers = [server_of(host) for host in served.network.hosts]
+    for host in served.network.hosts:  # what was started again is found by its peers while there is a head
+        until(lambda host=host: answers(host, "triple", 1.0, 3.0), within=30)
     served.one.kill_head()
     assert [ask(host, "triple", 7.0) for host in served.network.hosts] == [21.0, 21.0]
     for host in served.network.hosts:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 
 from mooring import __version__
 from mooring.cluster import messages
@@ -183,9 +183,11 @@ class NodeActor:
             if sum(map(len, payloads)) > _INLINE:
                 groups = [[await asyncio.to_thread(ray.put, list(payloads))]]
             returned: Return | None = await handle.deliver.remote(self._node, stream, number, *groups)
-        except Exception:
+        except Exception as error:
             self._outgoing.break_off(node, stream)
             self._incoming.break_off(node)  # the call may have had messages to bring back
+            if isinstance(error, RayTaskError):  # whose text is the other actor's traceback
+                raise ConnectionError(str(error.cause)) from error
             raise
         if returned is not None:
             with suppress(
