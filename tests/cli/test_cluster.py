@@ -145,6 +145,13 @@ def test_drain_and_stop(mooring, controller):
     assert controller.stopped == 5.0
 
 
+def test_drain_says_what_has_no_other_place(mooring, controller):
+    controller.views = [ClusterView("mooring", 4, 7, [node("alpha", "DRAINING", "model m 1: needs a GPU")])]
+    result = mooring("cluster", "drain", "alpha")
+    assert result.exit_code == 1
+    assert result.output == "alpha keeps what has no other place: model m 1: needs a GPU\n"
+
+
 def test_without_ray_the_command_that_installs_it_is_named(mooring, monkeypatch):
     for name in [each for each in sys.modules if each.startswith("mooring.cluster.ray")]:
         monkeypatch.delitem(sys.modules, name)

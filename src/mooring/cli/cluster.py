@@ -225,7 +225,12 @@ def drain(node: str, undo: bool, no_wait: bool, cluster: Cluster) -> None:
     from mooring.cluster.records import DrainNode
 
     with _controller(cluster) as controller:
-        controller.ask(DrainNode(node, undo=undo, wait=not no_wait))
+        view = controller.ask(DrainNode(node, undo=undo, wait=not no_wait))
+    if view is not None and not undo and not no_wait:
+        for each in view.nodes:
+            if each.node == node and each.state == "DRAINING":
+                click.echo(f"{node} keeps what has no other place: {each.reason}", err=True)
+                raise SystemExit(1)
     click.echo(f"{node} {'serves again' if undo else 'is being drained' if no_wait else 'is drained'}")
 
 

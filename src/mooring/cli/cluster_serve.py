@@ -30,6 +30,9 @@ _PENDING_PATIENCE = 5.0
 PENDING_STATUS = 3
 """The exit status where models wait for room: they will be served as soon as there is some."""
 
+INTERRUPTED_STATUS = 130
+"""The exit status after Ctrl-C, as shells have it."""
+
 
 def serve_on_cluster(config: Config, origins: Origins) -> int:
     """Have a cluster serve what the settings name; return the exit status: 0 when all is ready, 1 when something failed, 3 when it must wait."""
@@ -74,7 +77,13 @@ def _serve(config: Config, settings: str, folder: Path) -> int:
     for change in changes:
         controller.send_file(folder / change.files.sha256, change.files.sha256, node)
         controller.ask(_with_source(change, f"node:{node}"))
-    return _follow(controller, {(change.model, change.version) for change in changes})
+    try:
+        return _follow(controller, {(change.model, change.version) for change in changes})
+    except KeyboardInterrupt:
+        click.echo(
+            "The cluster goes on without this command; mooring cluster models shows how far it is.", err=True
+        )
+        return INTERRUPTED_STATUS
 
 
 def _with_source(change: "RegisterVersion", source: str) -> "RegisterVersion":

@@ -35,6 +35,9 @@ def join_ray(address: str) -> Iterator[None]:
         host, _, port = found.rpartition(":")
         # Ray itself tries for minutes where nobody listens.
         socket.create_connection((host.strip("[]"), int(port)), _CONNECT).close()
+    except (OSError, ValueError, RuntimeError, RayError) as error:
+        raise ClusterUnavailable(_explain(address, error)) from error
+    try:
         ray.init(
             address=found,
             namespace=NAMESPACE,
@@ -43,7 +46,10 @@ def join_ray(address: str) -> Iterator[None]:
             logging_level=logging.ERROR,
         )
     except (OSError, ValueError, RuntimeError, RayError) as error:
-        raise ClusterUnavailable(_explain(address, error)) from error
+        raise ClusterUnavailable(
+            f"{found} takes connections, but does not answer as Ray's head ({_first_line(error)}): is that the head's port,"
+            " and are RAY_AUTH_MODE with its token and RAY_USE_TLS as they are there?"
+        ) from error
     try:
         yield
     finally:
@@ -56,8 +62,12 @@ def _explain(address: str, error: Exception) -> str:
         if address == "auto"
         else f"no Ray cluster at {address}"
     )
-    reason = str(error).strip().splitlines()
-    return f"{where} ({reason[0] if reason else type(error).__name__}): ray start --head starts one"
+    return f"{where} ({_first_line(error)}): ray start --head starts one"
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 class ControllerHandle:
