@@ -111,9 +111,16 @@ class Connection:
         self._file.close()
         self.socket.close()
 
-    def ask(self, target: str, body: bytes, *, method: str = "POST") -> tuple[int, bytes]:
+    def cut(self) -> None:
+        """End it at once, also for whoever waits for an answer."""
+        with suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+
+    def ask(
+        self, target: str, body: bytes, *, method: str = "POST", kind: str = "application/json"
+    ) -> tuple[int, bytes]:
         """Status and body. Raises ``NoAnswer``."""
-        head = f"{method} {target} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        head = f"{method} {target} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\n"
         try:
             self.socket.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         except TimeoutError:
@@ -260,22 +267,29 @@ class Load:
         self._abandoned = True
         self._stop.set()
         for connection in list(self._connections):
-            with suppress(OSError):
-                connection.socket.shutdown(socket.SHUT_RDWR)
+            connection.cut()
+
+    def connect(self) -> Connection:
+        """A new connection. Raises ``OSError``."""
+        return Connection(self.port, self.host, patience=2.0 if self._mortal else PATIENCE)
+
+    def judge(self, connection: Connection) -> str:
+        """Ask once, and enter what became of it unless there was no answer. Returns the verdict."""
+        return judge(self.account, connection, self._target, self._asked())
 
     def _ask(self) -> None:
         connection: Connection | None = None
         while not self._stop.is_set():
             try:
                 if connection is None:
-                    connection = Connection(self.port, self.host, patience=2.0 if self._mortal else PATIENCE)
+                    connection = self.connect()
                     self._connections.add(connection)
             except OSError:
                 if not self._mortal:
                     self.account.enter("lost", remark="the connection was refused")
                 time.sleep(0.02)
                 continue
-            verdict = judge(self.account, connection, self._target, self._asked())
+            verdict = self.judge(connection)
             if verdict in ("lost", "hung"):
                 broken = self._abandoned or (self._mortal and verdict == "lost")
                 self.account.enter("broken off" if broken else verdict)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import cluster_cases  # noqa: F401 - enters its cases
 import fault_report
+import hosts_cases  # noqa: F401
 import ray_cases
 import server_cases  # noqa: F401
 import store_cases  # noqa: F401
@@ -29,7 +30,7 @@ from subjects import Mooring, Subject, TorchServe
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.json"
 LIMIT = 600.0
-ORDER = ("worker_cases", "store_cases", "server_cases", "cluster_cases", "ray_cases")
+ORDER = ("worker_cases", "store_cases", "server_cases", "cluster_cases", "ray_cases", "hosts_cases")
 
 
 def main() -> int:

@@ -24,6 +24,7 @@ from mooring.core.errors import ClusterUnavailable
 
 _CONNECT = 5.0  # seconds in which Ray's head must take a connection
 _ANSWER = 30.0  # seconds in which the controller must say how the cluster is
+_PIECE = 60.0  # seconds in which a node must have taken a piece of a file
 _END = 10.0  # seconds that actors get to end, beyond the patience that requests have
 
 
@@ -108,7 +109,7 @@ class ControllerHandle:
             if ray.get(actor.has_file.remote(sha256), timeout=_ANSWER):
                 return
             for offset, data, last in pieces_of(path):
-                ray.get(actor.write_file.remote(sha256, offset, data, last=last))
+                ray.get(actor.write_file.remote(sha256, offset, data, last=last), timeout=_PIECE)
         except (RayError, LookupError) as error:
             raise ClusterUnavailable(f"{path} did not get to a node: {str(error).splitlines()[0]}") from error
 
