@@ -3,11 +3,13 @@
 import json
 import sys
 
+import msgspec
 import pytest
 from click import ClickException
 
 from mooring.cli import cluster_serve
 from mooring.cli.cluster import Cluster
+from mooring.cluster.ray.orders import ControllerOrder
 from mooring.cluster.records import (
     ClusterView,
     DrainNode,
@@ -245,3 +247,10 @@ def test_a_start_ends_with_1_and_the_reason_when_a_model_fails(monkeypatch, caps
 def test_a_start_ends_with_3_and_what_is_missing_when_a_model_fits_nowhere(monkeypatch, capsys):
     assert follow(monkeypatch, [of(version("m", "PENDING", "needs 2 GPUs"))], {("m", "1.0")}) == 3
     assert "m 1.0 waits for room: needs 2 GPUs" in capsys.readouterr().err
+
+
+def test_what_differs_from_the_settings_of_a_cluster_that_runs_is_named():
+    one = ControllerOrder("mooring", 1, "0.1.0", "port = 9000\njob_queue_size = 7\n")
+    other = msgspec.structs.replace(one, settings="job_queue_size = 8\n", nodes=["zone=a"], protocol=2)
+    found = cluster_serve._differences(one, other)
+    assert found == ["job_queue_size", "port", "cluster_nodes", "the version of its messages"]

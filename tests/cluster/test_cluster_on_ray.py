@@ -159,7 +159,10 @@ def test_a_model_on_one_node_is_asked_at_every_node(served):
 
 def test_a_second_command_adds_a_model_and_says_that_settings_stay(served):
     text = served.serve(f"{served.code}:triple", "--job-queue-size", "7", host=served.two)[1]
-    assert "'mooring' runs already, and goes on with the settings that it was started with" in text
+    assert (
+        "'mooring' runs already, and goes on with the settings that it was started with; different here: job_queue_size;"
+        in text
+    )
     assert [ask(host, "triple", 2.0) for host in served.network.hosts] == [6.0, 6.0]
     assert ask(served.one, "double", 1.0) == 2.0
 

@@ -29,7 +29,7 @@ platform = "pytorch_torchscript"
 inputs = [{ name = "x", datatype = "FP32", shape = [-1, 3, -1, -1] }]
 outputs = [{ name = "y", datatype = "FP32", shape = [-1, 1000] }]
 placement = { nodes = "all" }
-workers = { count = 1 }
+workers = { min = 1, max = 1 }
 """
 
 

@@ -4,6 +4,7 @@ import tempfile
 from pathlib import Path
 
 import cluster_cases  # noqa: F401 - enters its cases
+import hosts_cases
 import pytest
 import server_cases  # noqa: F401
 import store_cases  # noqa: F401
@@ -57,3 +58,18 @@ def test_an_account_tells_the_longest_time_without_a_right_answer():
     assert account.longest_pause(1.5) == 3.0
     assert account.longest_pause(5.2) == pytest.approx(0.3)
     assert account.longest_pause(6.0) == 0.0
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.xdist_group("ray")
+def test_three_hosts_answer_over_five_protocols_while_two_lose_each_other_and_one_dies(
+    long_run, server, folder
+):
+    if not long_run:
+        pytest.skip("only with --long")
+    (case,) = (case for case in CASES if case.play is hosts_cases.three_hosts)
+    line = case.line(Stage(folder / "stage", server))
+    if line.skipped:
+        pytest.skip(line.skipped)
+    assert line.sound, told(line)
+    assert line.sent == line.right + line.honest + line.broken

@@ -4,6 +4,7 @@ import os
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from mooring.config.sources.origins import Origins
 
 if TYPE_CHECKING:
     from mooring.cluster.ray.connection import ControllerHandle
+    from mooring.cluster.ray.orders import ControllerOrder
     from mooring.cluster.records import ClusterView, NodeView, RegisterVersion, VersionView
     from mooring.server.start_progress import ModelProgress
 
@@ -69,7 +71,7 @@ def _serve(config: Config, settings: str, folder: Path) -> int:
     if controller.order != order:
         click.echo(
             f"'{config.cluster_name}' runs already, and goes on with the settings that it was started with;"
-            " mooring cluster stop ends it",
+            f" different here: {', '.join(_differences(controller.order, order))}; mooring cluster stop ends it",
             err=True,
         )
     view = _wait_for_node(controller)
@@ -84,6 +86,24 @@ def _serve(config: Config, settings: str, folder: Path) -> int:
             "The cluster goes on without this command; mooring cluster models shows how far it is.", err=True
         )
         return INTERRUPTED_STATUS
+
+
+def _differences(one: "ControllerOrder", other: "ControllerOrder") -> list[str]:
+    """Return the names of what two orders have differently: settings of the node servers, then the cluster's own."""
+    settings = [tomllib.loads(each.settings) for each in (one, other)]
+    names = sorted(settings[0].keys() | settings[1].keys())
+    found = [name for name in names if settings[0].get(name) != settings[1].get(name)]
+    of_the_cluster = {
+        "state": "cluster_state",
+        "nodes": "cluster_nodes",
+        "cluster_dir": "cluster_dir",
+        "idle_timeout": "cluster_idle_timeout",
+        "software": "the version of Mooring",
+        "protocol": "the version of its messages",
+    }
+    return found + [
+        text for name, text in of_the_cluster.items() if getattr(one, name) != getattr(other, name)
+    ]
 
 
 def _with_source(change: "RegisterVersion", source: str) -> "RegisterVersion":
