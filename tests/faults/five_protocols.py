@@ -77,7 +77,7 @@ class V1(Rest):
         if puzzle.array is not None:
             instances = puzzle.array.tolist()
         elif puzzle.kind == "application/json":
-            instances = [json.loads(puzzle.body)]
+            instances = [{"data": json.loads(puzzle.body)}]
         else:
             instances = [{"data": puzzle.encoded}]
         body = json.dumps({"instances": instances}).encode()
@@ -86,21 +86,22 @@ class V1(Rest):
 
 
 class V2(Rest):
-    """``/v2/models/NAME/infer`` of KServe."""
+    """``/v2/models/NAME/infer`` of KServe, with what a model is given as binary data."""
 
     def puzzle(self, puzzle: Puzzle) -> tuple[int, object]:
         """As above."""
         if puzzle.array is not None:
-            tensor = {
-                "name": "x",
-                "datatype": "FP32",
-                "shape": puzzle.array.shape,
-                "data": puzzle.array.ravel().tolist(),
-            }
+            tensor, raw = (
+                {"name": "x", "datatype": "FP32", "shape": puzzle.array.shape},
+                puzzle.array.tobytes(),
+            )
         else:
-            tensor = {"name": "data", "datatype": "BYTES", "shape": [1], "data": [puzzle.encoded]}
-        body = json.dumps({"inputs": [tensor]}).encode()
-        status, answer = self.ask(f"/v2/models/{puzzle.model}/infer", body)
+            tensor = {"name": "data", "datatype": "BYTES", "shape": [1]}
+            raw = len(puzzle.body).to_bytes(4, "little") + puzzle.body
+        tensor["parameters"] = {"binary_data_size": len(raw)}
+        head = json.dumps({"inputs": [tensor]}).encode()
+        kind = f"application/octet-stream\r\nInference-Header-Content-Length: {len(head)}"
+        status, answer = self.ask(f"/v2/models/{puzzle.model}/infer", head + raw, kind=kind)
         if status != 200:
             return status, answer
         data = json.loads(answer)["outputs"][0]["data"]

@@ -136,14 +136,19 @@ def answers(host: Host, puzzle: Puzzle) -> bool:
 class Crowd:
     """A client of each protocol for each model at each host."""
 
-    def __init__(self, cluster: ThreeHosts, victim: Host, stack: ExitStack) -> None:
+    def __init__(self, cluster: ThreeHosts, victim: Host) -> None:
         self.loads: list[tuple[Host, str, ProtocolLoad]] = []
         for host in cluster.network.hosts:
             for model, puzzles in cluster.puzzles().items():
                 for protocol in PROTOCOLS:
                     pause = 0.3 if model == "resnet18" else 0.1
                     load = ProtocolLoad(protocol, host.address, puzzles, mortal=host is victim, pause=pause)
-                    self.loads.append((host, model, stack.enter_context(load)))
+                    self.loads.append((host, model, load))
+
+    def start(self, stack: ExitStack) -> None:
+        """Have all ask until the end of the stack, and wait until each has been answered."""
+        for _, _, load in self.loads:
+            stack.enter_context(load)
 
     def at(self, host: Host, *models: str) -> list[ProtocolLoad]:
         """The clients of a host, of all models or of these."""
@@ -177,7 +182,9 @@ def three_hosts(stage: Stage) -> None:
         for host in cluster.network.hosts:
             until(lambda host=host: answers(host, alone), within=30)
         with ExitStack() as stack:
-            crowd = Crowd(cluster, victim, stack)
+            crowd = Crowd(cluster, victim)
+            stack.callback(lambda: [stage.account.add(load.account) for _, _, load in crowd.loads])
+            crowd.start(stack)
             stage.wait()
             stage.strike()
             cluster.network.partition(other, victim)
@@ -201,8 +208,6 @@ def three_hosts(stage: Stage) -> None:
             for host in (head, other):
                 for load in crowd.at(host):
                     load.until_right(3)
-        for _, _, load in crowd.loads:
-            stage.account.add(load.account)
     for host in (head, other):
         for load in crowd.at(host, "digits", "resnet18"):
             assert not load.account.honest, (load.protocol, load.account.remarks)
