@@ -10,7 +10,7 @@ from mooring.cluster.ray.streams import IncomingStreams, OutgoingStreams
 
 
 async def holding(calls, node):
-    call = asyncio.ensure_future(calls.hold(node))
+    call = asyncio.ensure_future(calls.hold(node, 7))
     await asyncio.sleep(0)
     return call
 
@@ -19,10 +19,10 @@ async def holding(calls, node):
 async def test_a_held_call_returns_with_what_is_sent():
     calls = HeldCalls()
     call = await holding(calls, "b")
-    assert calls.is_held("b", [b"answer"])
+    assert calls.is_held("b", 7, [b"answer"])
     calls.give_back("b", 7, 0, [b"answer"])
     assert await call == (7, 0, [b"answer"])
-    assert not calls.is_held("b", [b"next"])
+    assert not calls.is_held("b", 7, [b"next"])
 
 
 @virtual_time
@@ -30,9 +30,9 @@ async def test_a_call_is_held_for_a_moment_only():
     calls = HeldCalls()
     loop = asyncio.get_running_loop()
     began = loop.time()
-    assert await calls.hold("b") is None
+    assert await calls.hold("b", 7) is None
     assert 0 < loop.time() - began <= 0.3
-    assert not calls.is_held("b", [b"late"])
+    assert not calls.is_held("b", 7, [b"late"])
 
 
 @virtual_time
@@ -41,18 +41,36 @@ async def test_one_call_of_a_node_is_held_and_those_of_others_beside_it():
     first, other = await holding(calls, "b"), await holding(calls, "c")
     second = await holding(calls, "b")
     assert await first is None
-    calls.give_back("b", 1, 0, [b"b"])
-    calls.give_back("c", 1, 0, [b"c"])
-    assert await second == (1, 0, [b"b"])
-    assert await other == (1, 0, [b"c"])
+    calls.give_back("b", 7, 0, [b"b"])
+    calls.give_back("c", 7, 0, [b"c"])
+    assert await second == (7, 0, [b"b"])
+    assert await other == (7, 0, [b"c"])
 
 
 @virtual_time
 async def test_what_ray_would_put_into_its_object_store_does_not_go_back_with_a_call():
     calls = HeldCalls()
     call = await holding(calls, "b")
-    assert not calls.is_held("b", [bytes(MOST_RETURNED), b"1"])
+    assert not calls.is_held("b", 7, [bytes(MOST_RETURNED), b"1"])
     assert await call is None
+
+
+@virtual_time
+async def test_messages_of_a_stream_that_the_other_node_does_not_take_go_as_a_call():
+    calls = HeldCalls()
+    call = await holding(calls, "b")
+    assert not calls.is_held("b", 8, [b"of a newer stream"])
+    assert await call is None
+
+
+async def test_a_stream_is_taken_from_its_beginning_until_it_breaks_off():
+    incoming, outgoing = IncomingStreams(lambda node, payloads: None), OutgoingStreams()
+    assert incoming.accepted("b") == 0
+    stream, number = outgoing.next("a")
+    await incoming.take("b", stream, number, [b"1"])
+    assert incoming.accepted("b") == stream
+    incoming.break_off("b")
+    assert incoming.accepted("b") == 0
 
 
 async def test_after_a_call_that_failed_nothing_more_of_its_node_is_taken_until_that_begins_anew():

@@ -1,5 +1,8 @@
 """Calls of other nodes that wait for messages to take back with them. Runs in node actors.
 
+Nobody hears whether a return was taken. So only messages of a stream go back that the caller says it takes; where it takes none, or
+another, the next messages go as a call, which is taken or refused.
+
 The return of a call costs half of what a call in the other direction does: 0.8 ms of 1.65 ms for a request and its answer. So a node
 holds the last call of each other node for a moment; what its server sends there meanwhile is the call's return.
 """
@@ -20,38 +23,44 @@ class HeldCalls:
     """The call of each other node that is held, one a node. All methods belong to the event loop's thread."""
 
     def __init__(self) -> None:
-        self._held: dict[str, asyncio.Future[Return | None]] = {}
+        self._held: dict[str, tuple[int, asyncio.Future[Return | None]]] = {}  # with the stream that is taken
 
-    async def hold(self, node: str) -> Return | None:
-        """Hold a call of a node, and let go of the one before; return what the call has to take back, None for nothing."""
+    async def hold(self, node: str, accepted: int) -> Return | None:
+        """Hold a call of a node that takes this stream, 0 for none, and let go of the one before.
+
+        Return what the call has to take back, None for nothing.
+        """
         self.let_go(node)
         loop = asyncio.get_running_loop()
         held: asyncio.Future[Return | None] = loop.create_future()
-        self._held[node] = held
+        self._held[node] = accepted, held
         timer = loop.call_later(_HELD, self._end, node, held)
         try:
             return await held
         finally:
             timer.cancel()
-            if self._held.get(node) is held:
-                del self._held[node]
+            self._forget(node, held)
 
     def let_go(self, node: str) -> None:
         """Have the held call of a node return with nothing."""
-        held = self._held.get(node)
-        if held is not None:
-            self._end(node, held)
+        if node in self._held:
+            self._end(node, self._held[node][1])
 
-    def is_held(self, node: str, payloads: Sequence[bytes]) -> bool:
-        """Whether a call of a node is held that these messages may go back with."""
-        return node in self._held and sum(map(len, payloads)) <= MOST_RETURNED
+    def is_held(self, node: str, stream: int, payloads: Sequence[bytes]) -> bool:
+        """Whether a call of a node is held that these messages of a stream may go back with."""
+        return (
+            node in self._held and self._held[node][0] == stream and sum(map(len, payloads)) <= MOST_RETURNED
+        )
 
     def give_back(self, node: str, stream: int, number: int, payloads: Sequence[bytes]) -> None:
         """Have the held call of a node, which there must be, return with messages."""
-        self._held.pop(node).set_result((stream, number, list(payloads)))
+        self._held.pop(node)[1].set_result((stream, number, list(payloads)))
 
     def _end(self, node: str, held: asyncio.Future[Return | None]) -> None:
-        if self._held.get(node) is held:
-            del self._held[node]
+        self._forget(node, held)
         if not held.done():
             held.set_result(None)
+
+    def _forget(self, node: str, held: asyncio.Future[Return | None]) -> None:
+        if node in self._held and self._held[node][1] is held:
+            del self._held[node]

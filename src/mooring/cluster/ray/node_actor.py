@@ -143,13 +143,15 @@ class NodeActor:
 
     # Called by other node actors and by commands
 
-    async def deliver(self, node: str, stream: int, number: int, *groups: list[Any]) -> Return | None:
+    async def deliver(
+        self, node: str, stream: int, number: int, accepted: int, *groups: list[Any]
+    ) -> Return | None:
         """Pass on messages of another node's server: lists of them, or one list with a reference to a list of all.
 
         Return after a moment at most, with what the server here has sent there meanwhile.
         """
         await self._incoming.take(node, stream, number, [message for group in groups for message in group])
-        return await self._held.hold(node)
+        return await self._held.hold(node, accepted)
 
     async def has_file(self, sha256: str) -> bool:
         """Whether the node has the model file with this hash."""
@@ -174,7 +176,7 @@ class NodeActor:
     async def send(self, node: str, payloads: Sequence[bytes]) -> None:
         """Have another node's actor take messages. Raises if it is not known that it has."""
         stream, number = self._outgoing.next(node)  # first of all: what follows may change the order
-        if self._held.is_held(node, payloads):
+        if self._held.is_held(node, stream, payloads):
             self._held.give_back(node, stream, number, payloads)
             return
         groups: list[list[Any]] = list(group_messages(payloads, _ARGUMENT))
@@ -182,7 +184,10 @@ class NodeActor:
             handle = await self._actors.find(self._name_of(node))
             if sum(map(len, payloads)) > _INLINE:
                 groups = [[await asyncio.to_thread(ray.put, list(payloads))]]
-            returned: Return | None = await handle.deliver.remote(self._node, stream, number, *groups)
+            accepted = self._incoming.accepted(node)
+            returned: Return | None = await handle.deliver.remote(
+                self._node, stream, number, accepted, *groups
+            )
         except Exception as error:
             self._outgoing.break_off(node, stream)
             self._incoming.break_off(node)  # the call may have had messages to bring back

@@ -66,6 +66,11 @@ class IncomingStreams:
             if self._streams.get(node) is stream:
                 del self._streams[node]
 
+    def accepted(self, node: str) -> int:
+        """The stream of a node that is taken now, 0 before one has begun."""
+        current = self._streams.get(node)
+        return current.name if current is not None and current.has_begun else 0
+
     def break_off(self, node: str) -> None:
         """End the stream of a node, of which something may be lost: calls of it are refused from now on, so that a new one begins."""
         current = self._streams.get(node)
