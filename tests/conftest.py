@@ -87,9 +87,9 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_xdist_auto_num_workers():
-    """``-n auto``: one process more than there are cores, as many tests wait for a server; each needs a gigabyte."""
+    """``-n auto``: two processes more than there are cores, as many tests wait for a server or for Ray; each needs a gigabyte."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(cores + 1, 8)
+    return min(cores + 2, 8)
 
 
 @pytest.fixture(autouse=True)

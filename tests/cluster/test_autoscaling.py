@@ -180,7 +180,9 @@ def asking(url, model, count):
 
 
 @pytest.fixture(scope="module")
-def cluster():
+def cluster(long_run):
+    if not long_run:
+        pytest.skip("nodes are started and are idle until they end, which takes a minute: make long")
     with Network(1) as network:
         found = AutoscaledCluster(network)
         found.serve(found.declare("burst", 1), found.declare("rare", 0))

@@ -120,8 +120,8 @@ def mode_of(path):
 
 
 def test_no_other_user_reads_the_folders_of_a_cluster_or_their_parents(tmp_path):
-    (tmp_path / "base" / "mooring").mkdir(parents=True, mode=0o755)
-    folder = make_private_folder(tmp_path / "base", "mooring", "state")
+    (tmp_path / "b" / "m").mkdir(parents=True, mode=0o755)  # short: a socket's path has a limit
+    folder = make_private_folder(tmp_path / "b", "m", "s")
     assert [mode_of(folder), mode_of(folder.parent)] == [0o700, 0o700]
     assert mode_of(make_private_folder(tmp_path / "new" / "er", "x").parent) == 0o700
     assert mode_of(RunFolder(folder / "10.0.0.1", 1).path) == 0o700
