@@ -6,8 +6,8 @@ Node resources named ``entry`` and ``other`` place one replica of ``bytes_here``
 The driver ends once everything is ready, and prints ``ready``.
 """
 
-import asyncio
 import sys
+import time
 
 import ray
 from ray import serve
@@ -23,10 +23,10 @@ class Bytes:
         return {"bytes": len(await request.body())}
 
 
-@serve.deployment(max_ongoing_requests=1)
+@serve.deployment
 class Sleep:
     async def __call__(self, request: Request) -> dict[str, float]:
-        await asyncio.sleep(SLEEP)
+        time.sleep(SLEEP)  # noqa: ASYNC251 - one request at a time, as a model that computes
         return {"slept": SLEEP}
 
 
