@@ -34,7 +34,7 @@ if __name__ == "__main__":
     address, node_ip, replicas = sys.argv[1], sys.argv[2], int(sys.argv[3])
     ray.init(address=address, _node_ip_address=node_ip, log_to_driver=False)
     serve.start(http_options=HTTPOptions(host="0.0.0.0", port=8000), proxy_location="EveryNode")
-    placed = {"bytes_here": "entry", "bytes_there": "other"}
+    placed = {"bytes_here": "entry"} | ({"bytes_there": "other"} if replicas > 1 else {})
     for name, resource in placed.items():
         options = {"num_cpus": 0, "resources": {resource: 0.01}}
         serve.run(Bytes.options(ray_actor_options=options).bind(), name=name, route_prefix=f"/{name}")
