@@ -30,7 +30,8 @@ class HeldCalls:
 
         Return what the call has to take back, None for nothing.
         """
-        self.let_go(node)
+        if node in self._held:
+            self._end(node, self._held[node][1])
         loop = asyncio.get_running_loop()
         held: asyncio.Future[Return | None] = loop.create_future()
         self._held[node] = accepted, held
@@ -40,11 +41,6 @@ class HeldCalls:
         finally:
             timer.cancel()
             self._forget(node, held)
-
-    def let_go(self, node: str) -> None:
-        """Have the held call of a node return with nothing."""
-        if node in self._held:
-            self._end(node, self._held[node][1])
 
     def is_held(self, node: str, stream: int, payloads: Sequence[bytes]) -> bool:
         """Whether a call of a node is held that these messages of a stream may go back with."""
